@@ -1,0 +1,25 @@
+"""Hardware: what a device can do, as files that say where every figure comes from."""
+
+from ridgeline.hardware.device import DTYPES, KINDS, SECTIONS, Device, Level, OnChip, Provenance
+from ridgeline.hardware.files import (
+    cache_folder,
+    device_names,
+    load_device,
+    save_device,
+    this_machine_file,
+)
+
+__all__ = [
+    "DTYPES",
+    "KINDS",
+    "SECTIONS",
+    "Device",
+    "Level",
+    "OnChip",
+    "Provenance",
+    "cache_folder",
+    "device_names",
+    "load_device",
+    "save_device",
+    "this_machine_file",
+]

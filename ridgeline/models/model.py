@@ -1,0 +1,136 @@
+"""What every family's model has in common, and who makes its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol
+
+from ridgeline.ops.formats import get_format
+from ridgeline.ops.protocol import Batch, CacheSpec, Norm, Ops, T, Weight
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a model, whatever its family; lengths in tokens, sizes in elements.
+
+    ``window`` is the longest sequence it takes; ``format`` the storage format it ships in.
+    """
+
+    name: str
+    family: str
+    architecture: str
+    format: str
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    window: int
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether it generates, and so keeps a key/value cache."""
+        return True
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of the checkpoint: its name and the shape that it must have there."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class WeightMaker(Protocol):
+    """Supplies weights to a family's ``build``: declared, random, or loaded.
+
+    Several sources are stacked along their first dimension. ``transposed`` marks a checkpoint
+    that stores the matrix as [in, out].
+    """
+
+    def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
+        """The matrix of a linear layer, [out, in]; what quantisation applies to."""
+
+    def table(self, name: str, source: Source) -> Weight:
+        """An embedding or output matrix, [vocab, width]; never quantised."""
+
+    def vector(self, name: str, *sources: Source, fill: float) -> Weight:
+        """A bias or a norm's weight; ``fill`` is its value in a random model."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Base of a family's model: a tree of weights, and the one definition of its pass."""
+
+    config: ModelConfig
+
+    def forward(self, ops: Ops, batch: Batch) -> T:
+        """Logits (or, of a headless encoder, hidden states) of the rows that want them."""
+        raise NotImplementedError
+
+    def weights(self) -> Iterator[Weight]:
+        """Every weight once; a tied one is met once."""
+        seen: set[int] = set()
+        for weight in _weights(self):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield weight
+
+    def parameter_count(self) -> int:
+        return sum(w.numel for w in self.weights())
+
+    def weight_bytes(self) -> float:
+        """Bytes of the weights as stored, scales included."""
+        return sum(get_format(w.format).nbytes(w.shape) for w in self.weights())
+
+    def cache_spec(self, format: str, block_size: int = 16) -> CacheSpec:
+        """The key/value cache that this model needs."""
+        c = self.config
+        return CacheSpec(c.layers, c.kv_heads, c.head_dim, format, block_size)
+
+
+def _weights(node: Any) -> Iterator[Weight]:
+    if isinstance(node, Weight):
+        yield node
+    elif isinstance(node, tuple):
+        for item in node:
+            yield from _weights(item)
+    elif is_dataclass(node):
+        for f in fields(node):
+            yield from _weights(getattr(node, f.name))
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Weights without data, in ``format``; a quantised format applies to matrices only, and
+    ``plain`` is that of everything else."""
+
+    format: str
+    plain: str
+
+    def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
+        shape = stacked_shape(sources)
+        return Weight(name, shape[::-1] if transposed else shape, self.format)
+
+    def table(self, name: str, source: Source) -> Weight:
+        return Weight(name, source.shape, self.plain)
+
+    def vector(self, name: str, *sources: Source, fill: float) -> Weight:
+        return Weight(name, stacked_shape(sources), self.plain)
+
+
+def stacked_shape(sources: tuple[Source, ...]) -> tuple[int, ...]:
+    return (sum(s.shape[0] for s in sources), *sources[0].shape[1:])
+
+
+def layer_norm(make: WeightMaker, name: str, source: str, width: int, eps: float) -> Norm:
+    """A layer norm whose weight and bias are the checkpoint's ``source.weight`` and ``.bias``."""
+    return Norm(
+        "layer",
+        make.vector(name, Source(f"{source}.weight", (width,)), fill=1.0),
+        eps,
+        make.vector(f"{name}.bias", Source(f"{source}.bias", (width,)), fill=0.0),
+    )

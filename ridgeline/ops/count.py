@@ -1,0 +1,374 @@
+"""The count reading: runs a forward pass on shapes alone and notes what every operator costs.
+
+No tensors, no PyTorch. Any length or batch size may be a NumPy array, and then so is every
+cost. Conventions: a multiply-add is 2 operations; a causal mask counts the pairs that it lets
+through, unless the full square is asked for; bytes are those of the storage format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from ridgeline.ops.numbers import Number, maximum, minimum, round_up
+from ridgeline.ops.protocol import (
+    Activation,
+    Batch,
+    CacheSpec,
+    Heads,
+    L,
+    Mask,
+    Norm,
+    Rope,
+    Score,
+    Span,
+    Weight,
+    runs_of_identical,
+)
+from ridgeline.ops.trace import (
+    FUSED,
+    Access,
+    Flops,
+    Kernel,
+    Loop,
+    Lowering,
+    OpCost,
+    Role,
+    Trace,
+    Value,
+    whole,
+)
+
+
+class Pairs(StrEnum):
+    """Which query-key pairs of a causal mask count as work."""
+
+    VISIBLE = "visible"
+    SQUARE = "square"
+
+
+#: Vector operations and exponentials an element of an activation. tanh is one exponential and a
+#: division; gelu's error function is counted like one exponential and a short polynomial.
+ACTIVATION_COST: dict[str, tuple[int, int]] = {
+    "relu": (1, 0),
+    "silu": (3, 1),
+    "gelu": (8, 1),
+    "gelu_tanh": (9, 1),
+    "tanh": (3, 1),
+}
+#: Vector operations an element: square, sum, scale, weight; layer norm also takes the mean
+#: (sum, subtract) and adds a bias.
+NORM_COST = {"rms": 4, "layer": 7}
+#: Vector operations a query-key pair in the softmax: scale, maximum, subtract, sum, divide.
+SOFTMAX_COST = 5
+#: Vector operations a rotated element: two multiplications and an addition.
+ROTATE_COST = 3
+
+
+@dataclass(frozen=True)
+class CountedSpans:
+    items: tuple[Span, ...]
+
+    def __iter__(self):
+        return iter(self.items)
+
+    @property
+    def rows(self) -> Number:
+        return sum(s.rows * s.count for s in self.items)
+
+
+@dataclass(frozen=True)
+class CountedCache:
+    """A cache that only has a shape; all its layers look alike."""
+
+    spec: CacheSpec
+    blocks: int
+
+    def layer(self, index: int) -> CountedCache:
+        return self
+
+
+def visible_pairs(span: Span, mask: Mask) -> Number:
+    """How many query-key pairs of one sequence the mask lets through.
+
+    Row i (0 <= i < rows) sees keys past + i - left .. past + i + right, clipped to 0 .. keys - 1.
+    """
+    n, past, keys = span.rows, span.past, span.keys
+    left, right = mask.window
+    if mask.causal:
+        right = 0
+    upper = n * keys if right < 0 else _clipped_sum(past + right + 1, n, keys)
+    hidden = 0 if left < 0 else _clipped_sum(past - left, n, keys)
+    return upper - hidden
+
+
+def _clipped_sum(first: Number, n: Number, limit: Number) -> Number:
+    """sum over i < n of min(max(first + i, 0), limit)."""
+
+    def triangle(m: Number) -> Number:  # 1 + ... + m, 0 for m < 1
+        m = maximum(m, 0)
+        return m * (m + 1) // 2
+
+    last = first + n - 1
+    growing = triangle(last) - triangle(first - 1)  # the sum of max(first + i, 0)
+    over = triangle(last - limit) - triangle(first - 1 - limit)
+    return growing - over
+
+
+def keys_read(span: Span, mask: Mask, block: int) -> Number:
+    """Keys of one sequence that are read, in whole blocks of the cache."""
+    left, right = mask.window
+    first = 0 if left < 0 else maximum(span.past - left, 0)
+    last = span.keys if mask.causal or right < 0 else minimum(span.keys, span.past + span.rows + right)
+    return round_up(last, block) - first // block * block
+
+
+class Count:
+    """The operators, counted. One instance counts one pass; :meth:`trace` hands it out.
+
+    ``lowering`` says which parts run as one kernel, ``pairs`` which pairs of a causal mask
+    count, ``activations`` the dtype of activations, ``train`` whether weights want gradients.
+    """
+
+    def __init__(
+        self,
+        *,
+        activations: str = "bf16",
+        lowering: Lowering = FUSED,
+        pairs: Pairs = Pairs.VISIBLE,
+        train: bool = False,
+    ) -> None:
+        self.activations = activations
+        self.lowering = lowering
+        self.pairs = pairs
+        self.train = train
+        self._ops: list[OpCost] = []
+        self._loops: list[Loop] = []
+        self._values: list[Value] = []
+        self._weights: dict[int, tuple[Weight, Value]] = {}
+        self._caches: dict[tuple[int, str], Value] = {}
+        self._repeat = 1
+
+    # -- building a pass ---------------------------------------------------------------------
+
+    def batch(
+        self, spans: Sequence[Span], *, logits: str = "last", cache: CountedCache | None = None
+    ) -> Batch:
+        """A step over these spans: logits of each sequence's ``last`` row, or of ``all`` rows."""
+        counted = CountedSpans(tuple(spans))
+        ids = self.input("ids", (counted.rows,))
+        wanted = None if logits == "all" else self.input("logit_rows", (sum(s.count for s in counted),))
+        return Batch(
+            ids=ids,
+            positions=self.input("positions", (counted.rows,)),
+            spans=counted,
+            logit_rows=wanted,
+            segments=self.input("segments", (counted.rows,)),
+            cache=cache,
+        )
+
+    def input(self, name: str, shape: tuple[Number, ...], format: str = "int64") -> Value:
+        """A value that the pass is given, such as token ids."""
+        return self._value(name, shape, format, Role.INPUT)
+
+    def trace(self, output: Value) -> Trace:
+        """The finished program, whose result is ``output``."""
+        return Trace(
+            tuple(self._ops), tuple(self._loops), tuple(self._values), self.lowering, output, len(self._ops)
+        )
+
+    # -- the operators -----------------------------------------------------------------------
+
+    def embed(self, ids: Value, weight: Weight, *, offset: int = 0) -> Value:
+        rows, width = ids.shape[0], weight.shape[1]
+        table = self._weight(weight)
+        y = self._activation(weight.name, (rows, width), table)
+        reads = (whole(ids), Access(table, rows * width))
+        self._emit(weight.name, "embed", self._part("embed", reads, (whole(y),), Flops(), rows))
+        return y
+
+    def norm(self, x: Value, norm: Norm) -> Value:
+        y = self._activation(norm.weight.name, x.shape, x, self._weight(norm.weight))
+        self._emit(norm.weight.name, "norm", self._norm_part(x, y, norm))
+        return y
+
+    def linear(
+        self,
+        x: Value,
+        weight: Weight,
+        *,
+        bias: Weight | None = None,
+        activation: Activation | None = None,
+        residual: Value | None = None,
+    ) -> Value:
+        rows, (out, width) = x.shape[0], weight.shape
+        matrix = self._weight(weight)
+        parts = []
+
+        def step(kind: str, columns: int, inputs: tuple[Value, ...], flops: Flops) -> Value:
+            y = self._value(
+                weight.name, (rows, columns), self.activations, Role.SCRATCH, self._wants_grad(*inputs)
+            )
+            parts.append(Kernel(kind, tuple(whole(v) for v in inputs), (whole(y),), flops, x.format, rows))
+            return y
+
+        y = step("matmul", out, (x, matrix), Flops(matrix=2 * rows * width * out))
+        if bias is not None:
+            y = step("bias", out, (y, self._weight(bias)), Flops(vector=rows * out))
+        if activation is not None:
+            gated = activation.endswith("_gated")
+            vector, exp = ACTIVATION_COST[activation.removesuffix("_gated")]
+            out = out // 2 if gated else out
+            y = step(
+                "activation", out, (y,), Flops(vector=rows * out * (vector + gated), exp=rows * out * exp)
+            )
+        if residual is not None:
+            y = step("residual", out, (y, residual), Flops(vector=rows * out))
+        result = replace(y, role=Role.ACTIVATION)
+        self._values[y.id] = result
+        parts[-1] = replace(parts[-1], writes=(whole(result),))
+        self._emit(weight.name, "linear", *parts)
+        return result
+
+    def split_heads(self, qkv: Value, heads: Heads) -> tuple[Value, Value, Value]:
+        rows = qkv.shape[0]
+        q = self._view("q", qkv, (rows, heads.query, heads.dim))
+        k = self._view("k", qkv, (rows, heads.kv, heads.dim))
+        v = self._view("v", qkv, (rows, heads.kv, heads.dim))
+        parts = []
+        if heads.query_norm is not None:
+            normed = self._activation("q", q.shape, q, self._weight(heads.query_norm.weight))
+            parts.append(self._norm_part(q, normed, heads.query_norm))
+            q = normed
+        if heads.key_norm is not None:
+            normed = self._activation("k", k.shape, k, self._weight(heads.key_norm.weight))
+            parts.append(self._norm_part(k, normed, heads.key_norm))
+            k = normed
+        self._emit("split_heads", "split", *parts)
+        return q, k, v
+
+    def attend(
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        *,
+        spans: CountedSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: CountedCache | None = None,
+    ) -> Value:
+        rows, heads, dim = q.shape
+        kv_width = k.shape[1] * k.shape[2]
+        parts = []
+        if rope is not None:
+            turned_q, turned_k = self._scratch("q", q.shape, q), self._scratch("k", k.shape, k)
+            work = Flops(vector=ROTATE_COST * (rows * heads * rope.dim + rows * k.shape[1] * rope.dim))
+            turned = (whole(turned_q), whole(turned_k))
+            parts.append(self._part("rotate", (whole(q), whole(k)), turned, work, rows))
+            q, k = turned_q, turned_k
+        block = 1
+        if cache is not None:
+            block = cache.spec.block_size
+            keys, values = self._cache_values(cache, spans)
+            new = (Access(keys, rows * kv_width), Access(values, rows * kv_width))
+            parts.append(self._part("append", (whole(k), whole(v)), new, Flops(), rows))
+            k, v = keys, values
+        read = kv_width * sum(keys_read(s, mask, block) * s.count for s in spans)
+        square = sum(s.rows * s.keys * s.count for s in spans)
+        pairs = square if self.pairs is Pairs.SQUARE else sum(visible_pairs(s, mask) * s.count for s in spans)
+        rows_a_span = max((s.rows for s in spans), key=_size, default=0)
+        scores = self._scratch("scores", (heads, square), q, k)
+        weights = self._scratch("weights", (heads, square), scores)
+        out = self._activation("attention", (rows, heads * dim), weights, v)
+        product = Flops(matrix=2 * pairs * heads * dim)
+        soft = Flops(vector=SOFTMAX_COST * pairs * heads, exp=pairs * heads)
+        parts += [
+            self._part("scores", (whole(q), Access(k, read)), (whole(scores),), product, rows_a_span),
+            self._part("softmax", (whole(scores),), (whole(weights),), soft, rows_a_span),
+            self._part("values", (whole(weights), Access(v, read)), (whole(out),), product, rows_a_span),
+        ]
+        self._emit("attention", "attend", *parts)
+        return out
+
+    def add(self, a: Value, b: Value) -> Value:
+        y = self._activation("add", a.shape, a, b)
+        work = Flops(vector=y.elements)
+        self._emit("add", "add", self._part("add", (whole(a), whole(b)), (whole(y),), work, y.shape[0]))
+        return y
+
+    def take_rows(self, x: Value, rows: Value | None) -> Value:
+        if rows is None:
+            return x
+        y = self._activation("take_rows", (rows.shape[0], x.shape[1]), x)
+        reads = (Access(x, y.elements), whole(rows))
+        self._emit("take_rows", "gather", self._part("gather", reads, (whole(y),), Flops(), rows.shape[0]))
+        return y
+
+    def repeat(self, layers: Sequence[L], body: Callable[[L, Value], Value], x: Value) -> Value:
+        for layer, count in runs_of_identical(layers):
+            start, entry = len(self._ops), x
+            self._repeat = count
+            x = body(layer, x)
+            self._repeat = 1
+            if count > 1:
+                self._loops.append(Loop(start, len(self._ops), count, entry, x))
+        return x
+
+    def alloc_cache(self, spec: CacheSpec, blocks: int) -> CountedCache:
+        return CountedCache(spec, blocks)
+
+    # -- values and parts --------------------------------------------------------------------
+
+    def _value(self, name, shape, format, role, needs_grad=False, base=None) -> Value:
+        value = Value(len(self._values), name, shape, format, role, needs_grad, base)
+        self._values.append(value)
+        return value
+
+    def _wants_grad(self, *inputs: Value) -> bool:
+        return any(v.needs_grad for v in inputs)
+
+    def _activation(self, name: str, shape: tuple[Number, ...], *inputs: Value) -> Value:
+        return self._value(name, shape, self.activations, Role.ACTIVATION, self._wants_grad(*inputs))
+
+    def _scratch(self, name: str, shape: tuple[Number, ...], *inputs: Value) -> Value:
+        return self._value(name, shape, self.activations, Role.SCRATCH, self._wants_grad(*inputs))
+
+    def _view(self, name: str, of: Value, shape: tuple[Number, ...]) -> Value:
+        return self._value(name, shape, of.format, of.role, of.needs_grad, of.id)
+
+    def _weight(self, weight: Weight) -> Value:
+        known = self._weights.get(id(weight))
+        if known is None:  # the weight is kept beside its value so that its id stays its own
+            known = (weight, self._value(weight.name, weight.shape, weight.format, Role.WEIGHT, self.train))
+            self._weights[id(weight)] = known
+        return known[1]
+
+    def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, Value]:
+        """One layer's keys and values, as large as the spans' sequences are after this step."""
+        spec = cache.spec
+        tokens = sum(round_up(s.keys, spec.block_size) * s.count for s in spans)
+        shape = (tokens, spec.kv_heads, spec.head_dim)
+        return (
+            self._value("keys", shape, spec.format, Role.CACHE),
+            self._value("values", shape, spec.format, Role.CACHE),
+        )
+
+    def _part(self, kind, reads, writes, flops: Flops, rows: Number) -> Kernel:
+        return Kernel(kind, reads, writes, flops, self.activations, rows)
+
+    def _norm_part(self, x: Value, y: Value, norm: Norm) -> Kernel:
+        reads = [whole(x), whole(self._weight(norm.weight))]
+        if norm.bias is not None:
+            reads.append(whole(self._weight(norm.bias)))
+        work = Flops(vector=NORM_COST[norm.kind] * x.elements)
+        return self._part("norm", tuple(reads), (whole(y),), work, x.shape[0])
+
+    def _emit(self, name: str, kind: str, *parts: Kernel) -> None:
+        self._ops.append(OpCost(name, kind, parts, self._repeat))
+
+
+def _size(n: Number) -> float:
+    return float(n.max()) if hasattr(n, "max") else n

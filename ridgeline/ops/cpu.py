@@ -1,0 +1,122 @@
+"""The cpu reading on PyTorch's operators, in the dtype that the weights are stored in.
+
+Biases go into the matrix product and scores stay on chip; residuals and activations work in
+place. ``lowering`` tells the count which kernels that makes, so that a prediction counts what
+really runs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from ridgeline.ops.protocol import Activation, Mask, Norm, Rope, Score, Weight
+from ridgeline.ops.reference import Reference, activate
+from ridgeline.ops.torch_batch import TorchLayerCache, TorchSpans, rotate, visible
+from ridgeline.ops.trace import TORCH_CPU
+
+#: Up to this many query rows (of one key/value head) two batched products beat SDPA, whose
+#: tiles they would leave nearly empty.
+FEW_ROWS = 16
+
+
+class Cpu(Reference):
+    """The operators on PyTorch's CPU kernels; see :class:`~ridgeline.ops.reference.Reference`
+    for those that have no faster form."""
+
+    lowering = TORCH_CPU
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__(dtype, "cpu")
+
+    def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
+        return F.embedding(ids + offset if offset else ids, weight.data).to(self.dtype)
+
+    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+        shape = (x.shape[-1],)
+        weight = self._data(norm.weight)
+        if norm.kind == "rms":
+            return F.rms_norm(x, shape, weight, norm.eps)
+        return F.layer_norm(x, shape, weight, self._data(norm.bias), norm.eps)
+
+    def linear(
+        self,
+        x: torch.Tensor,
+        weight: Weight,
+        *,
+        bias: Weight | None = None,
+        activation: Activation | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        y = F.linear(x, self._data(weight), None if bias is None else self._data(bias))
+        if activation is not None:
+            y = activate(y, activation)
+        if residual is not None:
+            y = y.add_(residual)
+        return y
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: TorchLayerCache | None = None,
+    ) -> torch.Tensor:
+        if rope is not None:
+            cos, sin = spans.rotation(rope, self.dtype)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            cache.append(k, v, spans)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        for span, start, stop in spans.pieces():
+            if cache is None:
+                keys, values = k[start:stop].transpose(0, 1), v[start:stop].transpose(0, 1)
+            else:
+                keys, values = cache.read(span)
+                if keys.dtype != self.dtype:
+                    keys, values = keys.to(self.dtype), values.to(self.dtype)
+            out[start:stop] = _attention(q[start:stop], keys, values, mask, score)
+        return out.flatten(1)
+
+
+def _attention(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
+) -> torch.Tensor:
+    """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] -> as q."""
+    rows, heads, _ = q.shape
+    kv_heads, length, _ = keys.shape
+    if rows == 1 and heads // kv_heads <= FEW_ROWS:
+        return _decode(q, keys, values, mask, score)
+    left, _ = mask.window
+    square = mask.causal and rows == length and (left < 0 or left >= length - 1)
+    unmasked = not mask.causal and mask.window == (-1, -1)
+    seen = None if square or unmasked else visible(mask, rows, length, q.device)
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        keys[None],
+        values[None],
+        attn_mask=seen,
+        is_causal=square,
+        scale=score.scale,
+        enable_gqa=heads != kv_heads,
+    )
+    return out[0].transpose(0, 1)
+
+
+def _decode(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
+) -> torch.Tensor:
+    """One query row: the heads that share keys become the rows of one product."""
+    _, heads, dim = q.shape
+    kv_heads, length, _ = keys.shape
+    left, _ = mask.window
+    if left >= 0 and left + 1 < length:
+        keys, values = keys[:, length - 1 - left :], values[:, length - 1 - left :]
+    grouped = q.view(kv_heads, heads // kv_heads, dim) * score.scale
+    weights = torch.softmax(torch.bmm(grouped, keys.transpose(1, 2)), -1)
+    return torch.bmm(weights, values).view(1, heads, dim)

@@ -1,0 +1,67 @@
+"""Storage formats: how many bytes a tensor really takes, scales and zero points included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from ridgeline.errors import InputError
+
+Number = Any  # int, float, or a NumPy array of them when a trace sweeps over shapes
+
+
+@dataclass(frozen=True)
+class Format:
+    """A storage format.
+
+    ``bits`` are those of one element; ``group`` elements of a row share ``group_bits`` bits of
+    scale and zero point (group 0: the whole row shares them; None: no scales at all).
+    """
+
+    name: str
+    bits: int
+    group: int | None = None
+    group_bits: int = 0
+
+    def nbytes(self, shape: tuple[Number, ...]) -> Number:
+        """Bytes of a tensor of this shape; the last dimension is the row that groups divide."""
+        elements = prod(shape)
+        if self.group is None:
+            return elements * self.bits / 8 if self.bits % 8 else elements * (self.bits // 8)
+        row = shape[-1]
+        groups_in_row = 1 if self.group == 0 else -(-row // self.group)
+        rows = prod(shape[:-1])
+        return elements * self.bits / 8 + rows * groups_in_row * self.group_bits / 8
+
+    @property
+    def is_quantised(self) -> bool:
+        return self.group is not None
+
+
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        Format("fp64", 64),
+        Format("fp32", 32),
+        Format("bf16", 16),
+        Format("fp16", 16),
+        Format("fp8", 8),
+        Format("int64", 64),
+        Format("int32", 32),
+        Format("int8", 8, group=0, group_bits=16),
+        Format("int4-g32", 4, group=32, group_bits=16),
+        Format("int4-g64", 4, group=64, group_bits=16),
+        Format("int4-g128", 4, group=128, group_bits=16),
+        Format("int4-g128-zp", 4, group=128, group_bits=20),
+    )
+}
+
+
+def get_format(name: str) -> Format:
+    """The format of that name; InputError lists the known ones."""
+    try:
+        return FORMATS[name]
+    except KeyError:
+        known = ", ".join(FORMATS)
+        raise InputError(f"unknown storage format '{name}'; choose one of: {known}") from None

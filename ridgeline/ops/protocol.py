@@ -1,0 +1,270 @@
+"""What a forward pass may ask for: the operators and the plain records that they take.
+
+A model is written once against :class:`Ops`. Whoever supplies the operators decides what the
+pass means: a count, a reference computation, a fast execution, a profile. Nothing here imports
+PyTorch.
+
+Tensors are packed: ``x`` is ``[rows, width]``, the rows of all sequences of a batch one after
+another, prefill and decode alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+from ridgeline.ops.numbers import Number
+
+T = Any  # a tensor of the reading: torch.Tensor, or a counted value
+L = TypeVar("L")
+
+#: Marks a dataclass field in which otherwise identical layers may differ (``ops.repeat``).
+PER_LAYER = {"per_layer": True}
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "silu_gated"]
+
+
+@dataclass(eq=False)
+class Weight:
+    """A parameter: its role in the layer, its shape, how it is stored, and its data, if any.
+
+    ``name`` is the role without the layer's number (``attention.qkv``), so that a trace, which
+    holds identical layers once, and a profile, which meets each of them, can be joined by it.
+    A matrix is ``[out, in]``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    data: Any = None
+
+    @property
+    def numel(self) -> int:
+        n = 1
+        for dim in self.shape:
+            n *= dim
+        return n
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMS norm (x / sqrt(mean(x²) + eps) * weight) or layer norm (mean removed, bias added)."""
+
+    kind: Literal["rms", "layer"]
+    weight: Weight
+    eps: float
+    bias: Weight | None = None
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Query and key/value heads of one size; query head h reads kv head h // (query / kv).
+
+    ``query_norm`` and ``key_norm``, if given, normalise every head's vector (Qwen3).
+    """
+
+    query: int
+    kv: int
+    dim: int
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which keys a query sees, counted from the bottom-right corner.
+
+    Query i of n sees key j of m when ``j <= i + m - n`` if causal, and within
+    ``window = (left, right)`` of the diagonal, both inclusive; -1 is unlimited.
+    """
+
+    causal: bool
+    window: tuple[int, int] = (-1, -1)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the trained length (see ``ops.rope``)."""
+
+    kind: Literal["linear", "dynamic", "llama3", "yarn"]
+    factor: float
+    original_length: int
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    truncate: bool = True
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding over a head's ``dim`` elements, halves rotated together."""
+
+    dim: int
+    theta: float
+    scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a query-key product becomes a score: ``scale`` times the product."""
+
+    scale: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """One sequence's part of a packed batch: ``rows`` new tokens after ``past`` cached ones.
+
+    ``table`` lists the cache blocks that hold the sequence; ``admitted`` is the length the
+    request was admitted with, on which length-dependent RoPE scaling is fixed. A count may let
+    one span stand for ``count`` alike, and any of the numbers be an array.
+    """
+
+    rows: Number
+    past: Number = 0
+    count: Number = 1
+    table: tuple[int, ...] = ()
+    admitted: int = 0
+
+    @property
+    def keys(self) -> Number:
+        return self.past + self.rows
+
+
+class Spans(Protocol):
+    """The spans of a batch; an executing reading keeps its index tensors beside them."""
+
+    def __iter__(self) -> Iterator[Span]: ...
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """The shape of a key/value cache: ``layers`` of blocks of ``block_size`` tokens."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    format: str
+    block_size: int = 16
+
+    @property
+    def elements_per_token(self) -> int:
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+
+class LayerCache(Protocol):
+    """One layer's part of a cache; opaque, each reading owns its layout."""
+
+
+class Cache(Protocol):
+    spec: CacheSpec
+
+    def layer(self, index: int) -> LayerCache: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input: token ids, their positions, the spans, and the rows that want logits.
+
+    ``logit_rows`` None means every row. ``segments`` are BERT's token types.
+    """
+
+    ids: T
+    positions: T
+    spans: Spans
+    logit_rows: T | None = None
+    segments: T | None = None
+    cache: Cache | None = None
+
+    def layer_cache(self, index: int) -> LayerCache | None:
+        return None if self.cache is None else self.cache.layer(index)
+
+
+class Ops(Protocol):
+    """The operators. Every method names what it does in the field's own terms."""
+
+    def embed(self, ids: T, weight: Weight, *, offset: int = 0) -> T:
+        """Rows ``ids + offset`` of the table: [rows] -> [rows, width]."""
+
+    def norm(self, x: T, norm: Norm) -> T:
+        """Each row normalised; same shape."""
+
+    def linear(
+        self,
+        x: T,
+        weight: Weight,
+        *,
+        bias: Weight | None = None,
+        activation: Activation | None = None,
+        residual: T | None = None,
+    ) -> T:
+        """residual + act(x W^T + bias): [rows, in] -> [rows, out]; a gated activation takes
+        act of the first half of the columns times the second half, so [rows, out / 2]."""
+
+    def split_heads(self, qkv: T, heads: Heads) -> tuple[T, T, T]:
+        """[rows, (query + 2 kv) dim] -> q, k, v of [rows, heads, dim], q and k normalised if
+        the heads say so."""
+
+    def attend(
+        self,
+        q: T,
+        k: T,
+        v: T,
+        *,
+        spans: Spans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: LayerCache | None = None,
+    ) -> T:
+        """Rotates q and k, appends k and v to the cache, attends: [rows, query * dim].
+
+        Without a cache each sequence attends to its own rows. A row that sees no key is 0.
+        """
+
+    def add(self, a: T, b: T) -> T: ...
+
+    def take_rows(self, x: T, rows: T | None) -> T:
+        """The rows of x whose results are wanted; None keeps them all."""
+
+    def repeat(self, layers: Sequence[L], body: Callable[[L, T], T], x: T) -> T:
+        """body(layer, x) for each layer in turn; identical layers are counted once."""
+
+    def alloc_cache(self, spec: CacheSpec, blocks: int) -> Cache: ...
+
+
+@dataclass(frozen=True)
+class Layered:
+    """Base of a layer's record: its number, in which identical layers differ."""
+
+    index: int = field(metadata=PER_LAYER)
+
+
+def same_layer(a: Any, b: Any) -> bool:
+    """Whether two layers cost the same: equal but for data and per-layer fields."""
+    return _signature(a) == _signature(b)
+
+
+def _signature(record: Any) -> Any:
+    if isinstance(record, Weight):
+        return (record.name, record.shape, record.format)
+    fields = getattr(type(record), "__dataclass_fields__", None)
+    if fields is None:
+        return record
+    return tuple(
+        _signature(getattr(record, name)) for name, f in fields.items() if not f.metadata.get("per_layer")
+    )
+
+
+def runs_of_identical(layers: Sequence[L]) -> list[tuple[L, int]]:
+    """Neighbouring identical layers as (first of the run, how many)."""
+    runs: list[tuple[L, int]] = []
+    for layer in layers:
+        if runs and same_layer(runs[-1][0], layer):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((layer, 1))
+    return runs

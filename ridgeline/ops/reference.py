@@ -1,0 +1,158 @@
+"""The reference reading: plain PyTorch, one formula a line, differentiable.
+
+Every other reading is tested against this one, so it takes no shortcuts. It computes in one
+dtype throughout, float32 or float64; under autocast it also trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ridgeline.ops.protocol import (
+    Activation,
+    Batch,
+    CacheSpec,
+    Heads,
+    L,
+    Mask,
+    Norm,
+    Rope,
+    Score,
+    Span,
+    Weight,
+)
+from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans, make_batch, rotate, visible
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+}
+
+
+class Reference:
+    """The operators in plain PyTorch. ``dtype`` is what everything is computed in."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+        self.dtype = dtype
+        self.device = torch.device(device)
+
+    def batch(
+        self,
+        ids: torch.Tensor | Sequence[int],
+        spans: Sequence[Span],
+        *,
+        logits: str = "last",
+        cache: TorchCache | None = None,
+        segments: torch.Tensor | None = None,
+    ) -> Batch:
+        return make_batch(ids, spans, logits=logits, cache=cache, segments=segments, device=self.device)
+
+    def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
+        return torch.nn.functional.embedding(ids + offset, self._data(weight))
+
+    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+        weight = self._data(norm.weight)
+        if norm.kind == "rms":
+            return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + norm.eps) * weight
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + norm.eps)
+        return scaled * weight + self._data(norm.bias)
+
+    def linear(
+        self,
+        x: torch.Tensor,
+        weight: Weight,
+        *,
+        bias: Weight | None = None,
+        activation: Activation | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        y = x @ self._data(weight).T
+        if bias is not None:
+            y = y + self._data(bias)
+        if activation is not None:
+            y = activate(y, activation)
+        if residual is not None:
+            y = residual + y
+        return y
+
+    def split_heads(self, qkv: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        q, k, v = qkv.view(qkv.shape[0], -1, heads.dim).split((heads.query, heads.kv, heads.kv), dim=1)
+        if heads.query_norm is not None:
+            q = self.norm(q, heads.query_norm)
+        if heads.key_norm is not None:
+            k = self.norm(k, heads.key_norm)
+        return q, k, v
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: TorchLayerCache | None = None,
+    ) -> torch.Tensor:
+        if rope is not None:
+            cos, sin = spans.rotation(rope, self.dtype)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            cache.append(k, v, spans)
+        outputs = []
+        for span, start, stop in spans.pieces():
+            if cache is None:
+                keys, values = k[start:stop].transpose(0, 1), v[start:stop].transpose(0, 1)
+            else:
+                keys, values = (x.to(self.dtype) for x in cache.read(span))
+            outputs.append(attention(q[start:stop].transpose(0, 1), keys, values, mask, score))
+        return torch.cat(outputs).flatten(1)
+
+    def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a + b
+
+    def take_rows(self, x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        return x if rows is None else x[rows]
+
+    def repeat(
+        self, layers: Sequence[L], body: Callable[[L, torch.Tensor], torch.Tensor], x: torch.Tensor
+    ) -> torch.Tensor:
+        for layer in layers:
+            x = body(layer, x)
+        return x
+
+    def alloc_cache(self, spec: CacheSpec, blocks: int) -> TorchCache:
+        return TorchCache(spec, blocks, self.device)
+
+    def _data(self, weight: Weight) -> torch.Tensor:
+        return weight.data.to(self.dtype)
+
+
+def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """act(x), or act of the first half of the columns times the second half."""
+    if not activation.endswith("_gated"):
+        return ACTIVATIONS[activation](x)
+    gate, up = x.chunk(2, dim=-1)
+    return ACTIVATIONS[activation.removesuffix("_gated")](gate) * up
+
+
+def attention(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
+) -> torch.Tensor:
+    """softmax(scale q k^T + mask) v of one sequence; a row that sees no key gives 0.
+
+    q is [heads, rows, dim], keys and values [kv_heads, keys, dim]; returns [rows, heads, dim].
+    """
+    group = q.shape[0] // keys.shape[0]
+    keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
+    seen = visible(mask, q.shape[1], keys.shape[1], q.device)
+    scores = (score.scale * (q @ keys.transpose(1, 2))).masked_fill(~seen, -torch.inf)
+    weights = torch.where(seen.any(-1, keepdim=True), torch.softmax(scores, -1), 0.0)
+    return (weights.to(values.dtype) @ values).transpose(0, 1)

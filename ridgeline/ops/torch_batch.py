@@ -1,0 +1,163 @@
+"""What executing readings on PyTorch share: packed batches, and a cache in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+
+from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Rope, Span
+from ridgeline.ops.rope import inverse_frequencies
+
+TORCH_DTYPE = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+FORMAT_NAME = {dtype: name for name, dtype in TORCH_DTYPE.items()}
+
+
+@dataclass
+class TorchSpans:
+    """The spans of a packed batch, with index tensors made once a step and used by all layers."""
+
+    items: tuple[Span, ...]
+    device: torch.device
+    starts: tuple[int, ...] = ()
+    _slots: dict[int, torch.Tensor] = field(default_factory=dict)
+    _rotations: dict[tuple[Rope, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        self.starts = (0, *accumulate(span.rows for span in self.items))
+        pieces = [torch.arange(s.past, s.keys, device=self.device) for s in self.items]
+        self.positions = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.long, device=self.device)
+
+    def __iter__(self) -> Iterator[Span]:
+        return iter(self.items)
+
+    def pieces(self) -> Iterator[tuple[Span, int, int]]:
+        """Each span with its first row and the row after its last."""
+        return zip(self.items, self.starts, self.starts[1:], strict=False)
+
+    def slots(self, block_size: int) -> torch.Tensor:
+        """Where the new rows go in a cache of that block size: [rows]."""
+        if block_size not in self._slots:
+            parts = []
+            for span in self.items:
+                positions = torch.arange(span.past, span.keys, device=self.device)
+                table = torch.tensor(span.table, device=self.device)
+                parts.append(table[positions // block_size] * block_size + positions % block_size)
+            self._slots[block_size] = torch.cat(parts)
+        return self._slots[block_size]
+
+    def rotation(self, rope: Rope, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin for every row, [rows, 1, dim], both halves alike."""
+        key = (rope, dtype)
+        if key not in self._rotations:
+            dynamic = rope.scaling is not None and rope.scaling.kind == "dynamic"
+            groups = self.pieces() if dynamic else [(Span(0), 0, len(self.positions))]
+            angles, factor = [], 1.0
+            precise = torch.float64 if dtype == torch.float64 else torch.float32
+            for span, start, stop in groups:
+                frequencies, factor = inverse_frequencies(rope, span.admitted)
+                frequency = torch.tensor(frequencies, dtype=precise, device=self.device)
+                angles.append(self.positions[start:stop, None].to(precise) * frequency)
+            angle = torch.cat(angles).repeat(1, 2)[:, None, :]
+            self._rotations[key] = ((angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype))
+        return self._rotations[key]
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """x of [rows, heads, dim] turned by its row's angles: x cos + (-x2, x1) sin."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos, torch.cat((-second, first), dim=-1), sin)
+
+
+def make_batch(
+    ids: torch.Tensor | Sequence[int],
+    spans: Sequence[Span],
+    *,
+    logits: str = "last",
+    cache: TorchCache | None = None,
+    segments: torch.Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """A packed step: ``ids`` of all spans one after another, logits of each span's ``last`` row
+    or of ``all`` rows. Token types default to 0."""
+    device = torch.device(device)
+    laid_out = TorchSpans(tuple(spans), device)
+    ids = torch.as_tensor(ids, dtype=torch.long, device=device)
+    wanted = None
+    if logits == "last":
+        wanted = torch.tensor([stop - 1 for _, _, stop in laid_out.pieces()], device=device)
+    if segments is None:
+        segments = torch.zeros_like(ids)
+    return Batch(ids, laid_out.positions, laid_out, wanted, segments, cache)
+
+
+class TorchLayerCache:
+    """One layer's keys and values: [kv_heads, slots, dim] each, slot = block * size + place."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, block_size: int) -> None:
+        self.keys = keys
+        self.values = values
+        self.block_size = block_size
+
+    def append(self, k: torch.Tensor, v: torch.Tensor, spans: TorchSpans) -> None:
+        """Store the new rows' keys and values, [rows, kv_heads, dim] each."""
+        slots = spans.slots(self.block_size)
+        self.keys.index_copy_(1, slots, k.transpose(0, 1).to(self.keys.dtype))
+        self.values.index_copy_(1, slots, v.transpose(0, 1).to(self.values.dtype))
+
+    def read(self, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
+        """A sequence's keys and values up to its newest, [kv_heads, keys, dim] each; a view
+        where its blocks lie one after another."""
+        blocks = -(-span.keys // self.block_size)
+        table = span.table[:blocks]
+        if all(b == table[0] + i for i, b in enumerate(table)):
+            first = table[0] * self.block_size if table else 0
+            return self.keys[:, first : first + span.keys], self.values[:, first : first + span.keys]
+        kv_heads, _, dim = self.keys.shape
+        index = torch.tensor(table, device=self.keys.device)
+
+        def gather(x: torch.Tensor) -> torch.Tensor:
+            in_blocks = x.view(kv_heads, -1, self.block_size, dim)
+            return in_blocks.index_select(1, index).view(kv_heads, -1, dim)[:, : span.keys]
+
+        return gather(self.keys), gather(self.values)
+
+
+class TorchCache:
+    """A key/value cache of ``blocks`` blocks, allocated at once."""
+
+    def __init__(self, spec: CacheSpec, blocks: int, device: torch.device | str = "cpu") -> None:
+        self.spec = spec
+        self.blocks = blocks
+        shape = (2, spec.layers, spec.kv_heads, blocks * spec.block_size, spec.head_dim)
+        storage = torch.zeros(shape, dtype=TORCH_DTYPE[spec.format], device=device)
+        self._layers = [
+            TorchLayerCache(storage[0, i], storage[1, i], spec.block_size) for i in range(spec.layers)
+        ]
+
+    def layer(self, index: int) -> TorchLayerCache:
+        return self._layers[index]
+
+
+def visible(mask: Mask, rows: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Which keys each row sees, aligned bottom-right: bool [rows, keys]."""
+    query = torch.arange(rows, device=device)[:, None] + (keys - rows)
+    key = torch.arange(keys, device=device)[None, :]
+    left, right = mask.window
+    if mask.causal:
+        right = 0
+    seen = torch.ones(rows, keys, dtype=torch.bool, device=device)
+    if right >= 0:
+        seen &= key <= query + right
+    if left >= 0:
+        seen &= key >= query - left
+    return seen

@@ -1,0 +1,289 @@
+"""The trace of a forward pass: a small SSA program whose every operator knows its cost.
+
+Values are defined once. An operator is a list of *parts*, the smallest kernels it could run as;
+a :class:`Lowering` says which parts a reading merges into one kernel, so the fused and the
+unfused cost of the same pass come from the same record. Identical layers appear once, as a
+:class:`Loop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import reduce
+from math import prod
+
+from ridgeline.ops.formats import get_format
+from ridgeline.ops.numbers import Number, maximum
+
+
+class Role(StrEnum):
+    """What a value is to the pass; decides what counts as weight, cache or activation memory."""
+
+    INPUT = "input"
+    WEIGHT = "weight"
+    CACHE = "cache"
+    ACTIVATION = "activation"
+    SCRATCH = "scratch"  # lives between the parts of one operator; fusion keeps it on the chip
+    GRADIENT = "gradient"  # of a weight: stays until the optimizer has read it
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the program. ``base`` is the value that it is a view of, if any."""
+
+    id: int
+    name: str
+    shape: tuple[Number, ...]
+    format: str
+    role: Role
+    needs_grad: bool = False
+    base: int | None = None
+
+    @property
+    def elements(self) -> Number:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> Number:
+        """Bytes as stored, scales and zero points included."""
+        return get_format(self.format).nbytes(self.shape)
+
+
+@dataclass(frozen=True)
+class Access:
+    """A read or a write of ``elements`` of a value: an embedding reads only some rows."""
+
+    value: Value
+    elements: Number
+
+    @property
+    def bytes(self) -> Number:
+        whole = self.value.elements
+        if self.elements is whole:
+            return self.value.nbytes
+        row = self.value.shape[-1:]
+        return self.elements * get_format(self.value.format).nbytes(row) / row[0]
+
+
+def whole(value: Value) -> Access:
+    return Access(value, value.elements)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations by the unit that does them; a multiply-add on the matrix units is 2."""
+
+    matrix: Number = 0
+    vector: Number = 0
+    exp: Number = 0
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.matrix + other.matrix, self.vector + other.vector, self.exp + other.exp)
+
+    def __mul__(self, n: Number) -> Flops:
+        return Flops(self.matrix * n, self.vector * n, self.exp * n)
+
+    @property
+    def total(self) -> Number:
+        return self.matrix + self.vector + self.exp
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch: what it reads and writes in memory, and its operations.
+
+    ``compute`` is the dtype that the matrix units work in. ``rows`` is the number of rows that
+    share what is read of the weights or the cache, from which a measured machine looks up the
+    speed of its kernels.
+    """
+
+    kind: str
+    reads: tuple[Access, ...]
+    writes: tuple[Access, ...]
+    flops: Flops
+    compute: str
+    rows: Number = 1
+
+    @property
+    def bytes(self) -> Number:
+        return sum(a.bytes for a in self.reads) + sum(a.bytes for a in self.writes)
+
+    @property
+    def elements(self) -> Number:
+        return sum(a.elements for a in self.reads) + sum(a.elements for a in self.writes)
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Which kinds of part are merged into the part before them, by the kind of the operator."""
+
+    name: str
+    fused: frozenset[tuple[str, str]]
+
+    def merges(self, op_kind: str, part_kind: str) -> bool:
+        return (op_kind, part_kind) in self.fused
+
+
+_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
+_ATTENTION = frozenset(("attend", part) for part in ("softmax", "values"))
+_CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
+
+#: Every operator is one kernel: what a fused implementation runs.
+FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION)
+#: Linear layers keep their epilogue, attention writes its scores to memory.
+NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE)
+#: Every part is a kernel of its own.
+UNFUSED = Lowering("unfused", frozenset())
+#: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
+TORCH_CPU = Lowering("PyTorch CPU", frozenset({("linear", "bias")}) | _ATTENTION)
+
+
+#: The parts whose work is a matrix product.
+MATRIX_PARTS = frozenset({"matmul", "scores", "values"})
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """One call of an operator, with its parts. ``repeat`` is the count of the loop it is in."""
+
+    name: str
+    kind: str
+    parts: tuple[Kernel, ...]
+    repeat: int = 1
+
+    def kernels(self, lowering: Lowering) -> tuple[Kernel, ...]:
+        groups: list[list[Kernel]] = []
+        for part in self.parts:
+            if groups and lowering.merges(self.kind, part.kind):
+                groups[-1].append(part)
+            else:
+                groups.append([part])
+        return tuple(_merge(self.kind, group) for group in groups)
+
+    @property
+    def flops(self) -> Flops:
+        return reduce(Flops.__add__, (p.flops for p in self.parts), Flops())
+
+
+def _merge(op_kind: str, parts: list[Kernel]) -> Kernel:
+    """One kernel that does what the parts do, keeping on chip what they hand to each other."""
+    if len(parts) == 1:
+        return parts[0]
+    written: dict[int, Number] = {}
+    for part in parts:
+        for access in part.writes:
+            written[access.value.id] = written.get(access.value.id, 0) + access.elements
+    reads: dict[int, Access] = {}
+    for part in parts:
+        for access in part.reads:
+            known = reads.get(access.value.id)
+            elements = access.elements if known is None else maximum(known.elements, access.elements)
+            reads[access.value.id] = Access(access.value, elements)
+    outside = []
+    for access in reads.values():
+        rest = maximum(access.elements - written.get(access.value.id, 0), 0)
+        if access.value.role is not Role.SCRATCH:
+            outside.append(access if access.value.id not in written else Access(access.value, rest))
+        elif access.value.id not in written:
+            outside.append(access)
+    writes = [a for part in parts for a in part.writes if a.value.role is not Role.SCRATCH]
+    flops = reduce(Flops.__add__, (p.flops for p in parts))
+    lead = next((p for p in parts if p.kind in MATRIX_PARTS), parts[0])
+    return Kernel(op_kind, tuple(outside), tuple(writes), flops, lead.compute, lead.rows)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Operators ``start`` to ``stop`` run ``count`` times; ``entry`` becomes ``exit`` each time."""
+
+    start: int
+    stop: int
+    count: int
+    entry: Value
+    exit: Value
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by use. ``activations`` is the peak of what lives at once."""
+
+    weights: Number
+    cache: Number
+    activations: Number
+    gradients: Number = 0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A forward pass (and, after :meth:`backward`, its backward pass) as counted."""
+
+    ops: tuple[OpCost, ...]
+    loops: tuple[Loop, ...]
+    values: tuple[Value, ...]
+    lowering: Lowering
+    output: Value
+    forward_ops: int = -1
+
+    def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
+        """Every kernel with its operator, once each; multiply by ``op.repeat``."""
+        for op in self.ops:
+            for kernel in op.kernels(self.lowering):
+                yield op, kernel
+
+    def lowered(self, lowering: Lowering) -> Trace:
+        """The same program as another implementation runs it."""
+        return replace(self, lowering=lowering)
+
+    def unfused(self) -> Trace:
+        """The same program with every part a kernel of its own: shows what fusion saves."""
+        return self.lowered(UNFUSED)
+
+    @property
+    def flops(self) -> Flops:
+        return reduce(Flops.__add__, (op.flops * op.repeat for op in self.ops), Flops())
+
+    @property
+    def bytes(self) -> Number:
+        return sum(kernel.bytes * op.repeat for op, kernel in self.kernels())
+
+    @property
+    def elements(self) -> Number:
+        return sum(kernel.elements * op.repeat for op, kernel in self.kernels())
+
+    def by_class(self) -> dict[str, Flops]:
+        """Operations by class of operator (see :func:`op_class`)."""
+        sums: dict[str, Flops] = {}
+        for op in self.ops:
+            name = op_class(op.kind)
+            sums[name] = sums.get(name, Flops()) + op.flops * op.repeat
+        return sums
+
+    def memory(self) -> Memory:
+        """Peak memory by use, from the lifetimes of the values."""
+        from ridgeline.ops.lifetimes import memory
+
+        return memory(self)
+
+    def backward(self) -> Trace:
+        """The trace extended by its backward pass: a rule on each part."""
+        from ridgeline.ops.backward import extend
+
+        return extend(self)
+
+
+CLASSES = {
+    "linear": "linear",
+    "attend": "attention",
+    "norm": "norm",
+    "split": "norm",
+    "add": "elementwise",
+    "embed": "embedding",
+    "gather": "embedding",
+}
+
+
+def op_class(kind: str) -> str:
+    """The class that an operator's time is reported under."""
+    return CLASSES.get(kind, kind)

@@ -1,0 +1,173 @@
+"""Filling a model's weights: from a checkpoint, or at random for measuring without files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ridgeline.errors import InputError
+from ridgeline.models.model import Model, ModelConfig, Source, stacked_shape
+from ridgeline.models.registry import FAMILIES
+from ridgeline.ops.protocol import Weight
+from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE
+from ridgeline.weights.checkpoint import Checkpoint
+
+#: What a checkpoint of the bare trunk leaves out of its tensors' names, by family.
+TRUNK_PREFIX = {"gpt2": "transformer.", "bert": "bert."}
+DEFAULT_TRUNK_PREFIX = "model."
+
+#: Tensors that old checkpoints carry and that nothing reads: buffers that are recomputed, and
+#: heads of other tasks than the one that is run.
+NOT_READ = re.compile(
+    r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
+)
+#: Copies of a tied matrix.
+TIED_COPIES = re.compile(r"^(lm_head\.weight|cls\.predictions\.decoder\.(weight|bias))$")
+
+#: Spread of random weights: what most of these families were initialised with.
+RANDOM_STD = 0.02
+#: Random values are drawn once and laid end to end. An odd length keeps rows from repeating.
+RANDOM_TILE = (1 << 22) - 3
+
+
+def load_model(
+    config: ModelConfig,
+    folder: Path,
+    format: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Model:
+    """The model with the weights of ``folder``'s safetensors.
+
+    A tensor that needs no change is a view of the memory-mapped file; stacked, transposed or
+    converted ones are copied once. ``format`` converts all weights to fp32, bf16 or fp16;
+    ``progress`` is called with the bytes of each weight that is ready.
+
+    Raises InputError for a missing, surplus, truncated or misshapen tensor.
+    """
+    maker = _Loader(config, Checkpoint.open(folder), _dtype(format or config.format), progress)
+    model = FAMILIES[config.family].build(config, maker)
+    maker.refuse_surplus()
+    return model
+
+
+def random_model(
+    config: ModelConfig,
+    format: str | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Model:
+    """The model with random weights: N(0, 0.02) matrices, norms 1, biases 0; same seed, same model."""
+    return FAMILIES[config.family].build(config, _Random(_dtype(format or config.format), seed, progress))
+
+
+def _dtype(format: str) -> torch.dtype:
+    if format not in TORCH_DTYPE:
+        raise InputError(
+            f"weights cannot be executed as '{format}' yet; choose one of: {', '.join(TORCH_DTYPE)}"
+        )
+    return TORCH_DTYPE[format]
+
+
+class _Loader:
+    def __init__(
+        self,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self.config = config
+        self.checkpoint = checkpoint
+        self.dtype = dtype
+        self.progress = progress
+        self.read: set[str] = set()
+
+    def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
+        tensors = [self._tensor(source) for source in sources]
+        if transposed:
+            tensors = [t.T for t in tensors]
+        return self._weight(name, tensors)
+
+    def table(self, name: str, source: Source) -> Weight:
+        return self._weight(name, [self._tensor(source)])
+
+    def vector(self, name: str, *sources: Source, fill: float) -> Weight:
+        return self._weight(name, [self._tensor(source) for source in sources])
+
+    def refuse_surplus(self) -> None:
+        """A tensor that the pass never reads means that config and weights do not match."""
+        for name in self.checkpoint.names():
+            if name in self.read or NOT_READ.search(name):
+                continue
+            if getattr(self.config, "tied", False) and TIED_COPIES.search(name):
+                continue
+            raise InputError(
+                f"{self.checkpoint.info(name).file}: tensor '{name}' has no place in a {self.config.family} "
+                "model with this config; do config.json and the weights belong together?"
+            )
+
+    def _tensor(self, source: Source) -> torch.Tensor:
+        name = next((n for n in self._spellings(source.name) if n in self.checkpoint), source.name)
+        self.checkpoint.expect(name, source.shape)
+        self.read.add(name)
+        return self.checkpoint.tensor(name)
+
+    def _spellings(self, name: str) -> tuple[str, ...]:
+        """The name as today's transformers writes it, without or with the trunk's prefix, and
+        with the older names of a layer norm's parameters."""
+        prefix = TRUNK_PREFIX.get(self.config.family, DEFAULT_TRUNK_PREFIX)
+        bare = name.removeprefix(prefix)
+        old = re.sub(
+            r"LayerNorm\.bias$", "LayerNorm.beta", re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", name)
+        )
+        return (name, bare, prefix + bare, old)
+
+    def _weight(self, name: str, tensors: list[torch.Tensor]) -> Weight:
+        rows = sum(t.shape[0] for t in tensors)
+        first = tensors[0]
+        if len(tensors) == 1 and first.dtype == self.dtype and first.is_contiguous():
+            data = first
+        else:
+            data = torch.empty((rows, *first.shape[1:]), dtype=self.dtype)
+            start = 0
+            for tensor in tensors:
+                data[start : start + tensor.shape[0]].copy_(tensor)
+                start += tensor.shape[0]
+        if self.progress is not None:
+            self.progress(data.nbytes)
+        return Weight(name, tuple(data.shape), FORMAT_NAME[self.dtype], data)
+
+
+class _Random:
+    def __init__(self, dtype: torch.dtype, seed: int, progress: Callable[[int], None] | None) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.tile = torch.empty(RANDOM_TILE).normal_(0.0, RANDOM_STD, generator=generator).to(dtype)
+        self.place = 0
+        self.progress = progress
+
+    def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
+        shape = stacked_shape(sources)
+        return self._weight(name, self._draw(shape[::-1] if transposed else shape))
+
+    def table(self, name: str, source: Source) -> Weight:
+        return self._weight(name, self._draw(source.shape))
+
+    def vector(self, name: str, *sources: Source, fill: float) -> Weight:
+        return self._weight(name, torch.full(stacked_shape(sources), fill, dtype=self.tile.dtype))
+
+    def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
+        data = torch.empty(shape, dtype=self.tile.dtype)
+        flat, start = data.view(-1), 0
+        while start < flat.numel():
+            n = min(flat.numel() - start, RANDOM_TILE - self.place)
+            flat[start : start + n] = self.tile[self.place : self.place + n]
+            start, self.place = start + n, (self.place + n) % RANDOM_TILE
+        return data
+
+    def _weight(self, name: str, data: torch.Tensor) -> Weight:
+        if self.progress is not None:
+            self.progress(data.nbytes)
+        return Weight(name, tuple(data.shape), FORMAT_NAME[data.dtype], data)

@@ -1,0 +1,132 @@
+"""The built-in configs: right as facts, and counted exactly as transformers' own classes count them.
+
+Nothing is shrunk or extrapolated: on the meta device even the 405B model is built and run whole
+in about a second. GPT-3 and the documents' 52B model are built with GPT-2's class.
+"""
+
+import json
+
+import pytest
+
+from ridgeline.models import builtin_names, declare, load_config
+from ridgeline.models.registry import BUILTIN
+from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.protocol import Span
+
+TOKENS = 64
+
+#: Parameters of the published checkpoints, tied weights once: the totals that the models'
+#: pages on the Hugging Face hub give; for GPT-2, OPT and BERT what their checkpoints load as.
+PUBLISHED = {
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3-405b": 405_853_388_800,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "mistral-7b": 7_241_732_096,
+    "mistral-7b-v0.3": 7_248_023_552,
+    "tinyllama-1.1b": 1_100_048_384,
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+    "opt-1.3b": 1_315_758_080,
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "bert-base": 109_514_298,
+}
+
+#: Models whose size is published as a round figure only. The documents give the 52B model's
+#: width (8192), depth (64) and total (52e9); 64 heads of 128, 8,192 positions and a vocabulary
+#: of 65,536 are our choice, and bring the total to 52.15e9.
+ROUND_FIGURES = {
+    "opt-125m": 125e6,
+    "opt-6.7b": 6.7e9,
+    "opt-13b": 13e9,
+    "opt-175b": 175e9,
+    "gpt3-175b": 175e9,
+    "documents-52b": 52e9,
+    "qwen3-0.6b": 0.6e9,
+    "qwen3-1.7b": 1.7e9,
+    "bert-large": 336e6,
+}
+
+
+def twin_of(name):
+    """transformers' own class for the config, whole, without data."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    raw = json.loads((BUILTIN / f"{name}.json").read_text())
+    config = transformers.AutoConfig.for_model(**raw)
+    with torch.device("meta"):
+        return getattr(transformers, raw["architectures"][0])(config).eval()
+
+
+@pytest.fixture(scope="module", params=builtin_names())
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def twin(name):
+    return twin_of(name)
+
+
+def test_every_built_in_config_has_a_published_size():
+    assert set(builtin_names()) == PUBLISHED.keys() | ROUND_FIGURES.keys()
+
+
+@pytest.mark.parametrize(("model", "parameters"), PUBLISHED.items())
+def test_the_parameters_are_those_of_the_published_checkpoint(model, parameters):
+    assert declare(load_config(model)).parameter_count() == parameters
+
+
+@pytest.mark.parametrize(("model", "parameters"), ROUND_FIGURES.items())
+def test_the_parameters_are_near_the_published_round_figure(model, parameters):
+    assert declare(load_config(model)).parameter_count() == pytest.approx(parameters, rel=0.015)
+
+
+def test_the_parameter_count_is_that_of_transformers(name, twin):
+    parameters = sum(p.numel() for p in twin.parameters())  # a tied weight is listed once
+    assert declare(load_config(name)).parameter_count() == parameters
+
+
+def test_the_matrix_flops_are_those_that_pytorch_counts(name, twin):
+    """One sequence, logits at every position, the full square of query-key pairs."""
+    assert matrix_flops(name) == flops_counted_by_pytorch(twin)
+
+
+def matrix_flops(name):
+    ops = Count(pairs=Pairs.SQUARE)
+    batch = ops.batch([Span(rows=TOKENS)], logits="all")
+    return ops.trace(declare(load_config(name)).forward(ops, batch)).flops.matrix
+
+
+def flops_counted_by_pytorch(model):
+    """The matrix products of one pass; the mask is handed over ready, since transformers'
+    own preparation of it looks at values, which the meta device does not have."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    positions = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
+    mask = torch.zeros(1, 1, TOKENS, TOKENS, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(input_ids=positions, position_ids=positions, attention_mask=mask)
+    return counter.get_total_flops()

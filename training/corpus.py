@@ -1,0 +1,146 @@
+"""The demo model's corpus: Python source that is on every machine which can train the model.
+
+The standard library of the running interpreter comes whole; NumPy and PyTorch fill the rest of a byte budget.
+A fixed list of standard library modules is held out, and a training file that repeats a stretch of one of them
+is dropped, so a figure on the held-out files says how the model does on text it has not seen.
+
+Licences: the standard library is under the PSF License Version 2, NumPy and PyTorch are under BSD-3-Clause.
+"""
+
+import hashlib
+import importlib.util
+import sysconfig
+import tokenize
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ridgeline.errors import InputError
+
+STANDARD_LIBRARY = "stdlib"
+EXTRA_PACKAGES = ("numpy", "torch")  # in this order, until the byte budget is spent
+
+# Chosen before any training: a spread of parsers, containers, formats, numbers and threads.
+HELD_OUT_MODULES = frozenset(
+    """colorsys configparser csv fractions graphlib heapq json queue sched shlex textwrap wave""".split()
+)
+
+# Folders of other people's packages, of tests, and of files that a program wrote.
+SKIPPED_FOLDERS = frozenset(
+    """__pycache__ site-packages dist-packages test tests idle_test testing _vendor
+    artifacts serialized_patterns generated""".split()
+)
+# Tables and data in Python's syntax, relative to their package.
+SKIPPED_FILES = (
+    "_sysconfigdata_*.py",
+    "encodings/*.py",
+    "html/entities.py",
+    "pydoc_data/*.py",
+    "re/_casefix.py",
+    "stringprep.py",
+    "_numpy/_casting_dicts.py",
+    "_core/_add_newdocs*.py",
+    "sparse/_triton_ops_meta.py",
+)
+
+OVERLAP_TOKENS = 50  # a training file shares no run of this many tokens with a held-out file
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A Python file: the package it belongs to and its path inside that package."""
+
+    package: str
+    name: PurePosixPath
+    text: str
+
+    @property
+    def held_out(self) -> bool:
+        return self.package == STANDARD_LIBRARY and held_out(self.name)
+
+    @property
+    def size(self) -> int:
+        """Bytes of UTF-8."""
+        return len(self.text.encode())
+
+
+@dataclass(frozen=True)
+class Corpus:
+    training: tuple[SourceFile, ...]
+    held_out: tuple[SourceFile, ...]
+
+
+def held_out(path: PurePosixPath) -> bool:
+    """Whether a path relative to the standard library's folder belongs to a held-out module."""
+    return PurePosixPath(path.parts[0]).stem in HELD_OUT_MODULES
+
+
+def collect(max_bytes: int, packages: Iterable[str] = EXTRA_PACKAGES) -> Corpus:
+    """Read the standard library, then files of `packages` while at most `max_bytes` of UTF-8 are taken.
+
+    The same interpreter and packages give the same files in the same order: a package is read in the order of
+    its files' hashed names, so a part of it is a fair sample of it. Overlap with the held-out files is still in;
+    `without_overlap` removes it once there are tokens.
+
+    Raises InputError when a package is not installed or the budget does not hold the standard library.
+    """
+    library = _read(STANDARD_LIBRARY, Path(sysconfig.get_paths()["stdlib"]))
+    training = [file for file in library if not file.held_out]
+    left = max_bytes - sum(file.size for file in training)
+    if left < 0:
+        raise InputError(
+            f"max_bytes={max_bytes} is less than the standard library's {max_bytes - left} bytes: raise it"
+        )
+    for package in packages:
+        for file in _read(package, _folder(package)):
+            if file.size <= left:
+                training.append(file)
+                left -= file.size
+    return Corpus(tuple(training), tuple(file for file in library if file.held_out))
+
+
+def without_overlap(
+    training: list[np.ndarray], held_out: list[np.ndarray], run: int = OVERLAP_TOKENS
+) -> list[int]:
+    """Indices of the training files [tokens] that share no run of `run` tokens with any held-out file."""
+    seen = np.unique(np.concatenate([_run_hashes(tokens, run) for tokens in held_out]))
+    return [i for i, tokens in enumerate(training) if not np.isin(_run_hashes(tokens, run), seen).any()]
+
+
+def _run_hashes(tokens: np.ndarray, run: int) -> np.ndarray:
+    """A 64-bit polynomial hash of every run of `run` tokens; empty when the file is shorter."""
+    count = max(0, len(tokens) - run + 1)
+    hashes = np.zeros(count, np.uint64)
+    for offset in range(run):
+        # unsigned arithmetic wraps, which is the modulus of the hash
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + tokens[offset : offset + count].astype(np.uint64)
+    return hashes
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"package {package!r} is not installed: install it or leave it out of the corpus")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _read(package: str, folder: Path) -> list[SourceFile]:
+    files = []
+    for path in folder.rglob("*.py"):
+        name = PurePosixPath(path.relative_to(folder).as_posix())
+        if not _skipped(name):
+            with tokenize.open(path) as file:  # obeys the file's coding line
+                files.append(SourceFile(package, name, file.read()))
+    return sorted((file for file in files if file.text), key=_shuffled)
+
+
+def _skipped(name: PurePosixPath) -> bool:
+    in_skipped_folder = not SKIPPED_FOLDERS.isdisjoint(name.parts[:-1])
+    return in_skipped_folder or any(fnmatch(str(name), pattern) for pattern in SKIPPED_FILES)
+
+
+def _shuffled(file: SourceFile) -> bytes:
+    return hashlib.sha256(f"{file.package}/{file.name}".encode()).digest()
