@@ -1,10 +1,11 @@
 """The demo model's corpus: Python source that is on every machine which can train the model.
 
-The standard library of the running interpreter comes whole; NumPy and PyTorch fill the rest of a byte budget.
-A fixed list of standard library modules is held out, and a training file that repeats a stretch of one of them
-is dropped, so a figure on the held-out files says how the model does on text it has not seen.
+The standard library of the running interpreter comes whole; other packages, if asked for, fill a byte
+budget. A fixed list of standard library modules is held out, and a training file that repeats a stretch of
+one of them is dropped, so a figure on the held-out files says how the model does on text it has not seen.
 
-Licences: the standard library is under the PSF License Version 2, NumPy and PyTorch are under BSD-3-Clause.
+Licences: the standard library is under the PSF License Version 2; NumPy and PyTorch, the packages that are
+on every machine which can train, are under BSD-3-Clause.
 """
 
 import hashlib
@@ -21,18 +22,22 @@ import numpy as np
 from ridgeline.errors import InputError
 
 STANDARD_LIBRARY = "stdlib"
-EXTRA_PACKAGES = ("numpy", "torch")  # in this order, until the byte budget is spent
+MAX_BYTES = 25_000_000  # of the standard library and the other packages together
 
 # Chosen before any training: a spread of parsers, containers, formats, numbers and threads.
-HELD_OUT_MODULES = frozenset(
-    """colorsys configparser csv fractions graphlib heapq json queue sched shlex textwrap wave""".split()
-)
+# fmt: off
+HELD_OUT_MODULES = frozenset((
+    "colorsys", "configparser", "csv", "fractions", "graphlib", "heapq",
+    "json", "queue", "sched", "shlex", "textwrap", "wave",
+))
 
 # Folders of other people's packages, of tests, and of files that a program wrote.
-SKIPPED_FOLDERS = frozenset(
-    """__pycache__ site-packages dist-packages test tests idle_test testing _vendor
-    artifacts serialized_patterns generated""".split()
-)
+SKIPPED_FOLDERS = frozenset((
+    "__pycache__", "site-packages", "dist-packages", "_vendor",
+    "test", "tests", "idle_test", "testing",
+    "artifacts", "generated", "serialized_patterns",
+))
+# fmt: on
 # Tables and data in Python's syntax, relative to their package.
 SKIPPED_FILES = (
     "_sysconfigdata_*.py",
@@ -78,12 +83,12 @@ def held_out(path: PurePosixPath) -> bool:
     return PurePosixPath(path.parts[0]).stem in HELD_OUT_MODULES
 
 
-def collect(max_bytes: int, packages: Iterable[str] = EXTRA_PACKAGES) -> Corpus:
+def collect(packages: Iterable[str] = (), max_bytes: int = MAX_BYTES) -> Corpus:
     """Read the standard library, then files of `packages` while at most `max_bytes` of UTF-8 are taken.
 
-    The same interpreter and packages give the same files in the same order: a package is read in the order of
-    its files' hashed names, so a part of it is a fair sample of it. Overlap with the held-out files is still in;
-    `without_overlap` removes it once there are tokens.
+    The same interpreter and packages give the same files in the same order: a package is read in the order
+    of its files' hashed names, so a part of it is a fair sample of it. Overlap with the held-out files is
+    still in; `without_overlap` removes it once there are tokens.
 
     Raises InputError when a package is not installed or the budget does not hold the standard library.
     """

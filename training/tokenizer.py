@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MODEL_FOLDER = Path(__file__).parent.parent / "ridgeline" / "demo" / "model"
-CORPUS_BYTES = 25_000_000
 
 VOCABULARY = 4096
 END_OF_TEXT = "<|endoftext|>"
@@ -81,7 +80,7 @@ def bytes_per_token(tokenizer: "Tokenizer", texts: list[str]) -> float:
 
 
 def main() -> None:
-    corpus = collect(CORPUS_BYTES, packages=())  # the words of what the model shall write, and no others
+    corpus = collect()
     tokenizer = train(corpus)
     window = json.loads((MODEL_FOLDER / "config.json").read_text())["max_position_embeddings"]
     save(tokenizer, MODEL_FOLDER, window)

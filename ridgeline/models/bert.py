@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ridgeline.errors import InputError
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import Model, ModelConfig, Source, WeightMaker, layer_norm
 from ridgeline.ops.protocol import Batch, Heads, Layered, Mask, Norm, Ops, Score, T, Weight
@@ -23,7 +22,6 @@ ARCHITECTURES = ("BertForMaskedLM", "BertModel")
 class BertConfig(ModelConfig):
     eps: float
     activation: str
-    tied: bool
     segment_types: int
 
     @property
@@ -75,7 +73,7 @@ class MaskedLM(Encoder):
     def forward(self, ops: Ops, batch: Batch) -> T:
         x = ops.take_rows(self.encode(ops, batch), batch.logit_rows)
         x = ops.linear(x, self.transform, bias=self.transform_bias, activation=self.config.activation)
-        return ops.linear(ops.norm(x, self.transform_norm), self.head, bias=self.head_bias)
+        return ops.linear(ops.norm(x, self.transform_norm), self.head, bias=self.head_bias, name="head")
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,10 @@ def build(config: BertConfig, make: WeightMaker) -> Encoder:
         pooler, pooler_bias = _linear(make, "pooler", f"{prefix}pooler.dense", width, width)
         return PooledEncoder(**trunk, pooler=pooler, pooler_bias=pooler_bias)
     transform, transform_bias = _linear(make, "transform", "cls.predictions.transform.dense", width, width)
-    head = embedding
+    head, bias = embedding, "cls.predictions.bias"
     if not config.tied:
         head = make.table("head", Source("cls.predictions.decoder.weight", (config.vocab, width)))
+        bias = "cls.predictions.decoder.bias"  # tied to the other together with the matrix, or not at all
     return MaskedLM(
         **trunk,
         transform=transform,
@@ -139,7 +138,7 @@ def build(config: BertConfig, make: WeightMaker) -> Encoder:
             make, "transform_norm", "cls.predictions.transform.LayerNorm", width, config.eps
         ),
         head=head,
-        head_bias=make.vector("head_bias", Source("cls.predictions.bias", (config.vocab,)), fill=0.0),
+        head_bias=make.vector("head_bias", Source(bias, (config.vocab,)), fill=0.0),
     )
 
 
@@ -177,19 +176,14 @@ def _build_layer(config: BertConfig, make: WeightMaker, index: int, prefix: str)
 def read(raw: Mapping[str, Any], name: str) -> BertConfig:
     fields = Fields(raw, name)
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    architecture = (raw.get("architectures") or ["BertForMaskedLM"])[0]
-    if architecture not in ARCHITECTURES:
-        raise InputError(
-            f"{name}: architecture {architecture} is not supported; use {' or '.join(ARCHITECTURES)}"
-        )
     config = BertConfig(
         name=name,
         family="bert",
-        architecture=architecture,
+        architecture=raw["architectures"][0],
         format=fields.format(),
         vocab=fields.size("vocab_size"),
         width=width,
-        layers=fields.size("num_hidden_layers"),
+        layers=fields.layers("num_hidden_layers"),
         heads=heads,
         kv_heads=heads,
         head_dim=fields.head_dim("hidden_size", "num_attention_heads"),

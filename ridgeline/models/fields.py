@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,12 +20,12 @@ HARMLESS = frozenset((
     "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task",
     "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_range",
     "label2id", "length_penalty", "max_length", "min_length", "model_type", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_past", "output_projection", "predict_special_tokens", "transformers.js_config", "output_hidden_states",
-    "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values",
-    "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
-    "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class", "top_k", "top_p",
-    "torch_dtype", "torchscript", "transformers_version", "typical_p", "use_bfloat16", "use_cache",
-    "unsloth_version",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_past",
+    "output_projection", "predict_special_tokens", "transformers.js_config", "output_hidden_states",
+    "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty",
+    "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params",
+    "temperature", "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers_version", "typical_p", "use_bfloat16", "use_cache", "unsloth_version",
 ))
 # fmt: on
 
@@ -38,6 +39,10 @@ UNSUPPORTED = {
     "quantization_config": None,
     "tie_encoder_decoder": False,
 }
+
+#: Beyond any model: a config that asks for more is broken, and would only fill memory.
+MAX_SIZE = 2**31 - 1
+MAX_LAYERS = 10_000
 
 FORMAT_OF_DTYPE = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
@@ -61,17 +66,26 @@ class Fields:
             if default is _MISSING:
                 raise InputError(f"{self.where}: field '{name}' is missing")
             return default
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        if kind is float and type(value) is int:
+            value = float(value) if abs(value) < 2**1023 else math.inf
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InputError(f"{self.where}: field '{name}' must be {kind.__name__}, not {value!r}")
+            raise InputError(f"{self.where}: field '{name}' must be {kind.__name__}, not {_short(value)}")
+        if kind is float and not math.isfinite(value):
+            raise InputError(f"{self.where}: field '{name}' must be a finite number, not {value}")
         return value
 
     def size(self, name: str, default: Any = _MISSING) -> int:
-        """A field that must be a positive integer."""
+        """A field that must be an integer from 1 to MAX_SIZE."""
+        return self._bounded(name, default, MAX_SIZE)
+
+    def layers(self, name: str) -> int:
+        """A number of layers, from 1 to MAX_LAYERS."""
+        return self._bounded(name, _MISSING, MAX_LAYERS)
+
+    def _bounded(self, name: str, default: Any, most: int) -> Any:
         value = self.take(name, int, default)
-        if value is not None and value < 1:
-            raise InputError(f"{self.where}: field '{name}' must be at least 1, not {value}")
+        if value is not None and not 1 <= value <= most:
+            raise InputError(f"{self.where}: field '{name}' must be from 1 to {most}, not {_short(value)}")
         return value
 
     def head_dim(self, width: str, heads: str) -> int:
@@ -86,16 +100,15 @@ class Fields:
         value = self.take(name, str, default)
         if value not in options:
             known = ", ".join(options)
-            raise InputError(f"{self.where}: {name} '{value}' is not supported; supported are: {known}")
+            raise InputError(f"{self.where}: {name} {_short(value)} is not supported; supported are: {known}")
         return options[value]
 
     def format(self) -> str:
         """The storage format of the weights; a config that names none is taken as bf16."""
         name = self.raw.get("dtype") or self.raw.get("torch_dtype") or "bfloat16"
-        if name not in FORMAT_OF_DTYPE:
-            raise InputError(
-                f"{self.where}: dtype {name!r} is not supported; use one of {', '.join(FORMAT_OF_DTYPE)}"
-            )
+        if not isinstance(name, str) or name not in FORMAT_OF_DTYPE:
+            known = ", ".join(FORMAT_OF_DTYPE)
+            raise InputError(f"{self.where}: dtype {_short(name)} is not supported; use one of {known}")
         return FORMAT_OF_DTYPE[name]
 
     def finish(self, *, harmless: Iterable[str] = (), defaults: Mapping[str, Any] | None = None) -> None:
@@ -115,8 +128,8 @@ class Fields:
                     raise InputError(f"{self.where}: {name}={_short(value)} is not supported (only {only})")
             elif value not in (False, [], {}, ""):
                 raise InputError(
-                    f"{self.where}: unknown field {name}={_short(value)}; it may change the computation, "
-                    "so remove it from the config if it does not"
+                    f"{self.where}: unknown field {_short(name)}={_short(value)}; it may change the "
+                    "computation, so remove it from the config if it does not"
                 )
 
 

@@ -25,7 +25,6 @@ class PreNormConfig(ModelConfig):
 
     eps: float
     activation: str
-    tied: bool
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class GPT2(Model):
         x = ops.add(ops.embed(batch.ids, self.embedding), ops.embed(batch.positions, self.positions))
         x = ops.repeat(self.layers, lambda layer, x: block(ops, self.config, layer, x, batch), x)
         x = ops.take_rows(x, batch.logit_rows)
-        return ops.linear(ops.norm(x, self.final_norm), self.head)
+        return ops.linear(ops.norm(x, self.final_norm), self.head, name="head")
 
 
 def block(ops: Ops, config: PreNormConfig, layer: Layer, x: T, batch: Batch) -> T:
@@ -130,7 +129,7 @@ def read(raw: Mapping[str, Any], name: str) -> PreNormConfig:
         format=fields.format(),
         vocab=fields.size("vocab_size"),
         width=width,
-        layers=fields.size("n_layer"),
+        layers=fields.layers("n_layer"),
         heads=heads,
         kv_heads=heads,
         head_dim=fields.head_dim("n_embd", "n_head"),

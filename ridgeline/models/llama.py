@@ -32,7 +32,6 @@ class LlamaConfig(ModelConfig):
     rope: Rope
     eps: float
     activation: str
-    tied: bool
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
@@ -68,7 +67,7 @@ class Llama(Model):
         x = ops.embed(batch.ids, self.embedding)
         x = ops.repeat(self.layers, lambda layer, x: decoder_layer(ops, self.config, layer, x, batch), x)
         x = ops.take_rows(x, batch.logit_rows)
-        return ops.linear(ops.norm(x, self.final_norm), self.head)
+        return ops.linear(ops.norm(x, self.final_norm), self.head, name="head")
 
 
 def decoder_layer(ops: Ops, config: LlamaConfig, layer: Layer, x: T, batch: Batch) -> T:
@@ -156,6 +155,12 @@ def _build_layer(config: LlamaConfig, make: WeightMaker, index: int) -> Layer:
 # -- reading the config of each family ------------------------------------------------------------
 
 
+#: What transformers takes for a field that the config leaves out; null has a meaning of its own.
+MISTRAL_ABSENT = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
+QWEN2_ABSENT = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096}
+QWEN3_ABSENT = {**QWEN2_ABSENT, "head_dim": 128}
+
+
 def _read(
     raw: Mapping[str, Any], name: str, read_variant: Callable[[Fields, int], dict[str, Any]]
 ) -> LlamaConfig:
@@ -163,7 +168,7 @@ def _read(
     width, heads, layers = (
         fields.size("hidden_size"),
         fields.size("num_attention_heads"),
-        fields.size("num_hidden_layers"),
+        fields.layers("num_hidden_layers"),
     )
     kv_heads = fields.size("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -175,7 +180,7 @@ def _read(
     config = LlamaConfig(
         name=name,
         family=raw["model_type"],
-        architecture=(raw.get("architectures") or [""])[0],
+        architecture=raw["architectures"][0],
         format=fields.format(),
         vocab=fields.size("vocab_size"),
         width=width,
@@ -211,14 +216,14 @@ def read_mistral(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     def variant(fields: Fields, layers: int) -> dict[str, Any]:
         return _variant(windows=(_left(fields.size("sliding_window", None)),) * layers)
 
-    return _read(raw, name, variant)
+    return _read({**MISTRAL_ABSENT, **raw}, name, variant)
 
 
 def read_qwen2(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     def variant(fields: Fields, layers: int) -> dict[str, Any]:
         return _variant(qkv_bias=True, windows=_qwen_windows(fields, layers))
 
-    return _read(raw, name, variant)
+    return _read({**QWEN2_ABSENT, **raw}, name, variant)
 
 
 def read_qwen3(raw: Mapping[str, Any], name: str) -> LlamaConfig:
@@ -227,7 +232,7 @@ def read_qwen3(raw: Mapping[str, Any], name: str) -> LlamaConfig:
         windows = _qwen_windows(fields, layers)
         return _variant(qkv_bias=bias, out_bias=bias, head_norms=True, windows=windows)
 
-    return _read(raw, name, variant)
+    return _read({**QWEN3_ABSENT, **raw}, name, variant)
 
 
 def _variant(
@@ -261,7 +266,14 @@ def _qwen_windows(fields: Fields, layers: int) -> tuple[int, ...]:
     left = _left(window) if sliding else -1
     if kinds is None:
         return tuple(left if i >= first else -1 for i in range(layers))
-    if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
-        kinds = "full_attention or sliding_attention"
-        raise InputError(f"{fields.where}: layer_types must name {kinds} for each of {layers} layers")
+    known = ("full_attention", "sliding_attention")
+    if len(kinds) != layers or not all(kind in known for kind in kinds):
+        raise InputError(
+            f"{fields.where}: layer_types must name {' or '.join(known)} for each of {layers} layers"
+        )
+    if left < 0 and "sliding_attention" in kinds:
+        raise InputError(
+            f"{fields.where}: layer_types names sliding_attention, which needs a sliding_window and "
+            "use_sliding_window=true"
+        )
     return tuple(left if kind == "sliding_attention" else -1 for kind in kinds)

@@ -14,7 +14,8 @@ from ridgeline.ops.protocol import Batch, CacheSpec, Norm, Ops, T, Weight
 class ModelConfig:
     """The shape of a model, whatever its family; lengths in tokens, sizes in elements.
 
-    ``window`` is the longest sequence it takes; ``format`` the storage format it ships in.
+    ``window`` is the longest sequence it takes; ``format`` the storage format it ships in; ``tied``
+    whether the output matrix is the embedding.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelConfig:
     head_dim: int
     intermediate: int
     window: int
+    tied: bool
 
     @property
     def is_decoder(self) -> bool:

@@ -30,7 +30,7 @@ class OPT(Model):
         x = ops.add(ops.embed(batch.ids, self.embedding), positions)
         x = ops.repeat(self.layers, lambda layer, x: block(ops, self.config, layer, x, batch), x)
         x = ops.take_rows(x, batch.logit_rows)
-        return ops.linear(ops.norm(x, self.final_norm), self.head)
+        return ops.linear(ops.norm(x, self.final_norm), self.head, name="head")
 
 
 def build(config: PreNormConfig, make: WeightMaker) -> OPT:
@@ -89,7 +89,7 @@ def read(raw: Mapping[str, Any], name: str) -> PreNormConfig:
         format=fields.format(),
         vocab=fields.size("vocab_size"),
         width=width,
-        layers=fields.size("num_hidden_layers"),
+        layers=fields.layers("num_hidden_layers"),
         heads=heads,
         kv_heads=heads,
         head_dim=fields.head_dim("hidden_size", "num_attention_heads"),

@@ -41,16 +41,21 @@ def read_config(raw: Mapping[str, Any], name: str) -> ModelConfig:
     kind = raw.get("model_type")
     if kind is None:
         raise InputError(f"{name}: no 'model_type' in the config; is it a Hugging Face config.json?")
-    family = FAMILIES.get(kind)
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise InputError(
-            f"{name}: model_type '{kind}' is not supported; supported are: {', '.join(FAMILIES)}"
+            f"{name}: model_type {kind!r} is not supported; supported are: {', '.join(FAMILIES)}"
         )
-    for architecture in raw.get("architectures") or ():
+    architectures = raw.get("architectures") or list(family.architectures[:1])
+    if not isinstance(architectures, list):
+        raise InputError(f"{name}: field 'architectures' must be list, not {architectures!r}")
+    for architecture in architectures:
         if architecture not in family.architectures:
             known = " or ".join(family.architectures)
-            raise InputError(f"{name}: architecture {architecture} is not supported for {kind}; use {known}")
-    return family.read(raw, name)
+            raise InputError(
+                f"{name}: architecture {architecture!r} is not supported for {kind}; use {known}"
+            )
+    return family.read({**raw, "architectures": architectures}, name)
 
 
 @cache

@@ -13,20 +13,30 @@ def read_rope(fields: Fields, head_dim: int, window: int) -> Rope:
     """The rotation of a model with heads of ``head_dim`` and a window of ``window`` tokens."""
     new = fields.take("rope_parameters", dict, None)
     old = fields.take("rope_scaling", dict, None)
+    if new and old and new != old:
+        raise InputError(f"{fields.where}: rope_parameters and rope_scaling differ; keep one of them")
     theta = fields.take("rope_theta", float, 10000.0)
-    fields.take("original_max_position_embeddings", int, None)
+    trained = fields.size("original_max_position_embeddings", None)
     raw = dict(new or old or {})
     where = f"{fields.where}: {'rope_parameters' if new else 'rope_scaling'}"
-    scaling = Fields(raw, where)
-    theta = scaling.take("rope_theta", float, theta)
     kind = raw.get("rope_type", raw.get("type", "default"))
     readers = {"default": _unscaled, "linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
-    if kind not in readers:
-        raise InputError(f"{where}: type '{kind}' is not supported; supported are: {', '.join(readers)}")
+    if not isinstance(kind, str) or kind not in readers:
+        raise InputError(f"{where}: type {kind!r} is not supported; supported are: {', '.join(readers)}")
+    if trained is not None and kind in ("llama3", "yarn"):
+        beside = raw.setdefault("original_max_position_embeddings", trained)
+        if beside != trained:
+            raise InputError(
+                f"{where}: original_max_position_embeddings is {beside!r} here, {trained} outside; keep one"
+            )
+    scaling = Fields(raw, where)
+    theta = scaling.take("rope_theta", float, theta)
     read = readers[kind](scaling, window)
     scaling.finish(harmless=_HARMLESS, defaults={"partial_rotary_factor": 1.0})
-    if theta <= 0:
-        raise InputError(f"{where}: rope_theta must be positive, not {theta}")
+    if theta <= 1:
+        raise InputError(f"{where}: rope_theta must be greater than 1, not {theta}")
+    if head_dim % 2 or (kind == "dynamic" and head_dim == 2):
+        raise InputError(f"{fields.where}: heads of {head_dim} elements cannot be rotated ({kind} RoPE)")
     return Rope(head_dim, theta, read)
 
 
@@ -50,17 +60,20 @@ def _dynamic(fields: Fields, window: int) -> RopeScaling:
 
 
 def _llama3(fields: Fields, window: int) -> RopeScaling:
-    return RopeScaling(
+    scaling = RopeScaling(
         "llama3",
         _factor(fields),
-        fields.size("original_max_position_embeddings"),
+        fields.size("original_max_position_embeddings", window),
         low_frequency_factor=fields.take("low_freq_factor", float),
         high_frequency_factor=fields.take("high_freq_factor", float),
     )
+    if not 0 < scaling.low_frequency_factor < scaling.high_frequency_factor:
+        raise InputError(f"{fields.where}: low_freq_factor must be above 0 and below high_freq_factor")
+    return scaling
 
 
 def _yarn(fields: Fields, window: int) -> RopeScaling:
-    return RopeScaling(
+    scaling = RopeScaling(
         "yarn",
         _factor(fields),
         fields.size("original_max_position_embeddings", window),
@@ -69,3 +82,6 @@ def _yarn(fields: Fields, window: int) -> RopeScaling:
         attention_factor=fields.take("attention_factor", float, None),
         truncate=fields.take("truncate", bool, True),
     )
+    if not 0 < scaling.beta_slow < scaling.beta_fast:
+        raise InputError(f"{fields.where}: beta_slow must be above 0 and below beta_fast")
+    return scaling

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import reduce
 
-from ridgeline.ops.numbers import Number, maximum, minimum, round_up
+from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
     Activation,
     Batch,
     CacheSpec,
     Heads,
-    L,
+    Layer,
     Mask,
     Norm,
     Rope,
@@ -156,7 +157,7 @@ class Count:
         self, spans: Sequence[Span], *, logits: str = "last", cache: CountedCache | None = None
     ) -> Batch:
         """A step over these spans: logits of each sequence's ``last`` row, or of ``all`` rows."""
-        counted = CountedSpans(tuple(spans))
+        counted = CountedSpans(tuple(_counted(s) for s in spans))
         ids = self.input("ids", (counted.rows,))
         wanted = None if logits == "all" else self.input("logit_rows", (sum(s.count for s in counted),))
         return Batch(
@@ -170,13 +171,11 @@ class Count:
 
     def input(self, name: str, shape: tuple[Number, ...], format: str = "int64") -> Value:
         """A value that the pass is given, such as token ids."""
-        return self._value(name, shape, format, Role.INPUT)
+        return self._value(name, tuple(as_count(n) for n in shape), format, Role.INPUT)
 
     def trace(self, output: Value) -> Trace:
         """The finished program, whose result is ``output``."""
-        return Trace(
-            tuple(self._ops), tuple(self._loops), tuple(self._values), self.lowering, output, len(self._ops)
-        )
+        return Trace(tuple(self._ops), tuple(self._loops), tuple(self._values), self.lowering, output)
 
     # -- the operators -----------------------------------------------------------------------
 
@@ -201,35 +200,31 @@ class Count:
         bias: Weight | None = None,
         activation: Activation | None = None,
         residual: Value | None = None,
+        name: str | None = None,
     ) -> Value:
         rows, (out, width) = x.shape[0], weight.shape
         matrix = self._weight(weight)
-        parts = []
-
-        def step(kind: str, columns: int, inputs: tuple[Value, ...], flops: Flops) -> Value:
-            y = self._value(
-                weight.name, (rows, columns), self.activations, Role.SCRATCH, self._wants_grad(*inputs)
-            )
-            parts.append(Kernel(kind, tuple(whole(v) for v in inputs), (whole(y),), flops, x.format, rows))
-            return y
-
-        y = step("matmul", out, (x, matrix), Flops(matrix=2 * rows * width * out))
+        steps = [("matmul", out, (matrix,), Flops(matrix=2 * rows * width * out))]
         if bias is not None:
-            y = step("bias", out, (y, self._weight(bias)), Flops(vector=rows * out))
+            steps.append(("bias", out, (self._weight(bias),), Flops(vector=rows * out)))
         if activation is not None:
             gated = activation.endswith("_gated")
             vector, exp = ACTIVATION_COST[activation.removesuffix("_gated")]
             out = out // 2 if gated else out
-            y = step(
-                "activation", out, (y,), Flops(vector=rows * out * (vector + gated), exp=rows * out * exp)
-            )
+            work = Flops(vector=rows * out * (vector + gated), exp=rows * out * exp)
+            steps.append(("activation", out, (), work))
         if residual is not None:
-            y = step("residual", out, (y, residual), Flops(vector=rows * out))
-        result = replace(y, role=Role.ACTIVATION)
-        self._values[y.id] = result
-        parts[-1] = replace(parts[-1], writes=(whole(result),))
-        self._emit(weight.name, "linear", *parts)
-        return result
+            steps.append(("residual", out, (residual,), Flops(vector=rows * out)))
+        parts, y = [], x
+        for kind, columns, others, work in steps:
+            inputs, last = (y, *others), len(parts) == len(steps) - 1
+            make = self._activation if last else self._scratch
+            y = make(weight.name, (rows, columns), *inputs)
+            function = activation if kind == "activation" else ""
+            reads = tuple(whole(v) for v in inputs)
+            parts.append(Kernel(kind, reads, (whole(y),), work, x.format, rows, function))
+        self._emit(name or weight.name, "linear", *parts)
+        return y
 
     def split_heads(self, qkv: Value, heads: Heads) -> tuple[Value, Value, Value]:
         rows = qkv.shape[0]
@@ -279,7 +274,7 @@ class Count:
         read = kv_width * sum(keys_read(s, mask, block) * s.count for s in spans)
         square = sum(s.rows * s.keys * s.count for s in spans)
         pairs = square if self.pairs is Pairs.SQUARE else sum(visible_pairs(s, mask) * s.count for s in spans)
-        rows_a_span = max((s.rows for s in spans), key=_size, default=0)
+        rows_a_span = reduce(maximum, (s.rows for s in spans), 0)
         scores = self._scratch("scores", (heads, square), q, k)
         weights = self._scratch("weights", (heads, square), scores)
         out = self._activation("attention", (rows, heads * dim), weights, v)
@@ -307,8 +302,13 @@ class Count:
         self._emit("take_rows", "gather", self._part("gather", reads, (whole(y),), Flops(), rows.shape[0]))
         return y
 
-    def repeat(self, layers: Sequence[L], body: Callable[[L, Value], Value], x: Value) -> Value:
-        for layer, count in runs_of_identical(layers):
+    def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Value], Value], x: Value) -> Value:
+        if self._repeat > 1:
+            raise ValueError("a loop inside the body of a loop is not counted")
+        runs = runs_of_identical(layers)
+        if self.train and not x.needs_grad:  # the first layer alone has no input gradient
+            runs = runs_of_identical(layers[:1]) + runs_of_identical(layers[1:])
+        for layer, count in runs:
             start, entry = len(self._ops), x
             self._repeat = count
             x = body(layer, x)
@@ -337,7 +337,7 @@ class Count:
         return self._value(name, shape, self.activations, Role.SCRATCH, self._wants_grad(*inputs))
 
     def _view(self, name: str, of: Value, shape: tuple[Number, ...]) -> Value:
-        return self._value(name, shape, of.format, of.role, of.needs_grad, of.id)
+        return self._value(name, shape, of.format, of.role, of.needs_grad, of.storage)
 
     def _weight(self, weight: Weight) -> Value:
         known = self._weights.get(id(weight))
@@ -364,11 +364,12 @@ class Count:
         if norm.bias is not None:
             reads.append(whole(self._weight(norm.bias)))
         work = Flops(vector=NORM_COST[norm.kind] * x.elements)
-        return self._part("norm", tuple(reads), (whole(y),), work, x.shape[0])
+        return Kernel("norm", tuple(reads), (whole(y),), work, self.activations, x.shape[0], norm.kind)
 
     def _emit(self, name: str, kind: str, *parts: Kernel) -> None:
         self._ops.append(OpCost(name, kind, parts, self._repeat))
 
 
-def _size(n: Number) -> float:
-    return float(n.max()) if hasattr(n, "max") else n
+def _counted(span: Span) -> Span:
+    rows, past, count = (as_count(n) for n in (span.rows, span.past, span.count))
+    return replace(span, rows=rows, past=past, count=count)

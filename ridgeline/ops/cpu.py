@@ -47,6 +47,7 @@ class Cpu(Reference):
         bias: Weight | None = None,
         activation: Activation | None = None,
         residual: torch.Tensor | None = None,
+        name: str | None = None,
     ) -> torch.Tensor:
         y = F.linear(x, self._data(weight), None if bias is None else self._data(bias))
         if activation is not None:
@@ -80,11 +81,11 @@ class Cpu(Reference):
                 keys, values = cache.read(span)
                 if keys.dtype != self.dtype:
                     keys, values = keys.to(self.dtype), values.to(self.dtype)
-            out[start:stop] = _attention(q[start:stop], keys, values, mask, score)
+            out[start:stop] = attention(q[start:stop], keys, values, mask, score)
         return out.flatten(1)
 
 
-def _attention(
+def attention(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
 ) -> torch.Tensor:
     """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] -> as q."""

@@ -16,6 +16,17 @@ def is_array(x: Number) -> bool:
     return hasattr(x, "__array__") and getattr(x, "ndim", 0) > 0
 
 
+def as_count(n: Number) -> Number:
+    """A length or a batch size as a count works with it: Python's own integers, arrays in float64.
+
+    FLOPs of a large training step pass 2^63, where int64 wraps around in silence; float64 is
+    exact to 2^53 and right to 16 digits beyond.
+    """
+    if is_array(n):
+        return n.astype("float64")
+    return n.item() if hasattr(n, "item") else n
+
+
 def minimum(a: Number, b: Number) -> Number:
     if is_array(a) or is_array(b):
         import numpy

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 from ridgeline.ops.numbers import Number
 
 T = Any  # a tensor of the reading: torch.Tensor, or a counted value
-L = TypeVar("L")
+Layer = TypeVar("Layer", bound="Layered")
 
 #: Marks a dataclass field in which otherwise identical layers may differ (``ops.repeat``).
 PER_LAYER = {"per_layer": True}
@@ -200,9 +201,12 @@ class Ops(Protocol):
         bias: Weight | None = None,
         activation: Activation | None = None,
         residual: T | None = None,
+        name: str | None = None,
     ) -> T:
         """residual + act(x W^T + bias): [rows, in] -> [rows, out]; a gated activation takes
-        act of the first half of the columns times the second half, so [rows, out / 2]."""
+        act of the first half of the columns times the second half, so [rows, out / 2].
+
+        ``name`` is the operator's in traces where the weight's own would mislead (a tied head)."""
 
     def split_heads(self, qkv: T, heads: Heads) -> tuple[T, T, T]:
         """[rows, (query + 2 kv) dim] -> q, k, v of [rows, heads, dim], q and k normalised if
@@ -230,7 +234,7 @@ class Ops(Protocol):
     def take_rows(self, x: T, rows: T | None) -> T:
         """The rows of x whose results are wanted; None keeps them all."""
 
-    def repeat(self, layers: Sequence[L], body: Callable[[L, T], T], x: T) -> T:
+    def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, T], T], x: T) -> T:
         """body(layer, x) for each layer in turn; identical layers are counted once."""
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> Cache: ...
@@ -242,10 +246,11 @@ class Layered:
 
     index: int = field(metadata=PER_LAYER)
 
-
-def same_layer(a: Any, b: Any) -> bool:
-    """Whether two layers cost the same: equal but for data and per-layer fields."""
-    return _signature(a) == _signature(b)
+    @cached_property
+    def signature(self) -> Any:
+        """All that decides what the layer costs: equal for layers that differ only in their data
+        and in per-layer fields."""
+        return _signature(self)
 
 
 def _signature(record: Any) -> Any:
@@ -259,11 +264,11 @@ def _signature(record: Any) -> Any:
     )
 
 
-def runs_of_identical(layers: Sequence[L]) -> list[tuple[L, int]]:
+def runs_of_identical(layers: Sequence[Layer]) -> list[tuple[Layer, int]]:
     """Neighbouring identical layers as (first of the run, how many)."""
-    runs: list[tuple[L, int]] = []
+    runs: list[tuple[Layer, int]] = []
     for layer in layers:
-        if runs and same_layer(runs[-1][0], layer):
+        if runs and runs[-1][0].signature == layer.signature:
             runs[-1] = (runs[-1][0], runs[-1][1] + 1)
         else:
             runs.append((layer, 1))

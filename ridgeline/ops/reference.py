@@ -15,7 +15,7 @@ from ridgeline.ops.protocol import (
     Batch,
     CacheSpec,
     Heads,
-    L,
+    Layer,
     Mask,
     Norm,
     Rope,
@@ -71,6 +71,7 @@ class Reference:
         bias: Weight | None = None,
         activation: Activation | None = None,
         residual: torch.Tensor | None = None,
+        name: str | None = None,
     ) -> torch.Tensor:
         y = x @ self._data(weight).T
         if bias is not None:
@@ -122,7 +123,7 @@ class Reference:
         return x if rows is None else x[rows]
 
     def repeat(
-        self, layers: Sequence[L], body: Callable[[L, torch.Tensor], torch.Tensor], x: torch.Tensor
+        self, layers: Sequence[Layer], body: Callable[[Layer, torch.Tensor], torch.Tensor], x: torch.Tensor
     ) -> torch.Tensor:
         for layer in layers:
             x = body(layer, x)

@@ -31,7 +31,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the program. ``base`` is the value that it is a view of, if any."""
+    """A tensor of the program. ``base`` is the value that it is a view of, if any, and is itself
+    no view."""
 
     id: int
     name: str
@@ -40,6 +41,11 @@ class Value:
     role: Role
     needs_grad: bool = False
     base: int | None = None
+
+    @property
+    def storage(self) -> int:
+        """The id of the value whose memory this is: its own, or its base's."""
+        return self.id if self.base is None else self.base
 
     @property
     def elements(self) -> Number:
@@ -53,18 +59,18 @@ class Value:
 
 @dataclass(frozen=True)
 class Access:
-    """A read or a write of ``elements`` of a value: an embedding reads only some rows."""
+    """A read or a write of ``elements`` of a value, in whole rows: an embedding reads only some."""
 
     value: Value
     elements: Number
 
     @property
     def bytes(self) -> Number:
-        whole = self.value.elements
-        if self.elements is whole:
-            return self.value.nbytes
-        row = self.value.shape[-1:]
-        return self.elements * get_format(self.value.format).nbytes(row) / row[0]
+        format = get_format(self.value.format)
+        if not format.is_quantised:
+            return format.nbytes((self.elements,))
+        row = self.value.shape[-1]  # scales belong to rows
+        return self.elements / row * format.nbytes((row,))
 
 
 def whole(value: Value) -> Access:
@@ -96,7 +102,8 @@ class Kernel:
 
     ``compute`` is the dtype that the matrix units work in. ``rows`` is the number of rows that
     share what is read of the weights or the cache, from which a measured machine looks up the
-    speed of its kernels.
+    speed of its kernels. ``function`` names what an activation or a norm computes, since its
+    derivative depends on it.
     """
 
     kind: str
@@ -105,6 +112,7 @@ class Kernel:
     flops: Flops
     compute: str
     rows: Number = 1
+    function: str = ""
 
     @property
     def bytes(self) -> Number:
@@ -129,11 +137,14 @@ class Lowering:
 _EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
 _ATTENTION = frozenset(("attend", part) for part in ("softmax", "values"))
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
+_BIAS_GRADIENT = frozenset({("linear_backward", "bias")})
+_ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_backward", "rotate"))
 
-#: Every operator is one kernel: what a fused implementation runs.
-FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION)
+#: Every operator is one kernel: what a fused implementation runs. Backward, a linear layer is one
+#: kernel for its activation and one for each product.
+FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRADIENT | _ROTATED_GRADIENT)
 #: Linear layers keep their epilogue, attention writes its scores to memory.
-NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE)
+NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _BIAS_GRADIENT)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
@@ -154,55 +165,60 @@ class OpCost:
     repeat: int = 1
 
     def kernels(self, lowering: Lowering) -> tuple[Kernel, ...]:
+        """The kernels that the parts make when ``lowering`` merges them."""
         groups: list[list[Kernel]] = []
         for part in self.parts:
             if groups and lowering.merges(self.kind, part.kind):
                 groups[-1].append(part)
             else:
                 groups.append([part])
-        return tuple(_merge(self.kind, group) for group in groups)
+        return tuple(self._merge(group, groups) for group in groups)
 
     @property
     def flops(self) -> Flops:
         return reduce(Flops.__add__, (p.flops for p in self.parts), Flops())
 
+    def _merge(self, group: list[Kernel], groups: list[list[Kernel]]) -> Kernel:
+        """One kernel that does what the group's parts do. What they hand to each other stays on
+        chip, unless another group reads it too."""
+        if len(group) == 1:
+            return group[0]
+        elsewhere = {a.value.id for other in groups if other is not group for p in other for a in p.reads}
+        written = {a.value.id: a.elements for part in group for a in part.writes}
 
-def _merge(op_kind: str, parts: list[Kernel]) -> Kernel:
-    """One kernel that does what the parts do, keeping on chip what they hand to each other."""
-    if len(parts) == 1:
-        return parts[0]
-    written: dict[int, Number] = {}
-    for part in parts:
-        for access in part.writes:
-            written[access.value.id] = written.get(access.value.id, 0) + access.elements
-    reads: dict[int, Access] = {}
-    for part in parts:
-        for access in part.reads:
-            known = reads.get(access.value.id)
-            elements = access.elements if known is None else maximum(known.elements, access.elements)
-            reads[access.value.id] = Access(access.value, elements)
-    outside = []
-    for access in reads.values():
-        rest = maximum(access.elements - written.get(access.value.id, 0), 0)
-        if access.value.role is not Role.SCRATCH:
-            outside.append(access if access.value.id not in written else Access(access.value, rest))
-        elif access.value.id not in written:
-            outside.append(access)
-    writes = [a for part in parts for a in part.writes if a.value.role is not Role.SCRATCH]
-    flops = reduce(Flops.__add__, (p.flops for p in parts))
-    lead = next((p for p in parts if p.kind in MATRIX_PARTS), parts[0])
-    return Kernel(op_kind, tuple(outside), tuple(writes), flops, lead.compute, lead.rows)
+        reads: dict[int, Access] = {}
+        for value, elements in ((a.value, a.elements) for part in group for a in part.reads):
+            if value.role is Role.CACHE:  # written in part: the rest is read
+                elements = maximum(elements - written.get(value.id, 0), 0)
+            elif value.id in written:
+                continue
+            if value.id in reads:
+                elements = maximum(elements, reads[value.id].elements)
+            reads[value.id] = Access(value, elements)
+        writes = tuple(
+            a
+            for part in group
+            for a in part.writes
+            if a.value.role is not Role.SCRATCH or a.value.id in elsewhere
+        )
+        flops = reduce(Flops.__add__, (p.flops for p in group))
+        lead = next((p for p in group if p.kind in MATRIX_PARTS), group[0])
+        return Kernel(self.kind, tuple(reads.values()), writes, flops, lead.compute, lead.rows)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Operators ``start`` to ``stop`` run ``count`` times; ``entry`` becomes ``exit`` each time."""
+    """Operators ``start`` to ``stop`` run ``count`` times; ``entry`` becomes ``exit`` each time.
+
+    A loop of the backward pass ``mirrors`` the forward loop whose iterations it undoes.
+    """
 
     start: int
     stop: int
     count: int
     entry: Value
     exit: Value
+    mirrors: Loop | None = None
 
 
 @dataclass(frozen=True)
@@ -217,14 +233,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Trace:
-    """A forward pass (and, after :meth:`backward`, its backward pass) as counted."""
+    """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
+
+    A value's id is its index in ``values``.
+    """
 
     ops: tuple[OpCost, ...]
     loops: tuple[Loop, ...]
     values: tuple[Value, ...]
     lowering: Lowering
     output: Value
-    forward_ops: int = -1
+    forward: Trace | None = None
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""
@@ -233,7 +252,10 @@ class Trace:
                 yield op, kernel
 
     def lowered(self, lowering: Lowering) -> Trace:
-        """The same program as another implementation runs it."""
+        """The same program as another implementation runs it. What a backward pass keeps and what
+        it recomputes depends on that, so it is derived anew."""
+        if self.forward is not None:
+            return self.forward.lowered(lowering).backward()
         return replace(self, lowering=lowering)
 
     def unfused(self) -> Trace:
@@ -267,7 +289,7 @@ class Trace:
         return memory(self)
 
     def backward(self) -> Trace:
-        """The trace extended by its backward pass: a rule on each part."""
+        """The trace extended by its backward pass: see :func:`ridgeline.ops.backward.extend`."""
         from ridgeline.ops.backward import extend
 
         return extend(self)
@@ -285,5 +307,6 @@ CLASSES = {
 
 
 def op_class(kind: str) -> str:
-    """The class that an operator's time is reported under."""
-    return CLASSES.get(kind, kind)
+    """The class that an operator's time is reported under, forward and backward."""
+    forward = kind.removesuffix("_backward")
+    return CLASSES.get(forward, forward)

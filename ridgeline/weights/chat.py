@@ -27,7 +27,7 @@ class ChatTemplate:
     """A compiled chat template together with the special tokens it may write."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], origin: Path):
-        """Compile ``source``, read from the file ``origin``. Raises InputError if it isn't a valid template."""
+        """Compile ``source``, which stands in the file ``origin``. Raises InputError if it is broken."""
         from jinja2 import TemplateSyntaxError
 
         self.origin = origin
@@ -97,7 +97,9 @@ def _read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text (byte {error.start}): download it again") from None
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}): check the path and permissions") from None
+        raise InputError(
+            f"{file} cannot be read ({error.strerror}): check the path and permissions"
+        ) from None
 
 
 def _one_line(error: Exception) -> str:
@@ -108,13 +110,18 @@ def _one_line(error: Exception) -> str:
 def _environment() -> ImmutableSandboxedEnvironment:
     """The sandbox with the functions, the filter and the tags that chat templates rely on."""
     from jinja2 import nodes
-    from jinja2.exceptions import TemplateError
+    from jinja2.exceptions import SecurityError, TemplateError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+    class Sandbox(ImmutableSandboxedEnvironment):
+        def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+            # jinja2's own gives an undefined value, which prints as nothing; an attempt is worth an error.
+            raise SecurityError(f"attribute {attribute!r} of {type(obj).__name__!r} is out of bounds")
+
     class GenerationBlock(Extension):
-        """``{% generation %}...{% endgeneration %}`` marks what the model said, for training; here it's plain."""
+        """``{% generation %}`` to ``{% endgeneration %}`` marks the model's words for training."""
 
         tags = {"generation"}  # noqa: RUF012 - jinja2's own name and type
 
@@ -141,9 +148,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
             value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
         )
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
-    )
+    def make_dict(*args: Any, **fields: Any) -> dict:
+        # The type itself would lend its methods, and dict.update changes what the caller passed in.
+        return dict(*args, **fields)
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
+    environment.globals["dict"] = make_dict
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now
     environment.filters["tojson"] = tojson

@@ -19,13 +19,23 @@ from ridgeline.weights.checkpoint import Checkpoint
 TRUNK_PREFIX = {"gpt2": "transformer.", "bert": "bert."}
 DEFAULT_TRUNK_PREFIX = "model."
 
-#: Tensors that old checkpoints carry and that nothing reads: buffers that are recomputed, and
-#: heads of other tasks than the one that is run.
+#: Tensors that checkpoints carry and that nothing reads: buffers that are recomputed, heads of
+#: other tasks than the one that is run, and the bias that an untied BERT leaves unused.
 NOT_READ = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
+    r"|^cls\.predictions\.bias$"
 )
-#: Copies of a tied matrix.
-TIED_COPIES = re.compile(r"^(lm_head\.weight|cls\.predictions\.decoder\.(weight|bias))$")
+#: Tensors that repeat another where the embeddings are tied, and the model's field that they repeat.
+TIED_COPIES = {
+    "lm_head.weight": "head",
+    "cls.predictions.decoder.weight": "head",
+    "cls.predictions.decoder.bias": "head_bias",
+}
+#: Under these names, a tied embedding may be stored in the place of its own.
+TIED_HEADS = tuple(name for name, field in TIED_COPIES.items() if field == "head")
+
+#: What a weight may be stored as; anything else is quantised, and needs scales to be read.
+FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 #: Spread of random weights: what most of these families were initialised with.
 RANDOM_STD = 0.02
@@ -45,11 +55,11 @@ def load_model(
     converted ones are copied once. ``format`` converts all weights to fp32, bf16 or fp16;
     ``progress`` is called with the bytes of each weight that is ready.
 
-    Raises InputError for a missing, surplus, truncated or misshapen tensor.
+    Raises InputError for a missing, surplus, truncated, misshapen or quantised tensor.
     """
     maker = _Loader(config, Checkpoint.open(folder), _dtype(format or config.format), progress)
     model = FAMILIES[config.family].build(config, maker)
-    maker.refuse_surplus()
+    maker.refuse_surplus(model)
     return model
 
 
@@ -92,38 +102,55 @@ class _Loader:
         return self._weight(name, tensors)
 
     def table(self, name: str, source: Source) -> Weight:
-        return self._weight(name, [self._tensor(source)])
+        stand_ins = TIED_HEADS if name == "embedding" and self.config.tied else ()
+        return self._weight(name, [self._tensor(source, stand_ins)])
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
         return self._weight(name, [self._tensor(source) for source in sources])
 
-    def refuse_surplus(self) -> None:
+    def refuse_surplus(self, model: Model) -> None:
         """A tensor that the pass never reads means that config and weights do not match."""
         for name in self.checkpoint.names():
             if name in self.read or NOT_READ.search(name):
                 continue
-            if getattr(self.config, "tied", False) and TIED_COPIES.search(name):
-                continue
+            original = getattr(model, TIED_COPIES.get(name, ""), None)
+            if original is None or not self.config.tied:
+                raise InputError(
+                    f"{self.checkpoint.info(name).file}: tensor '{name}' has no place in a "
+                    f"{self.config.family} model with this config; do config.json and the weights belong "
+                    "together?"
+                )
+            self._expect_copy(name, original)
+
+    def _expect_copy(self, name: str, original: Weight) -> None:
+        info = self.checkpoint.expect(name, original.shape)
+        # A few rows at a time, since a conversion takes memory.
+        pieces = zip(self.checkpoint.tensor(name).split(1024), original.data.split(1024))
+        if not all(torch.equal(copy.to(self.dtype), piece) for copy, piece in pieces):
             raise InputError(
-                f"{self.checkpoint.info(name).file}: tensor '{name}' has no place in a {self.config.family} "
-                "model with this config; do config.json and the weights belong together?"
+                f"{info.file}: tensor '{name}' differs from the one that config.json ties it to; "
+                "set tie_word_embeddings to false if it is meant to"
             )
 
-    def _tensor(self, source: Source) -> torch.Tensor:
-        name = next((n for n in self._spellings(source.name) if n in self.checkpoint), source.name)
-        self.checkpoint.expect(name, source.shape)
+    def _tensor(self, source: Source, stand_ins: tuple[str, ...] = ()) -> torch.Tensor:
+        spellings = (*self._spellings(source.name), *stand_ins)
+        name = next((n for n in spellings if n in self.checkpoint), source.name)
+        info = self.checkpoint.expect(name, source.shape)
+        if info.dtype not in FLOATS:
+            raise InputError(
+                f"{info.file}: tensor '{name}' is stored as {info.dtype}, expected one of "
+                f"{', '.join(FLOATS)}: quantised weights cannot be loaded yet"
+            )
         self.read.add(name)
         return self.checkpoint.tensor(name)
 
     def _spellings(self, name: str) -> tuple[str, ...]:
         """The name as today's transformers writes it, without or with the trunk's prefix, and
-        with the older names of a layer norm's parameters."""
+        each with the older names of a layer norm's parameters."""
         prefix = TRUNK_PREFIX.get(self.config.family, DEFAULT_TRUNK_PREFIX)
         bare = name.removeprefix(prefix)
-        old = re.sub(
-            r"LayerNorm\.bias$", "LayerNorm.beta", re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", name)
-        )
-        return (name, bare, prefix + bare, old)
+        today = (name, bare, prefix + bare)
+        return (*today, *(_old_norm(spelling) for spelling in today))
 
     def _weight(self, name: str, tensors: list[torch.Tensor]) -> Weight:
         rows = sum(t.shape[0] for t in tensors)
@@ -139,6 +166,10 @@ class _Loader:
         if self.progress is not None:
             self.progress(data.nbytes)
         return Weight(name, tuple(data.shape), FORMAT_NAME[self.dtype], data)
+
+
+def _old_norm(name: str) -> str:
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 class _Random:

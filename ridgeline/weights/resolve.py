@@ -1,5 +1,6 @@
 """From what the user calls a model to its files: a folder, or a model on the Hugging Face hub."""
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -12,9 +13,9 @@ from ridgeline.errors import InputError
 _FILES = ["*.json", "*.jinja", "tokenizer*", "model*.safetensors"]
 _NOT_FILES = ["*/*"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
 HUB_TIMEOUT_S = 10
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_folder(model: str, known: Iterable[str] = ()) -> Path:
@@ -30,7 +31,7 @@ def find_folder(model: str, known: Iterable[str] = ()) -> Path:
 
 
 def find_config(model: str, known: Iterable[str] = ()) -> Path:
-    """The ``config.json`` of ``model``, as ``find_folder`` but of a hub model only that file is downloaded."""
+    """The ``config.json`` of ``model``, as ``find_folder`` finds it; of a hub model only it is downloaded."""
     folder = _local(model, known)
     if folder is None:
         return _download(model, _fetch_config)
@@ -42,11 +43,11 @@ def find_config(model: str, known: Iterable[str] = ()) -> Path:
 
 def _local(model: str, known: Iterable[str]) -> Path | None:
     """The folder ``model``, None if it isn't there and looks like a hub id."""
-    path = Path(model).expanduser()
-    if model and path.is_dir():
-        return path
-    if path.is_file():
-        raise InputError(f"{model} is a file: give the model's folder, {path.parent}")
+    path = os.path.expanduser(model)
+    if os.path.isdir(path):
+        return Path(path)
+    if os.path.isfile(path):
+        raise InputError(f"{model} is a file: give the model's folder, {os.path.dirname(path) or '.'}")
     if _HUB_ID.fullmatch(model):
         return None
     close = get_close_matches(model.lower(), list(known), n=1)
@@ -68,7 +69,7 @@ def _fetch_snapshot(repo_id: str, cached_only: bool) -> Path:
     )
     if not any(folder.glob("*.safetensors")):
         if cached_only:
-            raise FileNotFoundError(f"only {len(list(folder.iterdir()))} small files of it are in the cache")
+            raise FileNotFoundError(folder)  # the weights are not in the cache, only smaller files are
         raise InputError(f"{repo_id} has no safetensors weights on the hub: choose a model that has")
     return folder
 
@@ -82,9 +83,8 @@ def _fetch_config(repo_id: str, cached_only: bool) -> Path:
 
 
 def _download(repo_id: str, fetch: Callable[[str, bool], Path]) -> Path:
-    """What ``fetch`` gets from the hub, or from the cache when the hub doesn't answer."""
+    """What ``fetch(repo_id, cached_only)`` gets: from the hub, or the cache when the hub can't be reached."""
     try:
-        from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             EntryNotFoundError,
             GatedRepoError,
@@ -94,17 +94,51 @@ def _download(repo_id: str, fetch: Callable[[str, bool], Path]) -> Path:
         )
     except ImportError:
         raise InputError(
-            f"{repo_id} is not a folder, and to download it huggingface_hub is missing: pip install 'ridgeline[run]'"
+            f"{repo_id} is not a folder, and to download it huggingface_hub is missing:"
+            " pip install 'ridgeline[run]'"
         ) from None
 
-    unreachable = None
+    outage = None
     try:
-        try:
-            # The library's own first request has no time limit in some versions and many retries in others.
-            HfApi().model_info(repo_id, timeout=HUB_TIMEOUT_S)
-        except RepositoryNotFoundError:
-            raise
-        except (OSError, HTTPError) as error:
-            unreachable = error
-        return fetch(repo_id, unreachable is not None)
-    ...
+        outage = _outage(repo_id)
+        return fetch(repo_id, outage is not None)
+    except GatedRepoError:
+        raise InputError(
+            f"{repo_id} is gated: ask for access at https://huggingface.co/{repo_id} and run `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise InputError(
+            f"{repo_id} is neither a folder nor a model on the hub: check the spelling, or if it is private"
+            " run `hf auth login`"
+        ) from None
+    except (OSError, HTTPError, EntryNotFoundError) as error:
+        if outage is not None:
+            problem = f"is neither a folder nor wholly in the cache, and the hub can't be reached ({outage})"
+            raise InputError(f"{repo_id} {problem}: give a folder, or connect to the network") from None
+        if isinstance(error, EntryNotFoundError):
+            raise InputError(
+                f"{repo_id} has no config.json on the hub: choose a model in its format"
+            ) from None
+        raise InputError(f"{repo_id} was not downloaded ({_reason(error)}): try again, it resumes") from None
+
+
+def _outage(repo_id: str) -> str | None:
+    """Why the hub can't be reached, None if it knows ``repo_id``.
+
+    Asked first because the library's own downloads begin with a request that has, depending on its version,
+    no time limit or many retries. Raises the library's errors for a model that is unknown or gated.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(repo_id, timeout=HUB_TIMEOUT_S)
+    except RepositoryNotFoundError:
+        raise
+    except (OSError, HTTPError) as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ridgeline.errors import InputError
-from ridgeline.weights.files import LFS_POINTER, read_optional_json
+from ridgeline.weights.files import LFS_POINTER
 from ridgeline.weights.special_tokens import role_ids, special_tokens
 
 if TYPE_CHECKING:
@@ -41,21 +41,19 @@ class Tokenizer:
         """Read ``tokenizer.json`` and the roles that the files beside it give to tokens.
 
         ``eos_ids`` end a generation: those of ``generation_config.json`` (``config.json`` if it has none) and
-        the tokenizer's own eos token, which many fine-tuned models name only there. ``add_bos_token`` and
-        ``add_eos_token`` of ``tokenizer_config.json``, where given, decide over ``tokenizer.json``, as in
-        transformers 5.
+        the tokenizer's own eos token, which many fine-tuned models name only there. Which special tokens
+        ``encode`` adds is up to ``tokenizer.json``; ``add_bos_token`` of ``tokenizer_config.json`` is for
+        folders without that file, in transformers 5 too.
 
         Raises InputError if there is no ``tokenizer.json`` or a file is broken.
         """
         folder = Path(folder)
         backend = _load_backend(folder)
         named = {role: backend.token_to_id(text) for role, text in special_tokens(folder).items()}
-        bos_id, eos_id = named.get("bos_token"), named.get("eos_token")
-        _apply_bos_and_eos_flags(backend, folder, bos_id, eos_id)
         return cls(
             backend,
-            eos_ids=frozenset({eos_id, *role_ids(folder, "eos_token_id")} - {None}),
-            bos_id=_first(bos_id, *role_ids(folder, "bos_token_id")),
+            eos_ids=frozenset({named.get("eos_token"), *role_ids(folder, "eos_token_id")} - {None}),
+            bos_id=_first(named.get("bos_token"), *role_ids(folder, "bos_token_id")),
             pad_id=_first(named.get("pad_token"), *role_ids(folder, "pad_token_id")),
         )
 
@@ -137,7 +135,8 @@ class TextStream:
 # One byte in a vocabulary with byte fallback (SentencePiece), such as <0xE2>.
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
-# An incomplete UTF-8 character has at most 3 bytes, so at most 3 tokens; one more gives the spacing.
+# A character has at most 4 bytes in UTF-8, so at most 4 tokens: a window cut to these still holds the last
+# one whole, and ends in U+FFFD exactly when the uncut window does.
 _CONTEXT_TOKENS = 4
 _WINDOW_TOKENS = 16
 
@@ -174,22 +173,6 @@ def _no_tokenizer(folder: Path) -> InputError:
     return InputError(
         f"{folder} has no tokenizer.json{found}: write one with AutoTokenizer.from_pretrained(...)"
         ".save_pretrained(...) of transformers"
-    )
-
-
-def _apply_bos_and_eos_flags(
-    backend: tokenizers.Tokenizer, folder: Path, bos_id: int | None, eos_id: int | None
-) -> None:
-    from tokenizers.processors import TemplateProcessing
-
-    config = read_optional_json(folder / "tokenizer_config.json")
-    if "add_bos_token" not in config and "add_eos_token" not in config:
-        return
-    before = [bos_id] if config.get("add_bos_token") and bos_id is not None else []
-    after = [eos_id] if config.get("add_eos_token") and eos_id is not None else []
-    backend.post_processor = TemplateProcessing(
-        single=[*map(backend.id_to_token, before), "$A", *map(backend.id_to_token, after)],
-        special_tokens=[(backend.id_to_token(token_id), token_id) for token_id in {*before, *after}],
     )
 
 

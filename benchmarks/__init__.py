@@ -1,0 +1,1 @@
+"""Measurements whose results are committed under ``benchmarks/results``."""

@@ -1,0 +1,69 @@
+"""Counting and predicting one step of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ridgeline.hardware.device import Device
+from ridgeline.models.model import Model
+from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.formats import get_format
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.trace import FUSED, TORCH_CPU, Lowering, Trace
+from ridgeline.predict.prediction import Prediction, predict
+
+
+def trace_step(
+    model: Model,
+    spans: Sequence[Span],
+    *,
+    cache_format: str | None = None,
+    lowering: Lowering = FUSED,
+    pairs: Pairs = Pairs.VISIBLE,
+    logits: str = "last",
+) -> Trace:
+    """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays.
+
+    A decoder keeps its keys and values in ``cache_format`` (that of its activations by default);
+    an encoder has no cache.
+    """
+    activations = activation_format(model)
+    ops = Count(activations=activations, lowering=lowering, pairs=pairs)
+    cache = None
+    if model.config.is_decoder:
+        cache = ops.alloc_cache(model.cache_spec(cache_format or activations), 0)
+    batch = ops.batch(spans, logits=logits, cache=cache)
+    return ops.trace(model.forward(ops, batch))
+
+
+def predict_step(
+    model: Model,
+    device: Device,
+    spans: Sequence[Span],
+    *,
+    cache_format: str | None = None,
+    lowering: Lowering | None = None,
+    pairs: Pairs = Pairs.VISIBLE,
+    logits: str = "last",
+) -> Prediction:
+    """Predict one step on ``device``: :func:`trace_step`, then the time of every kernel."""
+    trace = trace_step(
+        model,
+        spans,
+        cache_format=cache_format,
+        lowering=lowering or default_lowering(device),
+        pairs=pairs,
+        logits=logits,
+    )
+    return predict(trace, device)
+
+
+def activation_format(model: Model) -> str:
+    """Activations take the format of the weights that are never quantised."""
+    embedding = next(model.weights())
+    return embedding.format if not get_format(embedding.format).is_quantised else model.config.format
+
+
+def default_lowering(device: Device) -> Lowering:
+    """What runs there: our cpu reading where its kernels were measured, else fused kernels."""
+    return TORCH_CPU if device.kernels else FUSED

@@ -1,0 +1,288 @@
+"""The command line: parses, calls the library, prints. Nothing is computed here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ridgeline.errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Ridgeline tells where a Transformer's time goes on a given machine, and takes it back.\n\n"
+    "Start with: ridgeline demo",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(help="A model folder, a hub id (org/name), a built-in config (see `models`), or demo."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class Attention(StrEnum):
+    fused = "fused"
+    naive = "naive"
+
+
+class Pairs(StrEnum):
+    visible = "visible"
+    square = "square"
+
+
+@app.command(epilog="Example: ridgeline explain llama-3-8b --on h100 --prompt 4096 --batch 8")
+def explain(
+    model: Model,
+    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
+    output: Annotated[int, typer.Option(help="New tokens of each request.")] = 128,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    weights: Annotated[str | None, typer.Option(help="Storage format, e.g. bf16, int8, int4-g128.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
+    attention: Annotated[
+        Attention, typer.Option(help="Scores kept on chip, or in memory.")
+    ] = Attention.fused,
+    pairs: Annotated[
+        Pairs, typer.Option(help="Count the pairs a causal mask lets through, or all.")
+    ] = Pairs.visible,
+    elements: Annotated[bool, typer.Option("--elements", help="Show elements instead of bytes.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Predict where prefill and decode time goes on a device."""
+    from ridgeline.analysis.explain import explain as run
+
+    found = run(
+        model,
+        on,
+        prompt=prompt,
+        output=output,
+        batch=batch,
+        weights=weights,
+        cache=cache,
+        attention=attention.value,
+        pairs=pairs.value,
+    )
+    if as_json:
+        _print_json(found)
+        return
+    from ridgeline.report.tables import show_explanation
+
+    show_explanation(_console(), found, elements=elements)
+
+
+@app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    max_tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 128,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; unset: the model's own.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that sum to p.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Least share of the likeliest's odds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
+    weights: Annotated[str, typer.Option(help="auto, random, or a dtype to convert to.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Continue a prompt; the text streams as it is made."""
+    loaded = _load(model, weights)
+    sampling = loaded.sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    given = _prompt(loaded, prompt)
+    if as_json:
+        _print_json(loaded.generate(given, max_tokens=max_tokens, sampling=sampling)[0])
+        return
+    from ridgeline.report.tables import show_stream
+
+    show_stream(_console(), loaded, given, max_tokens=max_tokens, sampling=sampling)
+
+
+@app.command(epilog="Example: ridgeline measure --threads 2")
+def measure(
+    threads: Annotated[
+        int | None, typer.Option(help="Threads to measure with; all cores if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to store the file; the cache folder if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find this machine's rates, bandwidths and call times, and store them as a hardware file."""
+    from ridgeline.hardware import save_device, this_machine_file
+    from ridgeline.report.tables import progress, show_measurement
+
+    _need_torch()
+    from ridgeline.hardware.measure import measure as run
+
+    with progress(_errors()) as report:
+        found = run(threads, report)
+    path = out or this_machine_file()
+    save_device(found.device, path)
+    if as_json:
+        _print_json(found)
+        return
+    show_measurement(_console(), found, path)
+
+
+@app.command(epilog="Example: ridgeline check tinyllama-1.1b --weights random --context 512 --context 2048")
+def check(
+    model: Model,
+    on: Annotated[str, typer.Option(help="The measured hardware file: this, or a .toml file.")] = "this",
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of the prefill.")] = 512,
+    context: Annotated[
+        list[int] | None, typer.Option(help="Context of a decode step; may be repeated.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="auto, random, or a dtype to convert to.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Predict from the stored hardware file, then run, and show both."""
+    from ridgeline.hardware import load_device
+    from ridgeline.report.tables import progress, show_check
+
+    device = load_device(on)
+    _need_torch()
+    from ridgeline.analysis.check import check as run
+
+    loaded = _load(model, weights)
+    with progress(_errors()) as report:
+        found = run(loaded, on=device, prompt=prompt, contexts=tuple(context or (prompt,)), progress=report)
+    if as_json:
+        _print_json(found)
+        return
+    show_check(_console(), found)
+
+
+@app.command(epilog="Example: ridgeline validate --json")
+def validate(as_json: Json = False) -> None:
+    """Compute published figures again and show the difference; exit code 1 if one is off."""
+    from ridgeline.validation import validate as run
+
+    results = run()
+    if as_json:
+        _print_json(results)
+    else:
+        from ridgeline.report.tables import show_validation
+
+        show_validation(_console(), results)
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: ridgeline demo --report report.html")
+def demo(
+    report: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Measure this machine, generate, explain, check, and write report.html."""
+    _need_torch()
+    from ridgeline.demo.tour import tour
+
+    found = tour(_errors() if as_json else _console(), report)
+    if as_json:
+        _print_json(found)
+
+
+@app.command(epilog="Example: ridgeline models")
+def models(as_json: Json = False) -> None:
+    """List the built-in configs."""
+    from ridgeline.models import builtin_names
+
+    names = ("demo", *builtin_names())
+    _print_json(names) if as_json else print("\n".join(names))
+
+
+@app.command(epilog="Example: ridgeline devices")
+def devices(as_json: Json = False) -> None:
+    """List the devices of the catalogue."""
+    from ridgeline.hardware import device_names
+
+    names = device_names()
+    _print_json(names) if as_json else print("\n".join(names))
+
+
+def main() -> None:
+    """Runs the command line; bad input is one line on stderr and exit code 2."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone, which is no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's usage errors have it, nothing else does
+            raise
+        _fail(error.format_message())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print(f"ridgeline: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _print_json(value: Any) -> None:
+    from ridgeline.report.plain import to_json
+
+    print(to_json(value))
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _errors():
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _need_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise InputError("this command runs the model and needs PyTorch: pip install 'ridgeline[run]'")
+
+
+def _load(model: str, weights: str):
+    """The model, with a progress bar on stderr while its weights are read or made."""
+    _need_torch()
+    from ridgeline.loading import load
+    from ridgeline.models import declare, load_config
+    from ridgeline.report.tables import progress
+
+    total = declare(load_config(model)).weight_bytes()
+    done = 0
+
+    with progress(_errors()) as report:
+
+        def ready(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            report(f"loading {model}", done / total)
+
+        return load(model, weights=weights, progress=ready)
+
+
+def _prompt(loaded: Any, text: str) -> Any:
+    """The prompt as text; a model without a tokenizer takes token ids, separated by spaces."""
+    if loaded.tokenizer is not None:
+        return text
+    try:
+        return [int(token) for token in text.split()]
+    except ValueError:
+        raise InputError("this model has no tokenizer: give the prompt as token ids, like '1 2 3'") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""How fast a measured machine's kernels really are, on fixed shapes that know nothing of a model.
+
+A device file of a measured machine carries, beside its rates, a table of matrix products by rows
+and weight size, and for every other kind of kernel the time of an empty call and the bytes a
+second beyond it. Predictions interpolate in these.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import exp, log
+from typing import Any
+
+from ridgeline.errors import InputError
+from ridgeline.ops.numbers import Number, is_array
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``overhead`` seconds a call, then ``throughput`` bytes a second."""
+
+    overhead: float
+    throughput: float
+
+    def seconds(self, nbytes: Number) -> Number:
+        return self.overhead + nbytes / self.throughput
+
+
+@dataclass(frozen=True)
+class LinearTable:
+    """Seconds of x W^T by rows of x (first index) and bytes of a square W (second index).
+
+    ``warm`` finds W in the caches from the call before, ``fresh`` reads it from memory.
+    """
+
+    rows: tuple[int, ...]
+    weight_bytes: tuple[float, ...]
+    warm: tuple[tuple[float, ...], ...]
+    fresh: tuple[tuple[float, ...], ...]
+
+    def seconds(self, rows: Number, weight_bytes: Number, *, cached: bool) -> Number:
+        """Interpolated log-log; beyond the table time grows with rows and with bytes."""
+        table = self.warm if cached else self.fresh
+        if is_array(rows) or is_array(weight_bytes):
+            import numpy
+
+            one = numpy.vectorize(lambda r, b: self._lookup(table, r, b), otypes=[float])
+            return one(rows, weight_bytes)
+        return self._lookup(table, rows, weight_bytes)
+
+    def _lookup(self, table: tuple[tuple[float, ...], ...], rows: float, weight_bytes: float) -> float:
+        by_rows = [interpolate(self.weight_bytes, line, weight_bytes) for line in table]
+        return interpolate(self.rows, by_rows, rows)
+
+
+@dataclass(frozen=True)
+class AttendCurve:
+    """Attention of the cpu reading: one query row reads keys at ``warm`` or ``fresh`` bytes a
+    second; several rows compute at ``flops_per_second`` by rows, visible pairs counted."""
+
+    overhead: float
+    warm: float
+    fresh: float
+    rows: tuple[int, ...]
+    flops_per_second: tuple[float, ...]
+
+    def seconds(self, rows: Number, flops: Number, nbytes: Number, *, cached: bool) -> Number:
+        if is_array(rows) or is_array(flops) or is_array(nbytes):
+            import numpy
+
+            one = numpy.vectorize(lambda r, f, b: self._seconds(r, f, b, cached), otypes=[float])
+            return one(rows, flops, nbytes)
+        return self._seconds(rows, flops, nbytes, cached)
+
+    def _seconds(self, rows: float, flops: float, nbytes: float, cached: bool) -> float:
+        if rows <= 1:
+            return self.overhead + nbytes / (self.warm if cached else self.fresh)
+        return self.overhead + flops / interpolate(self.rows, self.flops_per_second, rows)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """All measured kernels of one reading. ``step`` is what a step costs beside its operators
+    (making the batch and its index tensors); ``simple`` holds the other kinds by dtype."""
+
+    reading: str
+    step: float
+    linear: Mapping[str, LinearTable]
+    attend: Mapping[str, AttendCurve]
+    simple: Mapping[str, Mapping[str, Affine]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the device file's ``kernels`` table."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Kernels:
+        """Raises InputError if the table was written by another version."""
+        try:
+            return cls(
+                raw["reading"],
+                raw["step"],
+                {d: LinearTable(**_tuples(t)) for d, t in raw["linear"].items()},
+                {d: AttendCurve(**_tuples(t)) for d, t in raw["attend"].items()},
+                {d: {k: Affine(**a) for k, a in kinds.items()} for d, kinds in raw["simple"].items()},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"the machine's kernel table is of another version ({error}): run `ridgeline measure` again"
+            ) from None
+
+
+def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """y at x, both logarithmic. Beyond the last point y keeps growing along the last two points'
+    slope; before the first it stays at the first."""
+    if x <= xs[0] or len(xs) == 1:
+        return ys[0]
+    i = min(bisect_right(xs, x), len(xs) - 1)
+    slope = log(ys[i] / ys[i - 1]) / log(xs[i] / xs[i - 1])
+    return exp(log(ys[i - 1]) + slope * log(x / xs[i - 1]))
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    def frozen(x: Any) -> Any:
+        return tuple(frozen(i) for i in x) if isinstance(x, list | tuple) else x
+
+    return {key: frozen(value) for key, value in table.items()}

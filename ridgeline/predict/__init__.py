@@ -1,0 +1,5 @@
+"""A trace on a device: the time of every kernel, what bounds it, and what that stands on."""
+
+from ridgeline.predict.prediction import KernelTime, Prediction, predict
+
+__all__ = ["KernelTime", "Prediction", "predict"]

@@ -1,0 +1,156 @@
+"""The page's bar charts: time by class of operator, memory by use, and the signed errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from ridgeline.ops.trace import op_class
+from ridgeline.report.joined import JoinedPhase
+from ridgeline.report.style import BETWEEN, CLASS_SYMBOLS, class_colour, dress, phase_colour
+from ridgeline.report.units import nbytes, percent, seconds, signed_percent
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from ridgeline.analysis.check import PhaseCheck
+    from ridgeline.analysis.explain import MemoryUse
+
+#: A bar of the error chart ends here, whatever the error; its text says the error itself.
+LONGEST_ERROR = 1.0
+
+
+def time_by_class(joined: JoinedPhase) -> Figure:
+    """A phase's seconds by class of operator: predicted, and below it measured."""
+    from plotly.graph_objects import Figure
+
+    bars = {"predicted": predicted_classes(joined)}
+    if joined.check is not None:
+        bars["measured"] = measured_classes(joined.check)
+    figure = Figure()
+    for name in classes_in_order(joined):
+        took = [times.get(name, 0.0) for times in bars.values()]
+        shares = [t / sum(times.values()) for t, times in zip(took, bars.values(), strict=True)]
+        labels = [f"{name} {percent(share)}" for share in shares]
+        hovers = [f"{name}, {bar}<br>{seconds(t)}" for bar, t in zip(bars, took, strict=True)]
+        _add_part(figure, list(bars), took, class_colour(name), labels, hovers)
+    figure.update_xaxes(tickformat="~s", ticksuffix="s", nticks=6)
+    return _stacked(figure, 50 + 48 * len(bars))
+
+
+def predicted_classes(joined: JoinedPhase) -> dict[str, float]:
+    """Predicted seconds of a phase by class, with what the step takes beside its operators."""
+    times = {name: float(t) for name, t in joined.phase.seconds_by_class.items()}
+    return _with_rest(times, float(joined.phase.seconds))
+
+
+def measured_classes(check: PhaseCheck) -> dict[str, float]:
+    """Measured seconds by class. Operators are timed one by one, so that they can add up to more
+    than the step took in one piece; then nothing is left between them."""
+    times: dict[str, float] = {}
+    for o in check.operators:
+        name = op_class(o.kind)
+        times[name] = times.get(name, 0.0) + o.measured
+    return _with_rest(times, check.measured)
+
+
+def classes_in_order(joined: JoinedPhase) -> list[str]:
+    """The classes that the chart of this phase shows: the known ones first, as they are drawn."""
+    names = set(predicted_classes(joined))
+    if joined.check is not None:
+        names |= set(measured_classes(joined.check))
+    known = [name for name in CLASS_SYMBOLS if name in names]
+    return known + sorted(names.difference(known))
+
+
+def _with_rest(times: dict[str, float], total: float) -> dict[str, float]:
+    rest = total - sum(times.values())
+    return {**times, BETWEEN: rest} if rest > 1e-9 * total else times
+
+
+def memory_by_use(memory: MemoryUse) -> Figure:
+    """What is in use against the device's capacity, and below it the same magnified."""
+    from plotly.subplots import make_subplots
+
+    uses = (
+        ("weights", memory.weights, "var(--linear)"),
+        ("KV cache", memory.cache, "var(--attention)"),
+        ("activations", memory.activations, "var(--norm)"),
+    )
+    free = ("free", max(memory.device - memory.total, 0.0), "var(--free)")
+    figure = make_subplots(rows=2, cols=1, vertical_spacing=0.45)
+    for row, bar, parts in ((1, "device", (*uses, free)), (2, "in use", uses)):
+        for name, size, colour in parts:
+            if size > 0:
+                hover = f"{name}<br>{nbytes(size)}, {percent(size / memory.device)} of the device"
+                label = f"{name} {nbytes(size)}"
+                _add_part(figure, [bar], [size], colour, [label], [hover], row=row, col=1)
+    if not memory.fits:
+        line = {"color": "var(--text)", "width": 2, "dash": "dash"}
+        figure.add_vline(memory.device, row=1, col=1, line=line)
+    figure.update_xaxes(tickformat="~s", ticksuffix="B", nticks=6)
+    return _stacked(figure, 200)
+
+
+def signed_errors(check: PhaseCheck) -> Figure:
+    """A bar of every operator's signed error, below that of the whole step; the operator that
+    takes longest comes first."""
+    from plotly.graph_objects import Figure
+
+    operators = sorted(check.operators, key=lambda o: o.measured, reverse=True)
+    rows = [("whole step", check.error), *((o.name, o.error) for o in operators)]
+    errors = [error for _, error in rows]
+    figure = Figure()
+    figure.add_bar(
+        x=[max(min(error, LONGEST_ERROR), -LONGEST_ERROR) for error in errors],
+        y=list(range(len(rows))),  # by number, as operators of two kinds of layer share their names
+        orientation="h",
+        marker={
+            "color": phase_colour(check.name),
+            "opacity": [1.0] + [0.6] * len(operators),
+        },
+        text=[signed_percent(error) for error in errors],
+        textposition="outside",
+        cliponaxis=False,
+        hoverinfo="skip",
+    )
+    names = [escape(name) for name, _ in rows]
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=[f"<b>{names[0]}</b>", *names[1:]], showgrid=False
+    )
+    figure.update_yaxes(range=[len(rows) - 0.4, -0.6])
+    figure.update_xaxes(range=[-1.3 * LONGEST_ERROR, 1.3 * LONGEST_ERROR], tickformat="+.0%", nticks=5)
+    figure.update_layout(bargap=0.3)
+    return dress(figure, 60 + 24 * len(rows))
+
+
+def _add_part(
+    figure: Figure,
+    bars: Sequence[str],
+    sizes: Sequence[float],
+    colour: str,
+    labels: Sequence[str],
+    hovers: Sequence[str],
+    **place: int,
+) -> None:
+    """One part of every bar; its label shows where it fits."""
+    figure.add_bar(
+        y=bars,
+        x=sizes,
+        orientation="h",
+        marker={"color": colour, "line": {"color": "var(--panel)", "width": 1}},
+        text=[escape(label) for label in labels],
+        hovertext=list(hovers),
+        hoverinfo="text",
+        textposition="inside",
+        insidetextanchor="middle",
+        textangle=0,
+        **place,
+    )
+
+
+def _stacked(figure: Figure, height: int) -> Figure:
+    figure.update_layout(barmode="stack", bargap=0.2, uniformtext={"minsize": 11, "mode": "hide"})
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return dress(figure, height)

@@ -1,0 +1,116 @@
+"""Pieces of HTML. Whatever text comes in is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+#: The symbols of the charts as shapes in a box of 16 x 16, under plotly's names.
+SHAPES = {
+    "circle": '<circle cx="8" cy="8" r="5"/>',
+    "diamond": '<path d="M8 2 14 8 8 14 2 8Z"/>',
+    "square": '<path d="M3 3H13V13H3Z"/>',
+    "triangle-up": '<path d="M8 2 14 13H2Z"/>',
+    "triangle-down": '<path d="M8 14 2 3H14Z"/>',
+    "cross": '<path d="M6 2h4v4h4v4h-4v4H6v-4H2V6h4Z"/>',
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure that matters, large, with what it is above and notes below."""
+
+    label: str
+    value: str
+    notes: tuple[str, ...]
+
+
+def section(anchor: str, title: str, *parts: str) -> str:
+    """A section with its heading; ``parts`` are HTML."""
+    body = "\n".join(part for part in parts if part)
+    return f'<section aria-labelledby="{anchor}">\n<h2 id="{anchor}">{escape(title)}</h2>\n{body}\n</section>'
+
+
+def heading(title: str, *sentences: str) -> str:
+    """The top of the page."""
+    return f"<header><h1>{escape(title)}</h1>{''.join(map(paragraph, sentences))}</header>"
+
+
+def paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>"
+
+
+def cards(shown: Iterable[Card]) -> str:
+    items = []
+    for card in shown:
+        notes = "".join(f"<dd>{escape(note)}</dd>" for note in card.notes)
+        items.append(
+            f'<div><dt>{escape(card.label)}</dt><dd class="value">{escape(card.value)}</dd>{notes}</div>'
+        )
+    return f'<dl class="cards">{"".join(items)}</dl>'
+
+
+def bullets(items: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
+def preformatted(text: str) -> str:
+    return f'<pre tabindex="0">{escape(text)}</pre>'
+
+
+def command(line: str) -> str:
+    """A command line to type."""
+    return f'<pre tabindex="0">$ {escape(line)}</pre>'
+
+
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[int] = (0,)) -> str:
+    """A table whose first column heads its rows; the columns ``text`` are set left, numbers right."""
+    align = ["" if i in text else ' class="number"' for i in range(len(columns))]
+    head = "".join(f'<th scope="col"{a}>{escape(c)}</th>' for a, c in zip(align, columns, strict=True))
+    body = []
+    for first, *others in rows:
+        cells = "".join(f"<td{a}>{escape(c)}</td>" for a, c in zip(align[1:], others, strict=True))
+        body.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
+    return (
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def folded(summary: str, *parts: str) -> str:
+    """Parts that show when the reader opens them."""
+    return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}</details>"
+
+
+def chart(name: str, says: str, drawn: Figure, above: str = "", *, caption: str = "") -> str:
+    """A chart that page.js draws into its place; ``says`` is what it shows, for who cannot see it.
+    ``above`` is HTML."""
+    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure>{said}{above}<div class="chart" id="{name}" role="img" aria-label="{escape(says)}" '
+        f'style="height:{drawn.layout.height}px"></div>'
+        f'<script type="application/json" data-chart="{name}">{drawn.to_json()}</script></figure>'
+    )
+
+
+def side_by_side(*parts: str) -> str:
+    """Parts beside each other where there is room."""
+    return f'<div class="pair">{"".join(parts)}</div>'
+
+
+def key(entries: Iterable[tuple[str, str]]) -> str:
+    """The key of a chart: pairs of a glyph's HTML and what it stands for."""
+    items = "".join(f"<li>{glyph}{escape(label)}</li>" for glyph, label in entries)
+    return f'<ul class="key">{items}</ul>'
+
+
+def symbol(name: str, colour: str, *, hollow: bool = False) -> str:
+    """A chart's symbol, by plotly's name of it."""
+    paint = f"fill:none;stroke:{colour};stroke-width:2" if hollow else f"fill:{colour}"
+    return f'<svg viewBox="0 0 16 16" aria-hidden="true" style="{paint}">{SHAPES[name]}</svg>'

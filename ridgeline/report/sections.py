@@ -1,0 +1,216 @@
+"""The report, section by section: what it says and which charts it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+from ridgeline import __version__
+from ridgeline.report.basis import basis_rows, explain_command
+from ridgeline.report.charts import classes_in_order, memory_by_use, signed_errors, time_by_class
+from ridgeline.report.figures import headline_cards
+from ridgeline.report.joined import JoinedPhase
+from ridgeline.report.markup import (
+    bullets,
+    cards,
+    chart,
+    command,
+    folded,
+    heading,
+    key,
+    paragraph,
+    preformatted,
+    section,
+    side_by_side,
+    symbol,
+    table,
+)
+from ridgeline.report.roofline import roofline
+from ridgeline.report.style import CLASS_SYMBOLS, class_colour, class_symbol, phase_colour
+from ridgeline.report.units import count, nbytes, percent, rate, seconds, signed_percent
+
+if TYPE_CHECKING:
+    from ridgeline.analysis.check import Check, PhaseCheck
+    from ridgeline.analysis.explain import Explanation
+    from ridgeline.hardware import Device
+
+
+def head(explanation: Explanation, device: Device, check: Check | None) -> str:
+    """What this is: model, machine, workload, date and version, in a sentence each."""
+    load = explanation.workload
+    formats = f"weights in {explanation.weight_format}"
+    if explanation.memory.cache_bytes_per_token:
+        formats += f", KV cache in {explanation.cache_format}"
+    how = "predicted from its definition and the machine's figures"
+    if check is not None:
+        how += ", and measured"
+    requests = "1 request" if load.batch == 1 else f"{count(load.batch)} requests at once"
+    new = f" and {count(load.output)} new ones" if load.output else ""
+    return heading(
+        f"{explanation.model} on {device.title}",
+        f"Where the time of {explanation.model} goes ({count(explanation.parameters)} parameters, {formats}): {how}.",
+        f"The workload is {requests} of {count(load.prompt)} prompt tokens{new}{' each' if load.batch > 1 else ''}.",
+        f"Written on {date.today().isoformat()} by Ridgeline {__version__}; the machine's figures are of {device.date}.",
+    ) + command(explain_command(explanation, device))
+
+
+def figures(explanation: Explanation, phases: Sequence[JoinedPhase]) -> str:
+    return section("figures", "The figures that matter", cards(headline_cards(explanation, phases)))
+
+
+def roofline_section(device: Device, dtype: str, phases: Sequence[JoinedPhase]) -> str:
+    """The chart, what it shows in words, and its numbers as tables."""
+    without = dict.fromkeys(o.name for joined in phases for o in joined.operators if not o.computes)
+    says = f"Roofline of {device.title}: FLOP/s over FLOP/byte, log-log, with every operator as a point."
+    return section(
+        "roofline",
+        "Every operator on the roofline",
+        *(paragraph(_bound(joined)) for joined in phases),
+        chart("roofline-chart", says, roofline(device, dtype, phases), key(_roofline_key(phases))),
+        paragraph(
+            f"The larger a point, the more of its phase it takes. Left of the ridge, {count(device.ridge(dtype))} "
+            f"FLOP/byte, memory sets the limit; right of it, arithmetic in {dtype}."
+        ),
+        paragraph(f"No arithmetic, so no place on the chart: {', '.join(without)}.") if without else "",
+        folded("Every operator in numbers", *(_operators(joined) for joined in phases)),
+    )
+
+
+def _bound(joined: JoinedPhase) -> str:
+    phase = joined.phase
+    bound, took = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
+    return (
+        f"{phase.name.capitalize()} does {count(phase.intensity)} FLOP a byte and is bound by {bound} for "
+        f"{percent(took / phase.seconds)} of its predicted time."
+    )
+
+
+def _roofline_key(phases: Sequence[JoinedPhase]) -> Iterator[tuple[str, str]]:
+    for joined in phases:
+        name, colour = joined.phase.name, phase_colour(joined.phase.name)
+        yield symbol("circle", colour, hollow=True), f"{name}, predicted"
+        if joined.check is not None:
+            yield symbol("circle", colour), f"{name}, measured"
+    drawn = {o.op_class for joined in phases for o in joined.operators if o.computes}
+    for name in (*(c for c in CLASS_SYMBOLS if c in drawn), *sorted(drawn.difference(CLASS_SYMBOLS))):
+        yield symbol(class_symbol(name), "var(--muted)", hollow=True), name
+
+
+def _operators(joined: JoinedPhase) -> str:
+    columns = ("operator", "class", "calls", "FLOP/byte", "FLOP/s", "bound by", "predicted", "share")
+    total = joined.phase.seconds
+    rows = (
+        (
+            o.name,
+            o.op_class,
+            count(o.calls),
+            count(o.intensity) if o.computes else "–",
+            rate(o.flops / o.predicted, "FLOP") if o.computes else "–",
+            o.bound,
+            seconds(o.predicted),
+            percent(o.predicted / total),
+        )
+        for o in joined.operators
+    )
+    return table(f"{joined.phase.name}, predicted", columns, rows, text=(0, 1, 5))
+
+
+def time_section(phases: Sequence[JoinedPhase]) -> str:
+    drawn = dict.fromkeys(name for joined in phases for name in classes_in_order(joined))
+    return section(
+        "time",
+        "Time by class of operator",
+        key((symbol("square", class_colour(name)), name) for name in drawn),
+        side_by_side(*(_time_chart(joined) for joined in phases)),
+    )
+
+
+def _time_chart(joined: JoinedPhase) -> str:
+    phase = joined.phase
+    shares = ", ".join(f"{name} {seconds(t)}" for name, t in phase.seconds_by_class.items())
+    caption = f"{phase.name.capitalize()}: {seconds(phase.seconds)} predicted"
+    if joined.check is not None:
+        caption += f", {seconds(joined.check.measured)} measured in one piece"
+    says = f"Predicted time of {phase.name} by class: {shares}."
+    return chart(f"time-{phase.name}", says, time_by_class(joined), caption=caption)
+
+
+def memory_section(explanation: Explanation) -> str:
+    memory, load = explanation.memory, explanation.workload
+    rows = [("weights", nbytes(memory.weights), f"{count(explanation.parameters)} parameters")]
+    if memory.cache_bytes_per_token:
+        tokens = load.batch * (load.prompt + load.output)
+        per_token = f"{count(tokens)} tokens of {nbytes(memory.cache_bytes_per_token)}"
+        rows.append(("KV cache", nbytes(memory.cache), per_token))
+    rows.append(("activations", nbytes(memory.activations), "the most that live at once"))
+    rows.append(("in use", nbytes(memory.total), f"{percent(memory.total / memory.device)} of the device"))
+    rows.append(("device", nbytes(memory.device), "decimal, 1 GB = 10^9 bytes"))
+    if memory.cache_bytes_per_token:
+        rows.append(("tokens that fit", count(memory.tokens_that_fit), "of KV cache beside the rest"))
+    says = f"{nbytes(memory.total)} in use of {nbytes(memory.device)}; the table below has the parts."
+    return section(
+        "memory",
+        "Memory by use",
+        chart("memory-chart", says, memory_by_use(memory)),
+        table("Memory by use", ("use", "bytes", "what it is"), rows, text=(0, 2)),
+    )
+
+
+def errors_section(check: Check) -> str:
+    worst = check.worst
+    return section(
+        "errors",
+        "Prediction against measurement",
+        paragraph(
+            f"Predicted first, then run. Totals are off by {percent(check.mape)} on average, at worst by "
+            f"{signed_percent(worst.error)} ({worst.name} at context {count(worst.context)}). An error is of time and "
+            "signed: above zero, the prediction is too slow. Bars end at 100 %, their text does not."
+        ),
+        side_by_side(*(_error_chart(i, phase) for i, phase in enumerate(check.phases))),
+        folded("Every operator in numbers", *(_errors(phase) for phase in check.phases)),
+    )
+
+
+def _error_chart(index: int, phase: PhaseCheck) -> str:
+    caption = (
+        f"{phase.name.capitalize()} at context {count(phase.context)}: {seconds(phase.predicted)} predicted, "
+        f"{seconds(phase.measured)} measured (rounds spread by {percent(phase.spread)}); operators, weighted by "
+        f"their time, are off by {percent(phase.operator_mape)}"
+    )
+    says = f"Signed error of every operator of {phase.name}; the table below has the numbers."
+    return chart(f"errors-{index}", says, signed_errors(phase), caption=caption)
+
+
+def _errors(phase: PhaseCheck) -> str:
+    total = sum(o.measured for o in phase.operators)
+    rows = [
+        (o.name, count(o.calls), seconds(o.predicted), seconds(o.measured), signed_percent(o.error))
+        + (percent(o.measured / total),)
+        for o in phase.operators
+    ]
+    rows.append(
+        ("whole step", "1", seconds(phase.predicted), seconds(phase.measured), signed_percent(phase.error), "")
+    )
+    columns = ("operator", "calls", "predicted", "measured", "error", "share")
+    return table(f"{phase.name} at context {count(phase.context)}", columns, rows)
+
+
+def basis_section(explanation: Explanation, device: Device, dtype: str, check: Check | None) -> str:
+    columns = ("figure", "value", "stands on", "check it with")
+    rows = basis_rows(explanation, device, dtype, check)
+    return section(
+        "basis",
+        "What the numbers stand on",
+        paragraph(f"{device.title}, {device.date}. Source: {device.source}."),
+        table("Figures, what each stands on, and how to check it", columns, rows, text=(0, 1, 2, 3)),
+    )
+
+
+def assumptions_section(explanation: Explanation) -> str:
+    said = (text[:1].upper() + text[1:] + "." for text in explanation.assumptions)
+    return section("assumptions", "Assumptions", bullets(said))
+
+
+def sample_section(sample: str) -> str:
+    return section("sample", "What the model wrote", preformatted(sample))

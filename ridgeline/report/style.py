@@ -1,0 +1,59 @@
+"""What the page's charts have in common: names, colours and symbols of what is drawn.
+
+A colour is a variable of page.css, which has a light and a dark value for each; page.js puts in
+the value that holds when it draws.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+#: Classes of operators in the order they are drawn, each with plotly's name of its symbol.
+CLASS_SYMBOLS = {
+    "linear": "circle",
+    "attention": "diamond",
+    "norm": "square",
+    "elementwise": "triangle-up",
+    "embedding": "triangle-down",
+}
+#: Time of a step that no operator takes: making the batch, calls between operators.
+BETWEEN = "between operators"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
+
+
+def class_colour(op_class: str) -> str:
+    known = op_class if op_class in CLASS_SYMBOLS else "other"
+    return f"var(--{known})"
+
+
+def class_symbol(op_class: str) -> str:
+    return CLASS_SYMBOLS.get(op_class, "cross")
+
+
+def phase_colour(phase: str) -> str:
+    return "var(--decode)" if phase == "decode" else "var(--prefill)"
+
+
+def dress(figure: Figure, height: int, **layout: Any) -> Figure:
+    """The layout of every chart: no background of its own, the page's font, no dragging, so that
+    a finger scrolls the page."""
+    figure.update_layout(
+        template=None,
+        height=height,
+        autosize=True,
+        showlegend=False,
+        dragmode=False,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 13, "color": "var(--text)"},
+        margin={"l": 8, "r": 12, "t": 8, "b": 8},
+        hoverlabel={"bgcolor": "var(--panel)", "bordercolor": "var(--line)", "font": {"color": "var(--text)"}},
+        **layout,
+    )
+    axis = {"gridcolor": "var(--grid)", "linecolor": "var(--line)", "zerolinecolor": "var(--line)"}
+    figure.update_xaxes(automargin=True, **axis)
+    figure.update_yaxes(automargin=True, **axis)
+    return figure

@@ -1,0 +1,269 @@
+"""Results on the terminal: short tables, each with one sentence that says what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ridgeline.report.units import count, nbytes, rate, seconds
+
+if TYPE_CHECKING:
+    from ridgeline.analysis.check import Check, PhaseCheck
+    from ridgeline.analysis.explain import Explanation, Phase
+    from ridgeline.engine.request import Result
+    from ridgeline.hardware.measure import Measurement
+    from ridgeline.loading import Loaded
+
+#: Operators shown of each phase; the rest is summed in one line.
+SHOWN = 8
+BAR_WIDTH = 16
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
+    """A bar on ``console`` that takes what is being done and the share that is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def report(doing: str, share: float) -> None:
+            bar.update(task, description=doing, completed=share)
+
+        yield report
+
+
+def show_explanation(console: Console, found: Explanation, *, elements: bool = False) -> None:
+    """What a model would do on a device: phases, operators, memory, and what it stands on."""
+    load = found.workload
+    console.print(Text.assemble((found.model, "bold"), " on ", (found.device_title, "bold")))
+    console.print(
+        f"{count(found.parameters)} parameters in {found.weight_format}, cache in {found.cache_format}; "
+        f"{load.batch} x {load.prompt} prompt tokens, {load.output} new each"
+    )
+    console.print()
+    console.print(_phases(found.phases, elements))
+    if found.request is not None:
+        console.print(_request_line(found))
+    for phase in found.phases:
+        console.print()
+        console.print(_operators(phase, found.ridge, elements))
+        console.print(_sentence(phase))
+    console.print()
+    console.print(_memory_line(found))
+    console.print(f"[dim]Stands on: {stands_on(found.basis)}.[/dim]")
+    for said in found.assumptions:
+        console.print(f"[dim]Assumed: {said}.[/dim]")
+    if "kernels" in found.basis:
+        console.print(f"[dim]Check it: ridgeline check {found.model}[/dim]")
+
+
+def stands_on(basis: Mapping[str, str]) -> str:
+    """The device file's sections by where their figures come from."""
+    sections: dict[str, list[str]] = {}
+    for section, source in basis.items():
+        sections.setdefault(source, []).append(section)
+    return "; ".join(f"{source} {', '.join(names)}" for source, names in sections.items())
+
+
+def _phases(phases: Sequence[Phase], elements: bool) -> Table:
+    table = _table(
+        "phase", "tokens", "context", "time", "tokens/s", "FLOPs", _moved(elements), _per(elements)
+    )
+    for p in phases:
+        moved = p.elements if elements else p.bytes
+        table.add_row(
+            p.name,
+            f"{p.tokens:,}",
+            f"{p.context:,}",
+            seconds(p.seconds),
+            f"{p.tokens_per_second:,.1f}",
+            count(p.flops.total),
+            count(moved) if elements else nbytes(moved),
+            f"{p.flops.total / moved:,.1f}",
+        )
+    return table
+
+
+def _request_line(found: Explanation) -> str:
+    r = found.request
+    return (
+        f"A request: first token after {seconds(r.ttft_seconds)}, then one every {seconds(r.tpot_seconds)}; "
+        f"{seconds(r.total_seconds)} in all, {r.output_tokens_per_second:,.1f} new tokens/s together."
+    )
+
+
+def _operators(phase: Phase, ridge: float, elements: bool) -> Table:
+    columns = (f"{phase.name}: operator", "calls", "time", "share", "", _per(elements), "bound by")
+    table = _table(*columns, left=(0, 4, 6))
+    kernels = sorted(phase.kernels, key=lambda k: k.seconds * k.repeat, reverse=True)
+    for k in kernels[:SHOWN]:
+        share = k.seconds * k.repeat / phase.seconds
+        moved = k.elements if elements else k.bytes
+        per = f"{k.flops.total / moved:,.1f}" if moved else "-"
+        table.add_row(
+            k.name, str(k.repeat), seconds(k.seconds * k.repeat), f"{share:.1%}", _bar(share), per, k.bound
+        )
+    rest = sum(k.seconds * k.repeat for k in kernels[SHOWN:])
+    if rest:
+        share = rest / phase.seconds
+        table.add_row(f"{len(kernels) - SHOWN} more", "", seconds(rest), f"{share:.1%}", _bar(share), "", "")
+    table.caption = f"ridge point {ridge:,.0f} FLOP/byte: below it memory binds, above it arithmetic"
+    table.caption_justify = "left"
+    return table
+
+
+def _sentence(phase: Phase) -> str:
+    bound, bound_time = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
+    kind, kind_time = max(phase.seconds_by_class.items(), key=lambda item: item[1])
+    return (
+        f"{bound_time / phase.seconds:.0%} of {phase.name} is bound by {bound}; "
+        f"{kind} operators take {kind_time / phase.seconds:.0%} of it."
+    )
+
+
+def _memory_line(found: Explanation) -> Text:
+    m = found.memory
+    line = Text(f"Memory: weights {nbytes(m.weights)}")
+    if m.cache_elements_per_token:
+        per_token = f"{count(m.cache_elements_per_token)} elements, {nbytes(m.cache_bytes_per_token)} a token"
+        line.append(f" + KV cache {nbytes(m.cache)} ({per_token})")
+    line.append(f" + activations {nbytes(m.activations)} = {nbytes(m.total)} of {nbytes(m.device)}; ")
+    if not m.fits:
+        line.append(f"does not fit, {m.total / m.device:.1f} times the device", style="red")
+    elif m.cache_elements_per_token:
+        line.append(f"{m.tokens_that_fit:,} tokens of cache fit")
+    else:
+        line.append("fits")
+    return line.append(".")
+
+
+def show_stream(console: Console, loaded: Loaded, prompt: str | list[int], **options: Any) -> Result:
+    """The prompt and its continuation as it is made, then how fast it was."""
+    console.print(Text(prompt if isinstance(prompt, str) else f"{prompt} ", style="bold"), end="")
+    for token in loaded.stream(prompt, **options):
+        text = token.text if loaded.tokenizer is not None else f"{token.id} "
+        console.print(Text(text), end="", soft_wrap=True)
+    console.print()
+    result = token.result
+    timings = result.timings
+    pace = f", then {1 / timings.tpot:,.1f} tokens/s" if timings.tpot else ""
+    console.print(
+        f"[dim]{len(result.ids)} tokens: the first after {seconds(timings.ttft)}{pace}; "
+        f"ended by {result.finish_reason}.[/dim]"
+    )
+    return result
+
+
+def show_measurement(console: Console, found: Measurement, path: Path) -> None:
+    """This machine's figures, each with the spread between its rounds."""
+    device = found.device
+    console.print(Text.assemble((device.title, "bold"), f", measured in {seconds(found.seconds)}"))
+    table = _table("what", "figure", left=(0,))
+    for dtype, value in device.matrix.items():
+        table.add_row(f"matrix products, {dtype}", rate(value, "FLOP"))
+    for dtype, value in device.vector.items():
+        table.add_row(f"vector operations, {dtype}", rate(value, "FLOP"))
+    table.add_row("exponentials", rate(device.exp_rate, ""))
+    for level in device.levels:
+        table.add_row(f"read from {level.name} ({nbytes(level.capacity)})", rate(level.bandwidth, "B"))
+    table.add_row("an operator call", seconds(device.launch_seconds))
+    if device.storage_bandwidth:
+        table.add_row("read from storage", rate(device.storage_bandwidth, "B"))
+    console.print(table)
+    if found.spreads:
+        name, spread = max(found.spreads.items(), key=lambda item: item[1])
+        console.print(f"Best of several rounds; the noisiest figure, {name}, spread by {spread:.0%}.")
+    console.print(f"[dim]Stored in {path}; `--on this` uses it.[/dim]")
+
+
+def show_check(console: Console, found: Check) -> None:
+    """Prediction beside measurement: totals, then each phase's operators."""
+    title = Text.assemble((found.model, "bold"), f" on {found.device}, measured {found.device_date}")
+    console.print(title)
+    table = _table("phase", "context", "predicted", "measured", "error", "spread", "operators' error")
+    for p in found.phases:
+        table.add_row(
+            p.name,
+            f"{p.context:,}",
+            seconds(p.predicted),
+            seconds(p.measured),
+            _error(p.error),
+            f"{p.spread:.0%}",
+            f"{p.operator_mape:.0%}",
+        )
+    console.print(table)
+    worst = found.worst
+    console.print(
+        f"Totals are off by {found.mape:.1%} on average, at worst {worst.error:+.1%} "
+        f"({worst.name} at context {worst.context:,}); predicted before anything was run."
+    )
+    for phase in found.phases:
+        console.print()
+        console.print(_operator_checks(phase))
+
+
+def _operator_checks(phase: PhaseCheck) -> Table:
+    columns = (f"{phase.name} at {phase.context:,}: operator", "calls", "predicted", "measured", "error")
+    table = _table(*columns)
+    for o in sorted(phase.operators, key=lambda o: o.measured, reverse=True)[:SHOWN]:
+        table.add_row(o.name, str(o.calls), seconds(o.predicted), seconds(o.measured), _error(o.error))
+    return table
+
+
+def show_validation(console: Console, results: Sequence[Any]) -> None:
+    """Published figures beside ours, document by document."""
+    source = None
+    table = None
+    for r in results:
+        if r.source != source:
+            if table is not None:
+                console.print(table)
+                console.print()
+            source = r.source
+            table = _table("item", "published", "computed", "error", "", left=(0, 4))
+            table.title, table.title_justify = source, "left"
+        verdict = Text("ok", style="green") if r.ok else Text("OFF", style="bold red")
+        if r.right is not None:
+            verdict.append(f"  erratum: right is {r.right:,.6g} {r.unit}", style="yellow")
+        unit = f" {r.unit}" if r.unit else ""
+        table.add_row(
+            r.item, f"{r.published:,.6g}{unit}", f"{r.computed:,.6g}{unit}", f"{r.error:+.2%}", verdict
+        )
+    if table is not None:
+        console.print(table)
+    good, errata = sum(r.ok for r in results), sum(r.right is not None for r in results)
+    console.print(
+        f"{good} of {len(results)} figures hold; {errata} are errata of their source, "
+        "with the right value beside."
+    )
+
+
+def _table(*columns: str, left: tuple[int, ...] = (0,)) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i in left else "right", overflow="fold")
+    return table
+
+
+def _moved(elements: bool) -> str:
+    return "elements" if elements else "bytes"
+
+
+def _per(elements: bool) -> str:
+    return "FLOP/element" if elements else "FLOP/byte"
+
+
+def _bar(share: float) -> Text:
+    return Text("█" * max(round(share * BAR_WIDTH), 0) or "▏", style="cyan")
+
+
+def _error(error: float) -> Text:
+    style = "green" if abs(error) < 0.15 else "yellow" if abs(error) < 0.3 else "red"
+    return Text(f"{error:+.1%}", style=style)

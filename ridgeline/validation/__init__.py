@@ -1,0 +1,34 @@
+"""Published figures beside what Ridgeline computes in their place, from its one model definition.
+
+``FIGURES`` holds them as data, one module a document or kind of publication; :func:`validate`
+computes every one. See :mod:`ridgeline.validation.figures` for when a figure counts as reproduced.
+"""
+
+from ridgeline.validation import (
+    bottleneck,
+    fast,
+    flat,
+    performance,
+    publications,
+    thoughts_intensity,
+    thoughts_long_context,
+)
+from ridgeline.validation.figures import Figure, Result, compare
+
+FIGURES: tuple[Figure, ...] = (
+    *thoughts_intensity.FIGURES,
+    *thoughts_long_context.FIGURES,
+    *performance.FIGURES,
+    *fast.FIGURES,
+    *flat.FIGURES,
+    *bottleneck.FIGURES,
+    *publications.FIGURES,
+)
+
+
+def validate() -> list[Result]:
+    """Every published figure with Ridgeline's value, in the order of the sources."""
+    return [compare(figure) for figure in FIGURES]
+
+
+__all__ = ["FIGURES", "Figure", "Result", "compare", "validate"]

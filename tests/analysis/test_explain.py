@@ -1,0 +1,122 @@
+"""explain: phases, requests, memory, and refusals."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ridgeline.analysis.explain import SAMPLES, _sum_over, explain
+from ridgeline.analysis.step import predict_step
+from ridgeline.errors import InputError
+from ridgeline.hardware import load_device
+from ridgeline.models import declare, load_config
+from ridgeline.ops.protocol import Span
+
+
+def test_a_decoder_has_a_prefill_and_a_decode_phase():
+    found = explain("llama-3-8b", "h100", prompt=100, output=10, batch=3)
+    prefill, decode = found.phases
+    assert (prefill.tokens, prefill.context) == (300, 100)
+    assert (decode.tokens, decode.context) == (3, 101)
+    assert found.request.ttft_seconds == prefill.seconds
+
+
+def test_a_request_sums_its_steps():
+    found = explain("gpt2", "a100", prompt=100, output=9)
+    model, device = declare(load_config("gpt2")), load_device("a100")
+    steps = [predict_step(model, device, [Span(1, 100 + i)]).seconds for i in range(8)]
+    assert found.request.total_seconds == pytest.approx(found.request.ttft_seconds + sum(steps))
+    assert found.request.tpot_seconds == pytest.approx(sum(steps) / 8)
+
+
+@given(start=st.integers(0, 500), steps=st.integers(1, 600), slope=st.floats(0, 3), offset=st.floats(0, 9))
+def test_sampling_a_linear_step_time_loses_nothing(start, steps, slope, offset):
+    exact = sum(slope * n + offset for n in range(start, start + steps))
+    assert _sum_over(lambda n: slope * n + offset, start, start + steps) == pytest.approx(exact)
+
+
+def test_a_long_generation_is_predicted_at_few_contexts():
+    asked = []
+    _sum_over(lambda n: asked.append(n) or 1.0, 10, 5000)
+    assert len(asked) <= SAMPLES
+    assert (min(asked), max(asked)) == (10, 4999)
+
+
+def test_an_encoder_has_one_phase_and_no_cache():
+    found = explain("bert-base", "a100", prompt=128)
+    assert [p.name for p in found.phases] == ["encode"]
+    assert found.request is None
+    assert found.memory.cache_bytes_per_token == 0
+    assert found.memory.fits
+
+
+def test_llama_2_7b_needs_512_kib_of_cache_a_token():
+    memory = explain("llama-2-7b", "a100-40gb", prompt=512, output=0).memory
+    assert memory.cache_bytes_per_token == 512 * 1024
+    assert memory.cache_elements_per_token == 256 * 1024
+    free = memory.device - memory.weights - memory.activations
+    assert memory.tokens_that_fit == int(free // (512 * 1024))
+
+
+def test_quantised_weights_are_smaller_and_decode_faster():
+    plain = explain("llama-2-7b", "rtx-4090")
+    packed = explain("llama-2-7b", "rtx-4090", weights="int4-g128")
+    assert packed.memory.weights < 0.3 * plain.memory.weights
+    assert packed.phases[1].seconds < 0.4 * plain.phases[1].seconds
+    assert packed.parameters == plain.parameters
+
+
+def test_naive_attention_moves_more_bytes_than_fused():
+    fused, naive = (explain("llama-2-7b", "a100", prompt=2048, attention=a) for a in ("fused", "naive"))
+    assert naive.phases[0].bytes > 2 * fused.phases[0].bytes
+    assert naive.phases[0].flops == fused.phases[0].flops
+
+
+def test_the_full_square_counts_about_twice_the_pairs():
+    visible, square = (explain("llama-2-7b", "a100", prompt=1024, pairs=p) for p in ("visible", "square"))
+    pairs = [
+        sum(k.flops.matrix for k in e.phases[0].kernels if k.op == "attention") for e in (visible, square)
+    ]
+    assert pairs[1] / pairs[0] == pytest.approx(2 * 1024 / 1025)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"model": "llama-9-7b"}, "llama-9-7b"),
+        ({"on": "a1000"}, "a1000"),
+        ({"prompt": 0}, "prompt"),
+        ({"batch": -1}, "batch"),
+        ({"output": -5}, "output"),
+        ({"prompt": 4000, "output": 200}, "4096"),
+        ({"weights": "int3"}, "int3"),
+        ({"cache": "bf17"}, "bf17"),
+        ({"attention": "flashy"}, "flashy"),
+        ({"pairs": "all"}, "all"),
+    ],
+)
+def test_bad_input_is_named_in_one_line(options, names):
+    with pytest.raises(InputError) as caught:
+        explain(**{"model": "llama-2-7b", "on": "a100", **options})
+    assert names in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(prompt=st.integers(-5, 5000), output=st.integers(-5, 5000), batch=st.integers(-5, 100))
+def test_any_workload_is_explained_or_refused(prompt, output, batch):
+    valid = prompt >= 1 and output >= 0 and batch >= 1 and prompt + output <= 1024
+    if not valid:
+        with pytest.raises(InputError):
+            explain("gpt2", "a100", prompt=prompt, output=output, batch=batch)
+        return
+    found = explain("gpt2", "a100", prompt=prompt, output=output, batch=batch)
+    assert all(p.seconds > 0 for p in found.phases)
+
+
+def test_no_cost_formula_stands_outside_the_operators():
+    """The mission's rule: explain and predict read costs, they never make them."""
+    package = Path(explain.__code__.co_filename).parents[1]
+    for part in ("analysis", "predict", "report", "engine"):
+        for file in (package / part).rglob("*.py"):
+            assert "Flops(matrix=" not in file.read_text(), file

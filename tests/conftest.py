@@ -1,0 +1,58 @@
+"""Shared by the tests: hypothesis without deadlines, and small random twins of transformers' models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ridgeline", deadline=None)  # a shared machine is slow at times
+settings.load_profile("ridgeline")
+
+#: Added to every parameter, so that biases and norms count and logits differ from row to row.
+NOISE = 0.2
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A small random model of transformers, and ours as loaded from the folder it was saved to."""
+
+    theirs: Any
+    ours: Any
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def make_twin(tmp_path_factory):
+    """``make_twin("LlamaForCausalLM", hidden_size=48, ...)``: a Twin in float32, made once a session."""
+    twins: dict[str, Twin] = {}
+
+    def make(architecture: str, **fields: Any) -> Twin:
+        key = json.dumps([architecture, fields], sort_keys=True)
+        if key not in twins:
+            twins[key] = _make_twin(architecture, fields, tmp_path_factory.mktemp(architecture))
+        return twins[key]
+
+    return make
+
+
+def _make_twin(architecture: str, fields: dict[str, Any], folder: Path) -> Twin:
+    import torch
+    import transformers
+
+    from ridgeline.models import load_config
+    from ridgeline.weights.load import load_model
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    model_class = getattr(transformers, architecture)
+    theirs = model_class(model_class.config_class(**fields)).eval().requires_grad_(False)
+    for parameter in theirs.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=NOISE)
+    theirs.save_pretrained(folder)
+    return Twin(theirs, load_model(load_config(folder), folder), folder)

@@ -1,0 +1,295 @@
+"""Every family computes what transformers computes: logits at every position, and greedy tokens."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ridgeline.models.model import Model
+from ridgeline.ops.cpu import Cpu
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.reference import Reference
+
+#: How far two computations in float32 may lie apart, relative to the largest logit.
+TOLERANCE = 1e-5
+TOKENS = 60
+PROMPT = 10
+GREEDY_STEPS = 200
+READINGS = {"reference": Reference(), "cpu": Cpu(torch.float32)}
+
+VOCAB = {"vocab_size": 101, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+LLAMA = {
+    **VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+GPT2 = {**VOCAB, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 256}
+OPT = {
+    **VOCAB,
+    "hidden_size": 48,
+    "ffn_dim": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+BERT = {
+    **VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 3,
+}
+#: Heads of 16, so that YaRN's ramp passes over several frequencies.
+STRETCHED = {**LLAMA, "head_dim": 16}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+LLAMAS = {
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "llama with every head its own keys": ("LlamaForCausalLM", {**LLAMA, "num_key_value_heads": 6}),
+    "llama with one key head": ("LlamaForCausalLM", {**LLAMA, "num_key_value_heads": 1}),
+    "llama with biases": ("LlamaForCausalLM", {**LLAMA, "attention_bias": True, "mlp_bias": True}),
+    "llama with gelu": ("LlamaForCausalLM", {**LLAMA, "hidden_act": "gelu"}),
+    "llama with tanh gelu": ("LlamaForCausalLM", {**LLAMA, "hidden_act": "gelu_pytorch_tanh"}),
+    "tinyllama": (
+        "LlamaForCausalLM",
+        {
+            **LLAMA,
+            "hidden_size": 64,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 1,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    "smollm": (
+        "LlamaForCausalLM",
+        {
+            **LLAMA,
+            "hidden_size": 72,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
+            "tie_word_embeddings": True,
+        },
+    ),
+    "linear rope": (
+        "LlamaForCausalLM",
+        {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.5}},
+    ),
+    "llama3 rope": ("LlamaForCausalLM", {**STRETCHED, "rope_parameters": LLAMA3}),
+    "yarn": ("LlamaForCausalLM", {**STRETCHED, "rope_parameters": YARN}),
+    "yarn with its own factors": (
+        "LlamaForCausalLM",
+        {
+            **STRETCHED,
+            "rope_parameters": {**YARN, "attention_factor": 0.8, "beta_fast": 16.0, "beta_slow": 2.0},
+        },
+    ),
+    "yarn untruncated": ("LlamaForCausalLM", {**STRETCHED, "rope_parameters": {**YARN, "truncate": False}}),
+    "mistral": ("MistralForCausalLM", {**LLAMA, "head_dim": 16, "sliding_window": 7}),
+    "mistral without a window": ("MistralForCausalLM", {**LLAMA, "sliding_window": None}),
+    "qwen2": ("Qwen2ForCausalLM", LLAMA),
+    "qwen2 tied": ("Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
+    "qwen2 with windows": (
+        "Qwen2ForCausalLM",
+        {**LLAMA, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    ),
+    "qwen2 with windows by layer": (
+        "Qwen2ForCausalLM",
+        {
+            **LLAMA,
+            "use_sliding_window": True,
+            "sliding_window": 9,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3 with biases and windows": (
+        "Qwen3ForCausalLM",
+        {
+            **STRETCHED,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 2,
+        },
+    ),
+}
+LEARNED_POSITIONS = {
+    "gpt2": ("GPT2LMHeadModel", GPT2),
+    "gpt2 untied": (
+        "GPT2LMHeadModel",
+        {**GPT2, "n_inner": 72, "activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+    "opt": ("OPTForCausalLM", OPT),
+    "opt untied": (
+        "OPTForCausalLM",
+        {**OPT, "activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+}
+DECODERS = {**LLAMAS, **LEARNED_POSITIONS}
+ENCODERS = {
+    "bert": ("BertForMaskedLM", BERT),
+    "bert untied": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
+    "bert's trunk": ("BertModel", BERT),
+}
+GREEDY = (
+    "llama with biases",
+    "smollm",
+    "llama3 rope",
+    "yarn",
+    "mistral",
+    "qwen2 with windows by layer",
+    "qwen3",
+    "gpt2 untied",
+    "opt untied",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(params=READINGS)
+def ops(request):
+    return READINGS[request.param]
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(0, VOCAB["vocab_size"], (TOKENS,), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def decoder(request, make_twin):
+    architecture, fields = DECODERS[request.param]
+    return make_twin(architecture, **fields)
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def encoder(request, make_twin):
+    architecture, fields = ENCODERS[request.param]
+    return make_twin(architecture, **fields)
+
+
+def one_pass(model: Model, ops, ids, segments=None):
+    """Logits of every row of one sequence, without a cache."""
+    return model.forward(ops, ops.batch(ids, [Span(len(ids))], logits="all", segments=segments))
+
+
+def by_transformers(model, ids, **inputs):
+    output = model(ids[None], **inputs)
+    return (output.logits if hasattr(output, "logits") else output.last_hidden_state)[0]
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+
+
+def test_a_decoders_logits_are_those_of_transformers(decoder, ops, ids):
+    assert_close(one_pass(decoder.ours, ops, ids), by_transformers(decoder.theirs, ids))
+
+
+def test_chunks_and_single_steps_give_the_logits_of_one_pass(decoder, ops, ids):
+    cache = ops.alloc_cache(decoder.ours.cache_spec("fp32"), blocks=5)
+    table = (3, 1, 4, 0)
+    rows = []
+    for start, stop in ((0, 20), (20, 21), (21, 50), (50, 51), (51, TOKENS)):
+        span = Span(stop - start, past=start, table=table)
+        rows.append(decoder.ours.forward(ops, ops.batch(ids[start:stop], [span], logits="all", cache=cache)))
+    assert_close(torch.cat(rows), one_pass(decoder.ours, ops, ids))
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_greedy_tokens_are_those_of_transformers(name, make_twin, ids):
+    """With these seeds transformers' two best logits never lie closer than 2e-5 of the largest,
+    so that rounding, some 1e-6, cannot decide."""
+    architecture, fields = DECODERS[name]
+    twin = make_twin(architecture, **fields)
+    expected = twin.theirs.generate(
+        ids[None, :PROMPT],
+        attention_mask=torch.ones(1, PROMPT),
+        max_new_tokens=GREEDY_STEPS,
+        do_sample=False,
+    )
+    for ops in READINGS.values():
+        assert greedy(twin.ours, ops, ids[:PROMPT]) == expected[0, PROMPT:].tolist()
+
+
+def greedy(model: Model, ops, prompt) -> list[int]:
+    cache = ops.alloc_cache(model.cache_spec("fp32"), blocks=16)
+    table = tuple(reversed(range(16)))
+    tokens, new, past = [], prompt, 0
+    while len(tokens) < GREEDY_STEPS:
+        span = Span(len(new), past=past, table=table)
+        logits = model.forward(ops, ops.batch(new, [span], cache=cache))
+        tokens.append(int(logits.argmax()))
+        past, new = past + len(new), tokens[-1:]
+    return tokens
+
+
+@pytest.fixture
+def dynamic(make_twin):
+    """A model with dynamic RoPE and a window of 32."""
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    twin = make_twin("LlamaForCausalLM", **{**LLAMA, "max_position_embeddings": 32, "rope_parameters": rope})
+    # transformers keeps the frequencies of the longest pass so far, so every test gets a fresh one.
+    return replace(twin, theirs=deepcopy(twin.theirs))
+
+
+@pytest.mark.parametrize("tokens", [20, 32, 33, 60])
+def test_dynamic_rope_is_that_of_transformers_for_one_full_pass(tokens, dynamic, ops, ids):
+    batch = ops.batch(ids[:tokens], [Span(tokens, admitted=tokens)], logits="all")
+    assert_close(dynamic.ours.forward(ops, batch), by_transformers(dynamic.theirs, ids[:tokens]))
+
+
+def test_dynamic_rope_stays_as_admitted_while_the_sequence_grows(dynamic, ops, ids):
+    cache = ops.alloc_cache(dynamic.ours.cache_spec("fp32"), blocks=4)
+    rows = []
+    for start, stop in ((0, 30), (30, 40), (40, 60)):
+        span = Span(stop - start, past=start, table=(0, 1, 2, 3), admitted=60)
+        rows.append(dynamic.ours.forward(ops, ops.batch(ids[start:stop], [span], logits="all", cache=cache)))
+    assert_close(torch.cat(rows), by_transformers(dynamic.theirs, ids))
+
+
+def test_an_encoders_outputs_are_those_of_transformers(encoder, ops, ids):
+    assert_close(one_pass(encoder.ours, ops, ids), by_transformers(encoder.theirs, ids))
+
+
+def test_token_types_count_as_in_transformers(encoder, ops, ids):
+    segments = torch.arange(TOKENS) // 25
+    expected = by_transformers(encoder.theirs, ids, token_type_ids=segments[None])
+    assert_close(one_pass(encoder.ours, ops, ids, segments), expected)
+    assert not torch.allclose(expected, by_transformers(encoder.theirs, ids), rtol=0.01)
+
+
+def test_packed_sequences_do_not_see_each_other_in_an_encoder(encoder, ops, ids):
+    lengths = (7, 1, 30, 22)
+    packed = encoder.ours.forward(ops, ops.batch(ids, [Span(n) for n in lengths], logits="all"))
+    for rows, part in zip(packed.split(lengths), ids.split(lengths), strict=True):
+        assert_close(rows, by_transformers(encoder.theirs, part))
+
+
+def test_the_pooled_vector_of_each_packed_sequence_is_that_of_transformers(make_twin, ops, ids):
+    twin = make_twin("BertModel", **BERT)
+    lengths = (20, 40)
+    hidden = twin.ours.forward(ops, ops.batch(ids, [Span(n) for n in lengths], logits="all"))
+    pooled = twin.ours.pool(ops, hidden, torch.tensor([0, 20]))
+    expected = torch.cat([twin.theirs(part[None]).pooler_output for part in ids.split(lengths)])
+    assert_close(pooled, expected)

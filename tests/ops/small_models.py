@@ -1,0 +1,52 @@
+"""Small models of three families and their traces, for the tests of the count."""
+
+from dataclasses import replace
+
+from ridgeline.models import declare, load_config
+from ridgeline.ops.count import Count
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
+
+LOWERINGS = (FUSED, NAIVE_ATTENTION, UNFUSED, TORCH_CPU)
+FAMILIES = ("llama-3-8b", "qwen3-0.6b", "mistral-7b", "gpt2", "opt-125m", "bert-base")
+
+
+class Unrolled(Count):
+    """A count that meets every layer: what loops stand for."""
+
+    def repeat(self, layers, body, x):
+        for layer in layers:
+            x = body(layer, x)
+        return x
+
+
+def small(family, *, layers=3):
+    """The built-in model, some thousand times smaller; Mistral's window shrinks to 5 keys."""
+    config = load_config(family)
+    grouped = config.kv_heads < config.heads
+    shape = {
+        "vocab": 70,
+        "width": 48,
+        "layers": layers,
+        "heads": 6,
+        "kv_heads": 2 if grouped else 6,
+        "head_dim": 10 if grouped else 8,
+        "intermediate": 40,
+        "window": 512,
+    }
+    if hasattr(config, "windows"):
+        shape["windows"] = (4 if config.windows[0] >= 0 else -1,) * layers
+    return declare(replace(config, **shape))
+
+
+def count(model, *spans, reading=Count, cached=False, logits="all", **options):
+    """The trace of one step; a span may be given by its number of rows."""
+    ops = reading(**options)
+    cache = ops.alloc_cache(model.cache_spec("bf16", block_size=4), 0) if cached else None
+    spans = [s if isinstance(s, Span) else Span(s) for s in spans]
+    batch = ops.batch(spans, logits=logits, cache=cache)
+    return ops.trace(model.forward(ops, batch))
+
+
+def unrolled(model, *spans, **options):
+    return count(model, *spans, reading=Unrolled, **options)

@@ -1,0 +1,126 @@
+"""Seconds and bounds of kernels, on datasheets and on measured machines."""
+
+from dataclasses import replace
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ridgeline.analysis.step import predict_step, trace_step
+from ridgeline.hardware import Level, Provenance, load_device
+from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
+from ridgeline.models import declare, load_config
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.trace import TORCH_CPU, UNFUSED
+from ridgeline.predict import predict
+
+LLAMA = declare(load_config("llama-2-7b"), "bf16")
+A100 = load_device("a100-40gb")
+
+
+def test_a_kernel_takes_its_launch_and_its_longest_need():
+    trace = trace_step(LLAMA, [Span(1, 2000)])
+    prediction = predict(trace, A100)
+    gate_up = next(k for k in prediction.kernels if k.op == "mlp.gate_up")
+    weight = 2 * 11008 * 4096 * 2
+    assert gate_up.bound == "memory"
+    assert gate_up.seconds > A100.launch_seconds + weight / A100.bandwidth
+    assert gate_up.seconds == pytest.approx(A100.launch_seconds + weight / A100.bandwidth, rel=1e-3)
+
+
+def test_decode_is_bound_by_memory_and_a_long_prefill_by_matrix_products():
+    decode = predict_step(LLAMA, A100, [Span(1, 512)])
+    prefill = predict_step(LLAMA, A100, [Span(2048)])
+    assert max(decode.by_bound(), key=decode.by_bound().get) == "memory"
+    assert max(prefill.by_bound(), key=prefill.by_bound().get) == "matrix"
+
+
+def test_batching_decodes_is_nearly_free_while_weights_dominate():
+    one, eight = (predict_step(LLAMA, A100, [Span(1, 64, count=n)]).seconds for n in (1, 8))
+    assert one < eight < 1.1 * one
+
+
+def test_a_slow_exponential_unit_can_be_the_bound():
+    slow = replace(A100, exp_rate=1e9)
+    attention = next(k for k in predict_step(LLAMA, slow, [Span(512)]).kernels if k.op == "attention")
+    assert attention.bound == "exp"
+
+
+def test_a_small_enough_step_lives_in_cache():
+    small = replace(A100, levels=(Level("L2", 1e12, 1e15), Level("HBM", 2e12, 1.555e12)))
+    assert (
+        predict_step(LLAMA, small, [Span(1, 512)]).seconds < predict_step(LLAMA, A100, [Span(1, 512)]).seconds
+    )
+
+
+def test_unfusing_costs_time_and_never_saves_it():
+    trace = trace_step(LLAMA, [Span(1024)])
+    assert predict(trace.lowered(UNFUSED), A100).seconds > predict(trace, A100).seconds
+
+
+def test_the_sums_by_class_op_and_bound_are_the_total():
+    prediction = predict_step(LLAMA, A100, [Span(100, 28)])
+    for sums in (prediction.by_class(), prediction.by_op(), prediction.by_bound()):
+        assert sum(sums.values()) == pytest.approx(prediction.seconds)
+
+
+@given(lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=5))
+def test_a_sweep_equals_its_points_one_by_one(lengths):
+    swept = predict_step(LLAMA, A100, [Span(1, numpy.array(lengths))]).seconds
+    single = [predict_step(LLAMA, A100, [Span(1, n)]).seconds for n in lengths]
+    assert swept == pytest.approx(single)
+
+
+def test_every_prediction_says_what_it_stands_on():
+    basis = predict_step(LLAMA, A100, [Span(1)]).basis
+    assert basis["matrix"] is Provenance.DATASHEET
+    assert basis["launch"] is Provenance.ASSUMED
+
+
+# -- a measured machine --------------------------------------------------------------------------
+
+TABLE = LinearTable((1, 512), (1e5, 1e7), ((1e-5, 2e-4), (1e-3, 5e-2)), ((3e-5, 9e-4), (1e-3, 5e-2)))
+KERNELS = Kernels(
+    reading="cpu",
+    step=1e-4,
+    linear={"bf16": TABLE},
+    attend={"bf16": AttendCurve(2e-5, 2e10, 1e10, (16, 512), (1e10, 4e10))},
+    simple={
+        "bf16": {
+            kind: Affine(1e-6, 1e10)
+            for kind in ("norm", "activation", "residual", "rotate", "append", "embed", "gather", "split")
+        }
+    },
+)
+MEASURED = replace(
+    A100, kernels=KERNELS.to_dict(), provenance={**A100.provenance, "kernels": Provenance.MEASURED}
+)
+
+
+def test_a_measured_machine_answers_from_its_tables():
+    prediction = predict(trace_step(LLAMA, [Span(1, 100)], lowering=TORCH_CPU), MEASURED)
+    by_kind = {k.kind: k for k in prediction.kernels}
+    assert prediction.step_seconds == 1e-4
+    assert prediction.basis == {"kernels": Provenance.MEASURED}
+    assert by_kind["split"].seconds == 1e-6
+    assert by_kind["norm"].seconds == pytest.approx(1e-6 + by_kind["norm"].bytes / 1e10)
+    qkv = next(k for k in prediction.kernels if k.op == "attention.qkv")
+    assert qkv.seconds == TABLE.seconds(1, 3 * 4096 * 4096 * 2, cached=False)
+
+
+def test_a_model_that_fits_the_cache_reads_warm_weights():
+    near = replace(MEASURED, levels=(Level("L3", 1e12, 1e13), Level("memory", 2e12, 1e12)))
+    qkv = next(
+        k
+        for k in predict(trace_step(LLAMA, [Span(1)], lowering=TORCH_CPU), near).kernels
+        if k.op == "attention.qkv"
+    )
+    assert qkv.seconds == TABLE.seconds(1, 3 * 4096 * 4096 * 2, cached=True)
+
+
+def test_a_dtype_without_tables_falls_back_to_the_roofline():
+    model = declare(load_config("llama-2-7b"), "fp16")
+    prediction = predict(trace_step(model, [Span(1)], lowering=TORCH_CPU), MEASURED)
+    qkv = next(k for k in prediction.kernels if k.op == "attention.qkv")
+    assert qkv.seconds == pytest.approx(MEASURED.launch_seconds + qkv.bytes / MEASURED.bandwidth, rel=0.01)
