@@ -299,7 +299,7 @@ def _embed(b: _Backward, op: OpCost) -> None:
         b.emit("fill", (), b.gradients_for(table), Flops(), part)
     before = b.gradients[table.value.id]
     after = b.gradients[table.value.id] = b.view(before)
-    reads, writes = (ids, whole(dy), Access(before, dy.elements)), (Access(after, dy.elements),)
+    reads, writes = (ids, whole(dy), Access(before, table.elements)), (Access(after, table.elements),)
     b.emit("embed", reads, writes, Flops(vector=dy.elements), part)
 
 

@@ -148,7 +148,6 @@ class Count:
         self._loops: list[Loop] = []
         self._values: list[Value] = []
         self._weights: dict[int, tuple[Weight, Value]] = {}
-        self._caches: dict[tuple[int, str], Value] = {}
         self._repeat = 1
 
     # -- building a pass ---------------------------------------------------------------------
@@ -183,7 +182,7 @@ class Count:
         rows, width = ids.shape[0], weight.shape[1]
         table = self._weight(weight)
         y = self._activation(weight.name, (rows, width), table)
-        reads = (whole(ids), Access(table, rows * width))
+        reads = (whole(ids), Access(table, minimum(rows, weight.shape[0]) * width))  # a row again is at hand
         self._emit(weight.name, "embed", self._part("embed", reads, (whole(y),), Flops(), rows))
         return y
 

@@ -38,7 +38,7 @@ def basis_rows(
         if section in device.provenance:
             yield figure, value, str(device.provenance[section]), "ridgeline measure"
     yield "FLOPs, bytes, memory", "by operator", "counted", "ridgeline validate"
-    stands = ", ".join(f"{section} {source}" for section, source in explanation.basis.items())
+    stands = ", ".join(dict.fromkeys(explanation.basis.values()))
     yield "predicted times", "by operator", stands, check_command(explanation)
     if check is not None:
         measured = f"{len(check.phases)} steps, run on {check.device}"
@@ -48,8 +48,8 @@ def basis_rows(
 def _values(device: Device, dtype: str) -> dict[str, tuple[str, str]]:
     """By name, the section of the device's file that a figure is from, and its value."""
     values = {
-        "matrix products": ("matrix", f"{rate(device.matrix_rate(dtype), 'FLOP')} in {dtype}"),
-        "vector operations": ("vector", f"{rate(device.vector_rate(dtype), 'FLOP')} in {dtype}"),
+        "matrix products": ("matrix", f"{rate(device.matrix_rate(dtype), 'FLOP')} for {dtype}"),
+        "vector operations": ("vector", f"{rate(device.vector_rate(dtype), 'FLOP')} for {dtype}"),
         "exponentials": ("exp", rate(device.exp_rate, "")),
         "launch of a kernel": ("launch", seconds(device.launch_seconds)),
         "times of its kernels": ("kernels", "on fixed shapes"),

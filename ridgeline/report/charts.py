@@ -120,7 +120,8 @@ def signed_errors(check: PhaseCheck) -> Figure:
         tickvals=list(range(len(rows))), ticktext=[f"<b>{names[0]}</b>", *names[1:]], showgrid=False
     )
     figure.update_yaxes(range=[len(rows) - 0.4, -0.6])
-    figure.update_xaxes(range=[-1.3 * LONGEST_ERROR, 1.3 * LONGEST_ERROR], tickformat="+.0%", nticks=5)
+    ticks = [-1.0, -0.5, 0.0, 0.5, 1.0]
+    figure.update_xaxes(range=[-1.35, 1.35], tickvals=ticks, ticktext=[f"{100 * t:+.0f} %" for t in ticks])
     figure.update_layout(bargap=0.3)
     return dress(figure, 60 + 24 * len(rows))
 

@@ -23,10 +23,11 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Card:
-    """A figure that matters, large, with what it is above and notes below."""
+    """A figure that matters, large, with what it is above it and notes below."""
 
     label: str
     value: str
+    unit: str
     notes: tuple[str, ...]
 
 
@@ -50,7 +51,8 @@ def cards(shown: Iterable[Card]) -> str:
     for card in shown:
         notes = "".join(f"<dd>{escape(note)}</dd>" for note in card.notes)
         items.append(
-            f'<div><dt>{escape(card.label)}</dt><dd class="value">{escape(card.value)}</dd>{notes}</div>'
+            f'<div><dt>{escape(card.label)}</dt><dd class="value">{escape(card.value)} '
+            f"<small>{escape(card.unit)}</small></dd>{notes}</div>"
         )
     return f'<dl class="cards">{"".join(items)}</dl>'
 
@@ -65,7 +67,7 @@ def preformatted(text: str) -> str:
 
 def command(line: str) -> str:
     """A command line to type."""
-    return f'<pre tabindex="0">$ {escape(line)}</pre>'
+    return f'<pre class="command">$ {escape(line)}</pre>'
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[int] = (0,)) -> str:

@@ -9,6 +9,10 @@ function drawAll() {
       style.getPropertyValue(name).trim());
     const {data, layout} = JSON.parse(coloured);
     layout.font.size = narrow.matches ? 11 : 13;
+    for (const label of layout.annotations ?? []) {
+      label.font.size = narrow.matches ? 10 : 12;
+      label.visible = !(narrow.matches && label.name === "cache"); // no room beside the points
+    }
     Plotly.react(source.dataset.chart, data, layout, {responsive: true, displayModeBar: false});
   }
 }

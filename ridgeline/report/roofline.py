@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Diameter in pixels of an operator that takes no time, and what all of a phase's time adds.
 LEAST_SIZE, MOST_SIZE = 8.0, 18.0
+#: Where a roof's label stands from the point at which it meets memory's: no operator gets there.
+ABOVE_LEFT = {"xanchor": "right", "yanchor": "bottom"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def _window(device: Device, dtype: str, phases: Sequence[JoinedPhase]) -> Window
     intensities = [o.intensity for o in operators]
     times = [t for o in operators for t in ((o.flops, o.predicted), (o.flops, o.measured)) if t[1]]
     rates = [flops / took for flops, took in times]
-    x = (min([0.5, *intensities]) / 2, max([4 * device.ridge(dtype), *intensities]) * 2)
+    x = (min([0.5, *intensities]) / 4, max([4 * device.ridge(dtype), *intensities]) * 2)
     y = (min([x[0] * device.bandwidth, *rates]) / 2, max([device.matrix_rate(dtype), *rates]) * 3)
     return Window(x, y)
 
@@ -80,12 +82,15 @@ def _draw_roofs(figure: Figure, device: Device, dtype: str, window: Window) -> N
         ends = (window.x[0], top), (window.x[0] * level.bandwidth, roof)
         _line(figure, *ends, main=level is device.levels[-1])
         start = max(window.x[0], window.y[0] / level.bandwidth)
-        _label(figure, start, start * level.bandwidth, f"{level.name} {rate(level.bandwidth, 'B')}", xanchor="left", yanchor="top")
+        text = f"{level.name} {rate(level.bandwidth, 'B')}"
+        name = "memory" if level is device.levels[-1] else "cache"
+        _label(figure, start, start * level.bandwidth, text, name=name, xanchor="left", yanchor="top")
     _line(figure, (ridge, window.x[1]), (roof, roof), main=True)
-    _label(figure, window.x[1], roof, f"{'matrix' if vector < roof else 'compute'} {rate(roof, 'FLOP')}", xanchor="right", yanchor="bottom")
+    _label(figure, ridge, roof, f"{'matrix' if vector < roof else 'compute'} {rate(roof, 'FLOP')}", **ABOVE_LEFT)
     if vector < roof:
-        _line(figure, (vector / device.bandwidth, window.x[1]), (vector, vector), main=False)
-        _label(figure, window.x[1], vector, f"vector {rate(vector, 'FLOP')}", xanchor="right", yanchor="bottom")
+        start = vector / device.bandwidth
+        _line(figure, (start, window.x[1]), (vector, vector), main=False)
+        _label(figure, start, vector, f"vector {rate(vector, 'FLOP')}", **ABOVE_LEFT)
     _line(figure, (ridge, ridge), (window.y[0], roof), main=False)
     _label(figure, ridge, window.y[0], f"ridge {count(ridge)} FLOP/byte", xanchor="center", yanchor="bottom")
 

@@ -30,6 +30,15 @@ from ridgeline.report.roofline import roofline
 from ridgeline.report.style import CLASS_SYMBOLS, class_colour, class_symbol, phase_colour
 from ridgeline.report.units import count, nbytes, percent, rate, seconds, signed_percent
 
+#: What a kernel can be bound by, as said in a sentence.
+RESOURCES = {
+    "matrix": "matrix products",
+    "vector": "vector operations",
+    "exp": "exponentials",
+    "memory": "memory",
+    "launch": "launches",
+}
+
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
     from ridgeline.analysis.explain import Explanation
@@ -56,7 +65,10 @@ def head(explanation: Explanation, device: Device, check: Check | None) -> str:
 
 
 def figures(explanation: Explanation, phases: Sequence[JoinedPhase]) -> str:
-    return section("figures", "The figures that matter", cards(headline_cards(explanation, phases)))
+    said = "Predicted"
+    if any(joined.check is not None for joined in phases):
+        said += ", with what was measured below; an error is of time, above zero if the prediction is too slow"
+    return section("figures", "The figures that matter", paragraph(said + "."), cards(headline_cards(explanation, phases)))
 
 
 def roofline_section(device: Device, dtype: str, phases: Sequence[JoinedPhase]) -> str:
@@ -70,7 +82,7 @@ def roofline_section(device: Device, dtype: str, phases: Sequence[JoinedPhase]) 
         chart("roofline-chart", says, roofline(device, dtype, phases), key(_roofline_key(phases))),
         paragraph(
             f"The larger a point, the more of its phase it takes. Left of the ridge, {count(device.ridge(dtype))} "
-            f"FLOP/byte, memory sets the limit; right of it, arithmetic in {dtype}."
+            f"FLOP/byte, memory sets the limit; right of it, arithmetic on {dtype}."
         ),
         paragraph(f"No arithmetic, so no place on the chart: {', '.join(without)}.") if without else "",
         folded("Every operator in numbers", *(_operators(joined) for joined in phases)),
@@ -81,7 +93,7 @@ def _bound(joined: JoinedPhase) -> str:
     phase = joined.phase
     bound, took = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
     return (
-        f"{phase.name.capitalize()} does {count(phase.intensity)} FLOP a byte and is bound by {bound} for "
+        f"{phase.name.capitalize()} does {count(phase.intensity)} FLOP a byte and is bound by {RESOURCES[bound]} for "
         f"{percent(took / phase.seconds)} of its predicted time."
     )
 
@@ -164,8 +176,8 @@ def errors_section(check: Check) -> str:
         "Prediction against measurement",
         paragraph(
             f"Predicted first, then run. Totals are off by {percent(check.mape)} on average, at worst by "
-            f"{signed_percent(worst.error)} ({worst.name} at context {count(worst.context)}). An error is of time and "
-            "signed: above zero, the prediction is too slow. Bars end at 100 %, their text does not."
+            f"{signed_percent(worst.error)} ({worst.name} at context {count(worst.context)}). Bars right of zero: the "
+            "prediction is too slow. A bar ends at 100 %, its text says the error."
         ),
         side_by_side(*(_error_chart(i, phase) for i, phase in enumerate(check.phases))),
         folded("Every operator in numbers", *(_errors(phase) for phase in check.phases)),
@@ -175,8 +187,7 @@ def errors_section(check: Check) -> str:
 def _error_chart(index: int, phase: PhaseCheck) -> str:
     caption = (
         f"{phase.name.capitalize()} at context {count(phase.context)}: {seconds(phase.predicted)} predicted, "
-        f"{seconds(phase.measured)} measured (rounds spread by {percent(phase.spread)}); operators, weighted by "
-        f"their time, are off by {percent(phase.operator_mape)}"
+        f"{seconds(phase.measured)} measured; operators are off by {percent(phase.operator_mape)}, weighted by time"
     )
     says = f"Signed error of every operator of {phase.name}; the table below has the numbers."
     return chart(f"errors-{index}", says, signed_errors(phase), caption=caption)

@@ -227,15 +227,12 @@ def show_validation(console: Console, results: Sequence[Any]) -> None:
                 console.print(table)
                 console.print()
             source = r.source
-            table = _table("item", "published", "computed", "error", "", left=(0, 4))
+            table = _table("item", "published", "computed", "unit", "error", "", left=(0, 3, 5))
             table.title, table.title_justify = source, "left"
         verdict = Text("ok", style="green") if r.ok else Text("OFF", style="bold red")
         if r.right is not None:
-            verdict.append(f"  erratum: right is {r.right:,.6g} {r.unit}", style="yellow")
-        unit = f" {r.unit}" if r.unit else ""
-        table.add_row(
-            r.item, f"{r.published:,.6g}{unit}", f"{r.computed:,.6g}{unit}", f"{r.error:+.2%}", verdict
-        )
+            verdict = Text(f"erratum: {r.right:,.6g}", style="yellow" if r.ok else "bold red")
+        table.add_row(r.item, f"{r.published:,.6g}", f"{r.computed:,.6g}", r.unit, f"{r.error:+.2%}", verdict)
     if table is not None:
         console.print(table)
     good, errata = sum(r.ok for r in results), sum(r.right is not None for r in results)

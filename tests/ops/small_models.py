@@ -1,10 +1,10 @@
 """Small models of three families and their traces, for the tests of the count."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ridgeline.models import declare, load_config
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.protocol import Layered, Span, Weight
 from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 
 LOWERINGS = (FUSED, NAIVE_ATTENTION, UNFUSED, TORCH_CPU)
@@ -31,7 +31,7 @@ def small(family, *, layers=3):
         "heads": 6,
         "kv_heads": 2 if grouped else 6,
         "head_dim": 10 if grouped else 8,
-        "intermediate": 40,
+        "intermediate": 40 if grouped else 4 * 48,
         "window": 512,
     }
     if hasattr(config, "windows"):
@@ -50,3 +50,23 @@ def count(model, *spans, reading=Count, cached=False, logits="all", **options):
 
 def unrolled(model, *spans, **options):
     return count(model, *spans, reading=Unrolled, **options)
+
+
+@dataclass(frozen=True)
+class Dense(Layered):
+    weight: Weight
+
+
+def mlp(*widths):
+    """Layers of a multilayer perceptron: widths of the input, the hidden layers and the output."""
+    pairs = zip(widths[1:], widths)
+    return tuple(Dense(i, Weight("dense", shape, "bf16")) for i, shape in enumerate(pairs))
+
+
+def count_mlp(layers, rows, *, reading=Count, activation="relu", **options):
+    """The trace of x -> act(W x) for each layer, from an input that wants no gradient."""
+    ops = reading(**options)
+    x = ops.input("x", (rows, layers[0].weight.shape[1]), "bf16")
+    return ops.trace(
+        ops.repeat(layers, lambda layer, x: ops.linear(x, layer.weight, activation=activation), x)
+    )

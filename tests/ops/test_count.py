@@ -9,7 +9,7 @@ from ridgeline.models import declare, load_config
 from ridgeline.ops.count import Count, Pairs, keys_read, visible_pairs
 from ridgeline.ops.protocol import Mask, Norm, Span, Weight
 from ridgeline.ops.trace import Role
-from tests.ops.small_models import FAMILIES, LOWERINGS, count, small
+from tests.ops.small_models import FAMILIES, LOWERINGS, count, mlp, small
 
 spans = st.builds(Span, rows=st.integers(1, 12), past=st.integers(0, 12))
 sides = st.integers(-1, 14)
@@ -175,6 +175,12 @@ def test_an_embedding_reads_the_rows_that_it_takes_and_no_others():
     assert trace.flops.total == 0
 
 
+def test_an_embedding_reads_no_more_than_its_table():
+    ops = Count()
+    trace = ops.trace(ops.embed(ops.input("segments", (7,)), Weight("segments", (2, 5), "bf16")))
+    assert bytes_of(trace, Role.WEIGHT) == 2 * 5 * 2
+
+
 def test_a_norm_of_the_heads_reads_one_weight_for_all_of_them():
     ops = Count()
     x = ops.input("x", (7, 6, 10), "bf16")
@@ -217,26 +223,19 @@ def test_a_window_leaves_blocks_before_it_unread():
     assert bytes_of(trace, Role.CACHE) == (8 - 1) * token
 
 
-def test_only_the_rows_that_want_logits_meet_the_head():
+@pytest.mark.parametrize(("logits", "rows"), [("last", 2), ("all", 16)])
+def test_only_the_rows_that_want_logits_meet_the_head(logits, rows):
     model = small("gpt2")
-    flops = {
-        logits: next(
-            op.flops.matrix
-            for op in count(model, 7, 9, logits=logits).ops
-            if op.name == "embedding" and op.kind == "linear"
-        )
-        for logits in ("last", "all")
-    }
-    one_row = 2 * model.config.vocab * model.config.width
-    assert flops == {"last": 2 * one_row, "all": 16 * one_row}
+    (head,) = (op for op in count(model, 7, 9, logits=logits).ops if op.name == "head")
+    assert head.flops.matrix == rows * 2 * model.config.vocab * model.config.width
 
 
 def test_a_loop_in_the_body_of_a_loop_is_refused():
     ops = Count()
-    weights = [Weight("w", (5, 5), "bf16")] * 2
+    layers = mlp(5, 5, 5)
     with pytest.raises(ValueError, match="loop inside the body of a loop"):
         ops.repeat(
-            weights,
-            lambda _, x: ops.repeat(weights, lambda w, x: ops.linear(x, w), x),
-            ops.input("x", (1, 5)),
+            layers,
+            lambda _, x: ops.repeat(layers, lambda layer, x: ops.linear(x, layer.weight), x),
+            ops.input("x", (1, 5), "bf16"),
         )
