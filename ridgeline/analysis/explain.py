@@ -102,7 +102,10 @@ class Explanation:
     model: str
     parameters: int
     weight_format: str
+    activation_format: str
     cache_format: str
+    attention: str
+    pairs: str
     device: str
     device_title: str
     ridge: float
@@ -163,7 +166,10 @@ def explain(
         model=config.name,
         parameters=built.parameter_count(),
         weight_format=weights or config.format,
+        activation_format=activation_format(built),
         cache_format=cache_format,
+        attention=str(attention),
+        pairs=str(pairs),
         device=device.name,
         device_title=device.title,
         ridge=device.ridge(activation_format(built)),
