@@ -19,7 +19,7 @@ from ridgeline.ops.reference import Reference
 from training.corpus import collect
 from training.data import default_cache, scored_windows, tokenise
 from training.tokenizer import MODEL_FOLDER
-from training.train import losses
+from training.train import command, losses
 
 
 def bits_per_byte(model: Model, files: Sequence[np.ndarray], text_bytes: int) -> float:
@@ -60,4 +60,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command(main)

@@ -13,7 +13,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device, OnChip, Provenance
 from ridgeline.hardware.files import cache_folder
 from ridgeline.hardware.host import Host, this_host
-from ridgeline.hardware.kernels import Kernels
+from ridgeline.hardware.kernels import AttendCurve, Kernels
 from ridgeline.hardware.probes.layer import WIDE
 from ridgeline.hardware.timing import Probe, Progress, Schedule, Timings, time_probes
 
@@ -42,11 +42,11 @@ class Plan:
 
     schedule: Schedule = field(default_factory=Schedule)
     rows: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
-    widths: tuple[int, ...] = (256, 1024, 2048, 4096)
+    widths: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
     squares: tuple[int, ...] = (1024, 2048)
     attend_rows: tuple[int, ...] = (16, 128, 512, 2048)
     attend_keys: int = 2048
-    longest_call: float = 0.25
+    longest_call: float = 0.1
     cache_multiple: float = 4.0
     storage_bytes: int = 256 << 20
 
@@ -204,15 +204,16 @@ def _kernels(timings: Timings, plans: Mapping[str, Plan], fastest: float) -> Ker
     from ridgeline.hardware.probes.linear import read_linear
     from ridgeline.hardware.probes.parts import STEP, read_parts
 
-    kernels = {dtype: plans[dtype] for dtype in DTYPES}
+    def attend(dtype: str) -> AttendCurve:
+        plan = plans[dtype]
+        return read_attend(timings, dtype, plan.attend_rows, plan.attend_keys, fastest)
+
     return Kernels(
         reading="cpu",
         step=timings.seconds(STEP),
-        linear={d: read_linear(timings, d, plan.rows, plan.widths) for d, plan in kernels.items()},
-        attend={
-            d: read_attend(timings, d, plan.attend_rows, plan.attend_keys) for d, plan in kernels.items()
-        },
-        simple={d: read_parts(timings, d, fastest) for d in kernels},
+        linear={d: read_linear(timings, d, plans[d].rows, plans[d].widths) for d in DTYPES},
+        attend={d: attend(d) for d in DTYPES},
+        simple={d: read_parts(timings, d, fastest) for d in DTYPES},
     )
 
 

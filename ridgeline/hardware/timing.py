@@ -20,14 +20,24 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much is timed: at most ``rounds``, and none after the second that would end later than
-    ``seconds`` after the start. In a round a probe is called until it was called ``calls`` times or
-    has used up ``probe_seconds``."""
+    """How much is timed.
 
-    rounds: int = 6
+    Every probe has two rounds. It has more, up to ``rounds``, until ``settled_rounds`` of them are
+    within ``tolerance`` of the best, or ``seconds`` have passed for all probes together. In a round
+    it is called until it was called ``calls`` times or has used up ``probe_seconds``.
+    """
+
+    rounds: int = 12
+    settled_rounds: int = 3
+    tolerance: float = 0.03
+    seconds: float = 10.0
     calls: int = 9
     probe_seconds: float = 8e-3
-    seconds: float = 9.0
+
+    def is_settled(self, rounds: Sequence[float]) -> bool:
+        """Whether another round would tell nothing new."""
+        close = sum(seconds <= min(rounds) * (1 + self.tolerance) for seconds in rounds)
+        return close >= self.settled_rounds
 
 
 @dataclass(frozen=True)
@@ -95,28 +105,29 @@ def time_probes(
     clock: Callable[[], float] = perf_counter,
 ) -> Timings:
     """Time all probes, round after round, each called once beforehand to warm up."""
-    begin = clock()
-    calls = len(probes) * (schedule.rounds + 1)
+    begin, done = clock(), 0
+    needed = len(probes) * (1 + LEAST_ROUNDS)
+    rounds: list[list[float]] = [[] for _ in probes]
 
-    def tell(done: int, label: str) -> None:
-        if progress is not None:  # whichever ends it first: the rounds or the time
-            progress(label, min(max(done / calls, (clock() - begin) / schedule.seconds), 1.0))
+    def tell(what: str) -> None:
+        if progress is not None:  # it ends when the time is over, but not before every probe is done
+            progress(what, min((clock() - begin) / schedule.seconds, done / needed, 1.0))
 
-    for i, probe in enumerate(probes):
-        tell(i, "warming up")
+    for probe in probes:
+        tell("warming up")
         probe.call(*probe.prepare())
-    rounds: list[list[float]] = []
-    while len(rounds) < schedule.rounds:
-        start = clock()
-        rounds.append([])
-        for i, probe in enumerate(probes):
-            tell(len(rounds) * len(probes) + i, probe.figure.partition("[")[0])
-            rounds[-1].append(_round(probe, schedule, clock))
-        now = clock()
-        if len(rounds) >= LEAST_ROUNDS and now + (now - start) > begin + schedule.seconds:
-            break
-    by_probe = zip(probes, zip(*rounds, strict=True), strict=True)
-    return Timings((probe.figure, Timing.of(seconds, probe.work)) for probe, seconds in by_probe)
+        done += 1
+    for _ in range(schedule.rounds):
+        for probe, seconds in zip(probes, rounds, strict=True):
+            in_time = len(seconds) < LEAST_ROUNDS or clock() - begin < schedule.seconds
+            if in_time and not schedule.is_settled(seconds):
+                tell(probe.figure.partition("[")[0])
+                seconds.append(_round(probe, schedule, clock))
+                done += 1
+    if progress is not None:
+        progress("done", 1.0)
+    found = zip(probes, rounds, strict=True)
+    return Timings((probe.figure, Timing.of(seconds, probe.work)) for probe, seconds in found)
 
 
 def _round(probe: Probe, schedule: Schedule, clock: Callable[[], float]) -> float:

@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ridgeline.errors import InputError
-
-pytest.importorskip("tokenizers")
-
 from tokenizers import Tokenizer
 
+from ridgeline.errors import InputError
 from training.corpus import (
     HELD_OUT_MODULES,
     Corpus,

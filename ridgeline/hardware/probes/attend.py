@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ridgeline.hardware.kernels import AttendCurve
 from ridgeline.hardware.probes.layer import CAUSAL, WIDE, cache_spec, span_of
+from ridgeline.hardware.probes.parts import fit
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import Probe, Timings
 from ridgeline.ops.count import Count
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
     from ridgeline.ops.torch_batch import TorchLayerCache
 
 SCORE = Score(WIDE.dim**-0.5)
-#: What a long call takes beyond an empty one is at least this share of it, should noise say less.
+#: Context of the short call that tells the overhead: PyTorch has other code for a handful of keys.
+SHORT = 64
+#: What a call takes beyond its overhead is at least this share of it, should noise say less.
 LEAST_SHARE = 0.1
 
 
 def attend_probes(
     dtype: str, rows: Sequence[int], keys: int, ring: Ring, prepare: Callable[[], tuple[()]]
 ) -> list[Probe]:
-    """Figures ``kernels.attend.DTYPE.overhead`` (one row, one key), ``.warm`` and ``.fresh`` (one row,
-    ``keys`` keys in a cache that is near, or in memory) and ``.rows[ROWS]`` (a prompt).
+    """Figures ``kernels.attend.DTYPE.short`` (one row, a short context), ``.warm`` and ``.fresh`` (one
+    row, ``keys`` keys in a cache that is near, or in memory) and ``.rows[ROWS]`` (a prompt).
 
     Rotating and appending have times of their own: there is no rotation, and the cache is full.
     """
@@ -57,29 +60,35 @@ def attend_probes(
         return Probe(_figure(dtype, name), attend, prepare=cache)
 
     return [
-        probe("overhead", 1, 0, ring.keep),
+        probe("short", 1, SHORT - 1, ring.keep),
         probe("warm", 1, keys - 1, ring.keep),
         probe("fresh", 1, keys - 1, ring.take),
         *(probe(f"rows[{n}]", n, 0, ring.keep) for n in rows),
     ]
 
 
-def read_attend(timings: Timings, dtype: str, rows: Sequence[int], keys: int) -> AttendCurve:
-    """The curve as measured."""
-    overhead = timings.seconds(_figure(dtype, "overhead"))
+def read_attend(timings: Timings, dtype: str, rows: Sequence[int], keys: int, fastest: float) -> AttendCurve:
+    """The curve as measured; keys are read no faster than the nearest cache is, ``fastest`` bytes/s."""
+    few, many = cache_bytes(dtype, SHORT), cache_bytes(dtype, keys)
+    short, warm = (timings.seconds(_figure(dtype, name)) for name in ("short", "warm"))
+    line = fit(few, short, many, warm, fastest)
 
     def beyond(name: str) -> float:
         seconds = timings.seconds(_figure(dtype, name))
-        return max(seconds - overhead, LEAST_SHARE * seconds)
+        return max(seconds - line.overhead, LEAST_SHARE * seconds)
 
-    cache_bytes = sum(a.bytes for a in counted(dtype, 1, keys - 1).reads if a.value.role is Role.CACHE)
     return AttendCurve(
-        overhead=overhead,
-        warm=cache_bytes / beyond("warm"),
-        fresh=cache_bytes / beyond("fresh"),
+        overhead=line.overhead,
+        warm=line.throughput,
+        fresh=min(many / beyond("fresh"), fastest),
         rows=tuple(rows),
         flops_per_second=tuple(counted(dtype, n, 0).flops.matrix / beyond(f"rows[{n}]") for n in rows),
     )
+
+
+def cache_bytes(dtype: str, keys: int) -> float:
+    """Bytes of the cache that one row reads."""
+    return sum(a.bytes for a in counted(dtype, 1, keys - 1).reads if a.value.role is Role.CACHE)
 
 
 def counted(dtype: str, rows: int, past: int) -> Kernel:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ridgeline.hardware.caches import Cache
 from ridgeline.hardware.device import Level
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import Probe, Timings
+
+if TYPE_CHECKING:
+    import torch
 
 MEMORY = "memory"
 #: Bytes that a call reads of a cache, in each thread: enough to hide what the call itself costs.
@@ -33,7 +37,7 @@ def bandwidth_probes(caches: Sequence[Cache], ring: Ring, threads: int) -> list[
     return probes
 
 
-def _reads(figure: str, rows) -> list[Probe]:
+def _reads(figure: str, rows: torch.Tensor) -> list[Probe]:
     """Reductions of every row of a uint8 matrix, which may repeat one row: its bytes taken as other
     numbers, because how fast PyTorch reduces depends on their type. Rows keep all threads busy."""
     import torch

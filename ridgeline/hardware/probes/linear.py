@@ -23,27 +23,20 @@ def linear_probes(
 
     ops = Cpu(TORCH_DTYPE[dtype])
 
-    def probes(n: int, width: int) -> tuple[Probe, Probe]:
+    def probe(place: str, n: int, width: int, piece: Callable[..., torch.Tensor]) -> Probe:
         x, shape = torch.rand(n, width).to(ops.dtype), (width, width)
-        kept = Weight("weight", shape, dtype, ring.keep(shape, ops.dtype))
 
-        def same() -> tuple[Weight]:
+        def weight() -> tuple[Weight]:
             prepare()
-            return (kept,)
-
-        def next_one() -> tuple[Weight]:
-            prepare()
-            return (Weight("weight", shape, dtype, ring.take(shape, ops.dtype)),)
+            return (Weight("weight", shape, dtype, piece(shape, ops.dtype)),)
 
         def product(weight: Weight) -> torch.Tensor:
             return ops.linear(x, weight)
 
-        return (
-            Probe(_figure(dtype, "warm", n, width), product, prepare=same),
-            Probe(_figure(dtype, "fresh", n, width), product, prepare=next_one),
-        )
+        return Probe(_figure(dtype, place, n, width), product, prepare=weight)
 
-    return [probe for width in widths for n in rows for probe in probes(n, width)]
+    places = (("warm", ring.keep), ("fresh", ring.take))
+    return [probe(place, n, w, piece) for place, piece in places for w in widths for n in rows]
 
 
 def read_linear(timings: Timings, dtype: str, rows: Sequence[int], widths: Sequence[int]) -> LinearTable:

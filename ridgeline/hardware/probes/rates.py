@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import repeat
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from ridgeline.hardware.timing import Probe
 
-#: Width of the products that show what a dtype is worth, and how many are tried.
-TRIAL_WIDTH, TRIALS = 384, 4
+if TYPE_CHECKING:
+    import torch
+
+#: Width of the products that show what a dtype is worth, and for how long they are tried.
+TRIAL_WIDTH, TRIAL_SECONDS = 384, 0.1
 #: Elements of element-wise work: the first size stays in the cores' own caches.
 ELEMENTS = (1 << 17, 1 << 20)
 #: x * clamp(x + 3, 0, 6) / 6: an addition, two comparisons and two multiplications.
@@ -23,10 +27,9 @@ def trial_rate(dtype: str) -> float:
     that is any good at it; 0 if PyTorch has no such product."""
     from torch.nn.functional import linear
 
-    x = _random((TRIAL_WIDTH, TRIAL_WIDTH), dtype)
-    seconds = []
+    x, seconds = _random((TRIAL_WIDTH, TRIAL_WIDTH), dtype), []
     try:
-        for _ in range(TRIALS):
+        while sum(seconds) < TRIAL_SECONDS:
             start = perf_counter()
             linear(x, x)
             seconds.append(perf_counter() - start)
@@ -87,7 +90,7 @@ def launch_probe() -> Probe:
     return Probe("launch_seconds", calls, work=EMPTY_CALLS)
 
 
-def _random(shape: tuple[int, ...], dtype: str):
+def _random(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
     import torch
 
     from ridgeline.ops.torch_batch import TORCH_DTYPE

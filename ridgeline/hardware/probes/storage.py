@@ -26,20 +26,22 @@ def storage_probes(folder: Path, nbytes: int) -> Iterator[list[Probe]]:
     it was dropped, and past it (O_DIRECT). No probes where that cannot be had: outside Linux, without
     room, or on a file system that keeps its files in memory.
 
-    The file has no name from the start, so that nothing is left behind however the process ends.
+    The file loses its name as soon as it is open, so that nothing is left behind however the process ends.
     """
-    with ExitStack() as stack:
+    with ExitStack() as opened:
         try:
-            probes = _probes(stack, folder, nbytes) if hasattr(os, "RWF_NOWAIT") else []
+            probes = _probes(opened, folder, nbytes) if hasattr(os, "RWF_NOWAIT") else []
         except OSError:
             probes = []
         yield probes
 
 
-def _probes(stack: ExitStack, folder: Path, nbytes: int) -> list[Probe]:
+def _probes(opened: ExitStack, folder: Path, nbytes: int) -> list[Probe]:
     folder.mkdir(parents=True, exist_ok=True)
+    cached, path = tempfile.mkstemp(dir=folder)
+    opened.callback(os.close, cached)
+    os.unlink(path)
     room = int(shutil.disk_usage(folder).free * SHARE_OF_FREE)
-    cached = stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0)).fileno()
     blocks = _write(cached, min(nbytes, room) // BLOCK)
     if blocks == 0 or not _can_drop(cached):
         return []
@@ -58,7 +60,7 @@ def _probes(stack: ExitStack, folder: Path, nbytes: int) -> list[Probe]:
         direct = os.open(f"/proc/self/fd/{cached}", os.O_RDONLY | os.O_DIRECT)
     except OSError:  # the file system has no such reads
         return probes
-    stack.callback(os.close, direct)
+    opened.callback(os.close, direct)
     return [*probes, Probe(FIGURE, read, blocks * BLOCK, lambda: (direct,))]
 
 
