@@ -77,23 +77,28 @@ class AttendCurve:
     def _seconds(self, rows: float, flops: float, nbytes: float, cached: bool) -> float:
         if rows <= 1:
             return self.overhead + nbytes / (self.warm if cached else self.fresh)
-        return self.overhead + flops / interpolate(self.rows, self.flops_per_second, rows)
+        measured = min(rows, self.rows[-1])  # a rate grows to a limit: it is not carried on beyond
+        return self.overhead + flops / interpolate(self.rows, self.flops_per_second, measured)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """All measured kernels of one reading. ``step`` is what a step costs beside its operators
-    (making the batch and its index tensors); ``simple`` holds the other kinds by dtype."""
+    """All measured kernels of one reading, run with ``threads``.
+
+    ``step`` is what a step costs beside its operators (making the batch and its index tensors).
+    ``simple`` holds the other kinds by dtype, an activation or norm as ``kind.function``.
+    """
 
     reading: str
+    threads: int
     step: float
     linear: Mapping[str, LinearTable]
     attend: Mapping[str, AttendCurve]
     simple: Mapping[str, Mapping[str, Affine]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the device file's ``kernels`` table."""
-        return asdict(self)
+        """As it stands in the device file's ``kernels`` table: tables and lists."""
+        return _plain(asdict(self))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Kernels:
@@ -101,6 +106,7 @@ class Kernels:
         try:
             return cls(
                 raw["reading"],
+                raw["threads"],
                 raw["step"],
                 {d: LinearTable(**_tuples(t)) for d, t in raw["linear"].items()},
                 {d: AttendCurve(**_tuples(t)) for d, t in raw["attend"].items()},
@@ -120,6 +126,12 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
     i = min(bisect_right(xs, x), len(xs) - 1)
     slope = log(ys[i] / ys[i - 1]) / log(xs[i] / xs[i - 1])
     return exp(log(ys[i - 1]) + slope * log(x / xs[i - 1]))
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {key: _plain(value) for key, value in x.items()}
+    return [_plain(value) for value in x] if isinstance(x, list | tuple) else x
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:

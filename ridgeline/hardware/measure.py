@@ -188,7 +188,7 @@ def _device(timings: Timings, plans: Mapping[str, Plan], host: Host, threads: in
         on_chip=_on_chip(host, threads),
         launch_seconds=timings.seconds("launch_seconds"),
         storage_bandwidth=timings.rate(STORAGE) if STORAGE in timings else None,
-        kernels=_kernels(timings, plans, fastest=levels[0].bandwidth).to_dict(),
+        kernels=_kernels(timings, plans, threads, fastest=levels[0].bandwidth).to_dict(),
     )
 
 
@@ -199,7 +199,7 @@ def _on_chip(host: Host, threads: int) -> OnChip:
     return OnChip(scratch_per_unit=max(own, default=None), cache=last)
 
 
-def _kernels(timings: Timings, plans: Mapping[str, Plan], fastest: float) -> Kernels:
+def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest: float) -> Kernels:
     from ridgeline.hardware.probes.attend import read_attend
     from ridgeline.hardware.probes.linear import read_linear
     from ridgeline.hardware.probes.parts import STEP, read_parts
@@ -210,6 +210,7 @@ def _kernels(timings: Timings, plans: Mapping[str, Plan], fastest: float) -> Ker
 
     return Kernels(
         reading="cpu",
+        threads=threads,
         step=timings.seconds(STEP),
         linear={d: read_linear(timings, d, plans[d].rows, plans[d].widths) for d in DTYPES},
         attend={d: attend(d) for d in DTYPES},

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ridgeline.hardware.device import Device, Provenance
-from ridgeline.hardware.kernels import Kernels
+from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.ops.numbers import Number, maximum, where
 from ridgeline.ops.trace import Flops, Role, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, place
@@ -182,7 +182,7 @@ def _measured_time(placed: PlacedKernel, device: Device, measured: Kernels, cach
     needs = _roofline(placed, device)
     seconds: Number | None = None
     linear, attend = measured.linear.get(kernel.compute), measured.attend.get(kernel.compute)
-    simple = _simple(measured, kernel.compute, kernel.kind)
+    simple = _simple(measured, kernel.compute, kernel.kind, kernel.function)
     if kernel.kind in ("matmul", "linear") and linear is not None:
         weight = sum(a.bytes for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1)
         warm = linear.seconds(kernel.rows, weight, cached=True)
@@ -199,5 +199,7 @@ def _measured_time(placed: PlacedKernel, device: Device, measured: Kernels, cach
     return _time(placed, needs, seconds)
 
 
-def _simple(measured: Kernels, dtype: str, kind: str):
-    return measured.simple.get(dtype, {}).get(kind)
+def _simple(measured: Kernels, dtype: str, kind: str, function: str = "") -> Affine | None:
+    """The table of this very function, else that of its kind."""
+    kinds = measured.simple.get(dtype, {})
+    return kinds.get(f"{kind}.{function}", kinds.get(kind))

@@ -69,4 +69,3 @@ def _page(explanation: Explanation, device: Device, check: Check | None, sample:
         body="\n".join(part for part in parts if part),
         plotly=get_plotlyjs(),
     )
-

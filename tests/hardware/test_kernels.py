@@ -105,6 +105,7 @@ def test_a_simple_kernel_takes_its_overhead_and_its_bytes(overhead, throughput, 
 
 KERNELS = Kernels(
     reading="cpu",
+    threads=2,
     step=6e-5,
     linear={"bf16": TABLE},
     attend={"bf16": CURVE},

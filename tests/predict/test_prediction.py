@@ -83,6 +83,7 @@ def test_every_prediction_says_what_it_stands_on():
 TABLE = LinearTable((1, 512), (1e5, 1e7), ((1e-5, 2e-4), (1e-3, 5e-2)), ((3e-5, 9e-4), (1e-3, 5e-2)))
 KERNELS = Kernels(
     reading="cpu",
+    threads=2,
     step=1e-4,
     linear={"bf16": TABLE},
     attend={"bf16": AttendCurve(2e-5, 2e10, 1e10, (16, 512), (1e10, 4e10))},

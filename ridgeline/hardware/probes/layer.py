@@ -16,6 +16,10 @@ from ridgeline.ops.protocol import Batch, CacheSpec, Heads, Mask, Norm, Ops, Rop
 from ridgeline.ops.trace import TORCH_CPU
 
 CAUSAL = Mask(causal=True)
+#: What the layer computes itself, or a part that has no function.
+OWN_FUNCTIONS = ("", "rms", "silu_gated")
+#: Activations of layers without a gate.
+PLAIN_ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 #: What runs in between is as narrow as it can be: its work shall not push anything out of the caches.
 NARROW = Heads(query=4, kv=2, dim=16)
 #: Four query heads a key/value head, 64 wide, as many small and middling models have it.
@@ -94,13 +98,28 @@ def span_of(rows: int, past: int, block_size: int) -> Span:
 
 
 def bytes_by_part(dtype: str, rows: int) -> dict[str, float]:
-    """Bytes that each part of the wide layer moves, as the count reading counts them."""
+    """Bytes that each part of the wide layer moves, as the count reading counts them. The layer's
+    own activation and norm go by their kind, every other one as ``kind.function``."""
     ops = Count(activations=dtype, lowering=TORCH_CPU)
     spec = cache_spec(WIDE, dtype)
     span = span_of(rows, 0, spec.block_size)
     batch = ops.batch([span], cache=ops.alloc_cache(spec, len(span.table)))
-    trace = ops.trace(run_layer(ops, make_layer(WIDE, rows, dtype), batch))
-    return {kernel.kind: kernel.bytes for _, kernel in trace.kernels()}
+    layer = make_layer(WIDE, rows, dtype)
+    x = run_layer(ops, layer, batch)
+    for activation in PLAIN_ACTIVATIONS:
+        x = ops.linear(x, layer.out, activation=activation)
+    trace = ops.trace(ops.norm(x, layer_norm(layer)))
+    return {part_name(kernel.kind, kernel.function): kernel.bytes for _, kernel in trace.kernels()}
+
+
+def part_name(kind: str, function: str) -> str:
+    """What a part is called in the tables: the layer's own functions need no name."""
+    return kind if function in OWN_FUNCTIONS else f"{kind}.{function}"
+
+
+def layer_norm(layer: Layer) -> Norm:
+    """A layer norm as wide as the layer; its weight serves as its bias."""
+    return Norm("layer", layer.norm.weight, layer.norm.eps, layer.norm.weight)
 
 
 def interlude(dtype: str) -> Callable[[], tuple[()]]:

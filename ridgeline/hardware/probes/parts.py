@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ridgeline.hardware.kernels import Affine
-from ridgeline.hardware.probes.layer import WIDE, bytes_by_part, cache_spec, make_layer, span_of
+from ridgeline.hardware.probes.layer import (
+    PLAIN_ACTIVATIONS,
+    WIDE,
+    bytes_by_part,
+    cache_spec,
+    layer_norm,
+    make_layer,
+    span_of,
+)
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import Probe, Timings
 from ridgeline.ops.protocol import Rope
 
 #: The rows from which overhead and throughput follow: one token, and tensors of 2 to 4 MB.
 SMALL, LARGE = 1, 1024
-PARTS = ("embed", "norm", "split", "rotate", "append", "residual", "activation", "add", "gather")
+PARTS = (
+    *("embed", "norm", "split", "rotate", "append", "residual", "activation", "add", "gather"),
+    *("norm.layer", *(f"activation.{name}" for name in PLAIN_ACTIVATIONS)),
+)
 STEP = "kernels.step"
 #: Context of the sequence whose step is made.
 STEP_CONTEXT = 512
@@ -92,6 +104,7 @@ def _calls(dtype: str, rows: int, ring: Ring) -> dict[str, Callable[[], Any]]:
     x, y, gate_up = random(width), random(width), random(2 * width)
     qkv = random(width + 2 * WIDE.kv * WIDE.dim)
     q, k, v = ops.split_heads(qkv, WIDE)
+    other_norm = layer_norm(layer)
 
     def turn() -> None:
         cos, sin = spans.rotation(layer.rope, ops.dtype)
@@ -105,6 +118,8 @@ def _calls(dtype: str, rows: int, ring: Ring) -> dict[str, Callable[[], Any]]:
         "append": lambda: cache.append(k, v, spans),
         "residual": lambda: y.add_(x),
         "activation": lambda: activate(gate_up, "silu_gated"),
+        "norm.layer": lambda: ops.norm(x, other_norm),
+        **{f"activation.{name}": partial(activate, x, name) for name in PLAIN_ACTIVATIONS},
         "add": lambda: ops.add(x, y),
         "gather": lambda: ops.take_rows(x, batch.positions),
     }
