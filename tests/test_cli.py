@@ -38,7 +38,7 @@ def test_every_command_has_help_with_an_example(command, tmp_path):
 def test_explain_prints_phases_memory_and_what_they_stand_on(tmp_path):
     shown = ridgeline("explain", "llama-3-8b", "--on", "h100", cache=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    for words in ("prefill", "decode", "bound by", "ridge point", "Memory:", "Stands on:", "datasheet"):
+    for words in ("prefill", "decode", "bound by", "The ridge point", "Memory:", "Stands on:", "datasheet"):
         assert words in shown.stdout
 
 

@@ -140,6 +140,7 @@ def _run(loaded: Any, name: str, span: Span, prediction: Prediction, threads: in
         spec = model.cache_spec(next(model.weights()).format)
         blocks = -(-span.keys // spec.block_size)
         cache, table = ops.alloc_cache(spec, blocks), tuple(range(blocks))
+        cache.randomise()
     placed = Span(span.rows, span.past, table=table, admitted=span.keys)
     profile = Profile(ops)
 

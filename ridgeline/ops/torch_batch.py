@@ -133,19 +133,26 @@ class TorchLayerCache:
 
 
 class TorchCache:
-    """A key/value cache of ``blocks`` blocks, allocated at once."""
+    """A key/value cache of ``blocks`` blocks, allocated at once and not filled: memory is taken as
+    tokens come, and a slot is written before it is read."""
 
     def __init__(self, spec: CacheSpec, blocks: int, device: torch.device | str = "cpu") -> None:
         self.spec = spec
         self.blocks = blocks
         shape = (2, spec.layers, spec.kv_heads, blocks * spec.block_size, spec.head_dim)
-        storage = torch.zeros(shape, dtype=TORCH_DTYPE[spec.format], device=device)
+        storage = torch.empty(shape, dtype=TORCH_DTYPE[spec.format], device=device)
         self._layers = [
             TorchLayerCache(storage[0, i], storage[1, i], spec.block_size) for i in range(spec.layers)
         ]
 
     def layer(self, index: int) -> TorchLayerCache:
         return self._layers[index]
+
+    def randomise(self) -> None:
+        """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
+        for layer in self._layers:
+            layer.keys.normal_()
+            layer.values.normal_()
 
 
 def visible(mask: Mask, rows: int, keys: int, device: torch.device) -> torch.Tensor:

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 #: Operators shown of each phase; the rest is summed in one line.
 SHOWN = 8
 BAR_WIDTH = 16
+#: What binds a kernel, in words.
+BOUNDS = {
+    "matrix": "the matrix units",
+    "vector": "the vector units",
+    "exp": "exponentials",
+    "memory": "memory",
+    "launch": "the time of a call",
+}
 
 
 @contextmanager
@@ -53,9 +61,11 @@ def show_explanation(console: Console, found: Explanation, *, elements: bool = F
         console.print(_request_line(found))
     for phase in found.phases:
         console.print()
-        console.print(_operators(phase, found.ridge, elements))
+        console.print(_operators(phase, elements))
         console.print(_sentence(phase))
     console.print()
+    ridge = f"The ridge point is {found.ridge:,.0f} FLOP/byte in {found.activation_format}"
+    console.print(f"{ridge}: below it memory binds, above it arithmetic.")
     console.print(_memory_line(found))
     console.print(f"[dim]Stands on: {stands_on(found.basis)}.[/dim]")
     for said in found.assumptions:
@@ -99,7 +109,7 @@ def _request_line(found: Explanation) -> str:
     )
 
 
-def _operators(phase: Phase, ridge: float, elements: bool) -> Table:
+def _operators(phase: Phase, elements: bool) -> Table:
     columns = (f"{phase.name}: operator", "calls", "time", "share", "", _per(elements), "bound by")
     table = _table(*columns, left=(0, 4, 6))
     kernels = sorted(phase.kernels, key=lambda k: k.seconds * k.repeat, reverse=True)
@@ -114,8 +124,6 @@ def _operators(phase: Phase, ridge: float, elements: bool) -> Table:
     if rest:
         share = rest / phase.seconds
         table.add_row(f"{len(kernels) - SHOWN} more", "", seconds(rest), f"{share:.1%}", _bar(share), "", "")
-    table.caption = f"ridge point {ridge:,.0f} FLOP/byte: below it memory binds, above it arithmetic"
-    table.caption_justify = "left"
     return table
 
 
@@ -123,7 +131,7 @@ def _sentence(phase: Phase) -> str:
     bound, bound_time = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
     kind, kind_time = max(phase.seconds_by_class.items(), key=lambda item: item[1])
     return (
-        f"{bound_time / phase.seconds:.0%} of {phase.name} is bound by {bound}; "
+        f"{bound_time / phase.seconds:.0%} of {phase.name} is bound by {BOUNDS[bound]}; "
         f"{kind} operators take {kind_time / phase.seconds:.0%} of it."
     )
 

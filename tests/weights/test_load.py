@@ -372,9 +372,10 @@ def large(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("format", "megabytes"), [("bf16", 52), ("fp32", 105)])
-def test_loading_takes_no_second_copy_of_the_weights(format, megabytes, large):
-    """At most 1.1 times the resident weights, also while it loads and when it converts."""
+@pytest.mark.parametrize(("format", "megabytes", "share"), [("bf16", 52, 0.5), ("fp32", 105, 1.1)])
+def test_loading_takes_no_second_copy_of_the_weights(format, megabytes, share, large):
+    """Converted, at most 1.1 times the weights, also while it loads; as stored, only what is
+    stacked (query, key and value, gate and up: 45 %), since the rest stays in the mapped file."""
     run = subprocess.run(
         [sys.executable, "-c", LOAD_AND_MEASURE, str(large), format],
         capture_output=True,
@@ -383,4 +384,4 @@ def test_loading_takes_no_second_copy_of_the_weights(format, megabytes, large):
     )
     weights, grown = map(int, run.stdout.split())
     assert weights // 10**6 == megabytes
-    assert grown <= 1.1 * weights
+    assert grown <= share * weights
