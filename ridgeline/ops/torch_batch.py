@@ -64,9 +64,8 @@ class TorchSpans:
             angles, factor = [], 1.0
             precise = torch.float64 if dtype == torch.float64 else torch.float32
             for span, start, stop in groups:
-                frequencies, factor = inverse_frequencies(rope, span.admitted)
-                frequency = torch.tensor(frequencies, dtype=precise, device=self.device)
-                angles.append(self.positions[start:stop, None].to(precise) * frequency)
+                frequency, factor = inverse_frequencies(rope, span.admitted, precise)
+                angles.append(self.positions[start:stop, None].to(precise) * frequency.to(self.device))
             angle = torch.cat(angles).repeat(1, 2)[:, None, :]
             self._rotations[key] = ((angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype))
         return self._rotations[key]
