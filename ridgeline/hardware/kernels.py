@@ -120,11 +120,14 @@ class Kernels:
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
     """y at x, both logarithmic. Beyond the last point y keeps growing along the last two points'
-    slope; before the first it stays at the first."""
+    slope, but no faster than x: a kernel's time grows with its work at most, and a noisy last point
+    must not say otherwise. Before the first point y stays at the first."""
     if x <= xs[0] or len(xs) == 1:
         return ys[0]
     i = min(bisect_right(xs, x), len(xs) - 1)
     slope = log(ys[i] / ys[i - 1]) / log(xs[i] / xs[i - 1])
+    if x > xs[-1]:
+        return ys[-1] * exp(min(slope, 1.0) * log(x / xs[-1]))
     return exp(log(ys[i - 1]) + slope * log(x / xs[i - 1]))
 
 

@@ -131,3 +131,8 @@ def test_a_field_that_is_not_known_is_refused():
     raw["simple"]["bf16"]["norm"]["colour"] = "blue"
     with pytest.raises(InputError, match="colour"):
         Kernels.from_dict(raw)
+
+
+def test_beyond_the_last_point_time_grows_no_faster_than_the_work():
+    """A noisy last point must not carry a prediction away."""
+    assert interpolate([1, 10, 11], [1.0, 1.0, 50.0], 110) == pytest.approx(500.0)
