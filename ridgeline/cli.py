@@ -210,6 +210,7 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         code = command.main(standalone_mode=False)
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not at the interpreter's end
     except InputError as error:
         _fail(str(error))
     except KeyboardInterrupt:
