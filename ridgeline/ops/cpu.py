@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from ridgeline.ops.protocol import Activation, Mask, Norm, Rope, Score, Weight
+from ridgeline.ops.protocol import Activation, Mask, Norm, Score, Weight
 from ridgeline.ops.reference import Reference, activate
-from ridgeline.ops.torch_batch import TorchLayerCache, TorchSpans, rotate, visible
+from ridgeline.ops.torch_batch import visible
 from ridgeline.ops.trace import TORCH_CPU
 
 
@@ -52,33 +52,10 @@ class Cpu(Reference):
             y = y.add_(residual)
         return y
 
-    def attend(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        *,
-        spans: TorchSpans,
-        mask: Mask,
-        score: Score,
-        rope: Rope | None = None,
-        cache: TorchLayerCache | None = None,
+    def attend_sequence(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
     ) -> torch.Tensor:
-        if rope is not None:
-            cos, sin = spans.rotation(rope, self.dtype)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            cache.append(k, v, spans)
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        for span, start, stop in spans.pieces():
-            if cache is None:
-                keys, values = k[start:stop].transpose(0, 1), v[start:stop].transpose(0, 1)
-            else:
-                keys, values = cache.read(span)
-                if keys.dtype != self.dtype:
-                    keys, values = keys.to(self.dtype), values.to(self.dtype)
-            out[start:stop] = attention(q[start:stop], keys, values, mask, score)
-        return out.flatten(1)
+        return attention(q, keys, values, mask, score)
 
 
 def attention(
