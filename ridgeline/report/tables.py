@@ -16,6 +16,7 @@ from ridgeline.report.units import count, nbytes, rate, seconds
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
+    from ridgeline.analysis.evaluate import Evaluation
     from ridgeline.analysis.explain import Explanation, Phase
     from ridgeline.engine.request import Result
     from ridgeline.hardware.measure import Measurement
@@ -223,6 +224,35 @@ def _operator_checks(phase: PhaseCheck) -> Table:
     for o in sorted(phase.operators, key=lambda o: o.measured, reverse=True)[:SHOWN]:
         table.add_row(o.name, str(o.calls), seconds(o.predicted), seconds(o.measured), _error(o.error))
     return table
+
+
+def show_evaluation(console: Console, found: Sequence[Evaluation], text: str) -> None:
+    """How well a model predicts a text, called ``text``, in one weight format or several, which are
+    compared with the first."""
+    first = found[0]
+    size = f"{nbytes(first.bytes)} in {first.tokens:,} tokens"
+    console.print(Text.assemble((first.model, "bold"), " on ", (text, "bold"), f", {size}"))
+    table = _table("weights", "bits/byte", "perplexity", f"vs {first.format}", "tokens/s")
+    for e in found:
+        change = round(e.perplexity / first.perplexity - 1, 4) + 0.0  # without the sign of a negative zero
+        table.add_row(
+            e.format,
+            f"{e.bits_per_byte:.4f}",
+            f"{e.perplexity:,.2f}",
+            "-" if e is first else f"{change:+.2%}",
+            f"{e.tokens_per_second:,.0f}",
+        )
+    console.print(table)
+    console.print(
+        f"Guided by the {first.format} weights, a compressor would store this text in "
+        f"{first.bits_per_byte / 8:.1%} of its bytes; the next token is as open as a choice among "
+        f"{first.perplexity:,.1f} equally likely ones."
+    )
+    least = first.window - first.stride + 1
+    console.print(
+        f"[dim]Every token is scored once, with {least:,} to {first.window:,} tokens before it, or all "
+        "that its document has. Lower is better.[/dim]"
+    )
 
 
 def show_validation(console: Console, results: Sequence[Any]) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 import transformers
 
+from ridgeline.analysis.evaluate import evaluate_tokens
 from ridgeline.models.registry import load_config
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
 from ridgeline.weights.load import load_model
-from training.evaluate import bits_per_byte
 from training.tokenizer import END_OF_TEXT, MODEL_FOLDER, SPECIAL_TOKENS
 
 SOURCE = '''\
@@ -74,7 +74,7 @@ def test_the_weights_take_two_bytes_a_parameter(theirs):
 
 def test_unseen_python_takes_fewer_than_two_bits_a_byte(model, tokenizer):
     ids = tokenizer(END_OF_TEXT + SOURCE, return_tensors="np")["input_ids"][0]
-    assert bits_per_byte(model, [ids], len(SOURCE.encode())) < 2.0
+    assert evaluate_tokens(model, Reference(), [ids], len(SOURCE.encode())).bits_per_byte < 2.0
 
 
 def test_no_position_of_the_window_is_worse_than_the_middle(model, tokenizer):

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ridgeline.analysis.evaluate import evaluate_tokens
 from ridgeline.errors import InputError
 from ridgeline.models.registry import build, load_config
 from ridgeline.ops.reference import Reference
 from ridgeline.weights.load import load_model
-from training.evaluate import bits_per_byte
 from training.parameters import Parameters
 from training.tokenizer import MODEL_FOLDER
 from training.train import Recipe, Run, losses
@@ -102,4 +102,6 @@ def test_saved_weights_are_the_parameters_rounded(tmp_path):
 def test_a_guess_takes_the_bits_of_the_vocabulary():
     model = build(load_config(MODEL_FOLDER), Parameters(seed=0))
     tokens = np.random.default_rng(0).integers(0, 4096, 101).astype(np.uint16)
-    assert bits_per_byte(model, [tokens], text_bytes=400) == pytest.approx(12 * 100 / 400, rel=0.03)
+    assert evaluate_tokens(model, Reference(), [tokens], 400).bits_per_byte == pytest.approx(
+        12 * 100 / 400, rel=0.03
+    )
