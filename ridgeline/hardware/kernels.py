@@ -8,7 +8,7 @@ second beyond it. Predictions interpolate in these.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import exp, log
 from typing import Any
@@ -102,9 +102,9 @@ class Kernels:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Kernels:
-        """Raises InputError if the table was written by another version."""
+        """Raises InputError if the table was written by another version or holds an impossible value."""
         try:
-            return cls(
+            kernels = cls(
                 raw["reading"],
                 raw["threads"],
                 raw["step"],
@@ -112,10 +112,12 @@ class Kernels:
                 {d: AttendCurve(**_tuples(t)) for d, t in raw["attend"].items()},
                 {d: {k: Affine(**a) for k, a in kinds.items()} for d, kinds in raw["simple"].items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+            _check(kernels)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
-                f"the machine's kernel table is of another version ({error}): run `ridgeline measure` again"
+                f"the machine's kernel table can't be used ({error}): run `ridgeline measure` again"
             ) from None
+        return kernels
 
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
@@ -129,6 +131,38 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
     if x > xs[-1]:
         return ys[-1] * exp(min(slope, 1.0) * log(x / xs[-1]))
     return exp(log(ys[i - 1]) + slope * log(x / xs[i - 1]))
+
+
+def _check(kernels: Kernels) -> None:
+    """Raises ValueError that names what cannot be: axes must grow, times and rates be positive."""
+    if not isinstance(kernels.threads, int) or kernels.threads < 1:
+        raise ValueError(f"threads is {kernels.threads!r}")
+    for dtype, table in kernels.linear.items():
+        _check_axis(f"linear.{dtype}.rows", table.rows)
+        _check_axis(f"linear.{dtype}.weight_bytes", table.weight_bytes)
+        for name in ("warm", "fresh"):
+            lines = getattr(table, name)
+            if [len(line) for line in lines] != [len(table.weight_bytes)] * len(table.rows):
+                raise ValueError(f"linear.{dtype}.{name} has not a time for every cell")
+            _check_positive(f"linear.{dtype}.{name}", (seconds for line in lines for seconds in line))
+    for dtype, curve in kernels.attend.items():
+        _check_axis(f"attend.{dtype}.rows", curve.rows)
+        if len(curve.flops_per_second) != len(curve.rows):
+            raise ValueError(f"attend.{dtype}.flops_per_second has not a rate for every row")
+        _check_positive(f"attend.{dtype}", (curve.warm, curve.fresh, *curve.flops_per_second))
+    for dtype, kinds in kernels.simple.items():
+        _check_positive(f"simple.{dtype}", (affine.throughput for affine in kinds.values()))
+
+
+def _check_axis(name: str, points: Sequence[float]) -> None:
+    _check_positive(name, points)
+    if not points or list(points) != sorted(set(points)):
+        raise ValueError(f"{name} does not grow")
+
+
+def _check_positive(name: str, values: Iterable[float]) -> None:
+    if not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise ValueError(f"{name} holds a value that is not positive")
 
 
 def _plain(x: Any) -> Any:

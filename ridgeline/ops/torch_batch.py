@@ -96,7 +96,8 @@ def make_batch(
         wanted = torch.tensor([stop - 1 for _, _, stop in laid_out.pieces()], device=device)
     if segments is None:
         segments = torch.zeros_like(ids)
-    return Batch(ids, laid_out.positions, laid_out, wanted, segments, cache)
+    first = torch.tensor(laid_out.starts[:-1], device=device)
+    return Batch(ids, laid_out.positions, laid_out, wanted, first, segments, cache)
 
 
 class TorchLayerCache:
