@@ -17,8 +17,8 @@ from ridgeline.loading import Loaded, load
 PAIRS = 3
 #: Model, weights, prompt, and contexts of the decode steps.
 CASES = (
-    ("demo", "auto", 512, (512, 1023)),
-    ("tinyllama-1.1b", "random", 512, (512, 2047)),
+    ("demo", "auto", 512, (512, 1024)),
+    ("tinyllama-1.1b", "random", 512, (512, 2048)),
 )
 
 

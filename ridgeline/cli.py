@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -27,31 +26,28 @@ Model = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-class Attention(StrEnum):
-    fused = "fused"
-    naive = "naive"
-
-
-class Pairs(StrEnum):
-    visible = "visible"
-    square = "square"
-
-
 @app.command(epilog="Example: ridgeline explain llama-3-8b --on h100 --prompt 4096 --batch 8")
 def explain(
     model: Model,
     on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
     prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
-    output: Annotated[int, typer.Option(help="New tokens of each request.")] = 128,
+    output: Annotated[
+        int | None, typer.Option(help="New tokens of each request; 128 if not given, of an encoder none.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
-    weights: Annotated[str | None, typer.Option(help="Storage format, e.g. bf16, int8, int4-g128.")] = None,
+    weights: Annotated[
+        str, typer.Option(help="Storage format, e.g. bf16, int8, int4-g128; auto or random: the config's.")
+    ] = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
     attention: Annotated[
-        Attention, typer.Option(help="Scores kept on chip, or in memory.")
-    ] = Attention.fused,
+        str, typer.Option(help="Scores kept on chip (fused) or in memory (naive).")
+    ] = "fused",
     pairs: Annotated[
-        Pairs, typer.Option(help="Count the pairs a causal mask lets through, or all.")
-    ] = Pairs.visible,
+        str,
+        typer.Option(
+            help="Pairs of a causal mask that count: those it lets through (visible), or all (square)."
+        ),
+    ] = "visible",
     elements: Annotated[bool, typer.Option("--elements", help="Show elements instead of bytes.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -64,10 +60,10 @@ def explain(
         prompt=prompt,
         output=output,
         batch=batch,
-        weights=weights,
+        weights=None if weights in ("auto", "random") else weights,
         cache=cache,
-        attention=attention.value,
-        pairs=pairs.value,
+        attention=attention,
+        pairs=pairs,
     )
     if as_json:
         _print_json(found)
@@ -91,8 +87,9 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a prompt; the text streams as it is made."""
-    loaded = _load(model, weights)
-    sampling = loaded.sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    loaded = _load_to_generate(model, weights, options)
+    sampling = loaded.sampling(**options)
     given = _prompt(loaded, prompt)
     if as_json:
         _print_json(loaded.generate(given, max_tokens=max_tokens, sampling=sampling)[0])
@@ -116,11 +113,11 @@ def chat(
     weights: Annotated[str, typer.Option(help="auto, random, or a dtype to convert to.")] = "auto",
 ) -> None:
     """Talk with a model, or let it continue your text; /help lists what it takes."""
-    loaded = _load(model, weights)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    loaded = _load_to_generate(model, weights, options)
     from ridgeline.chat.terminal import chat as run
 
-    sampling = loaded.sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
-    run(loaded, sampling, max_tokens=max_tokens)
+    run(loaded, loaded.sampling(**options), max_tokens=max_tokens)
 
 
 @app.command(epilog="Example: ridgeline measure --threads 2")
@@ -135,14 +132,17 @@ def measure(
 ) -> None:
     """Find this machine's rates, bandwidths and call times, and store them as a hardware file."""
     from ridgeline.hardware import save_device, this_machine_file
+    from ridgeline.loading import require_run_extra
+    from ridgeline.outputs import refuse_unwritable
     from ridgeline.report.tables import progress, show_measurement
 
-    _need_torch()
+    require_run_extra()
+    path = out or this_machine_file()
+    refuse_unwritable(path)
     from ridgeline.hardware.measure import measure as run
 
     with progress(_errors()) as report:
         found = run(threads, report)
-    path = out or this_machine_file()
     save_device(found.device, path)
     if as_json:
         _print_json(found)
@@ -163,15 +163,18 @@ def check(
 ) -> None:
     """Predict from the stored hardware file, then run, and show both."""
     from ridgeline.hardware import load_device
+    from ridgeline.loading import require_run_extra
     from ridgeline.report.tables import progress, show_check
 
     device = load_device(on)
-    _need_torch()
+    require_run_extra()
     from ridgeline.analysis.check import check as run
 
     loaded = _load(model, weights)
     with progress(_errors()) as report:
-        found = run(loaded, on=device, prompt=prompt, contexts=tuple(context or (prompt,)), progress=report)
+        found = run(
+            loaded, on=device, prompt=prompt, contexts=tuple(context) if context else None, progress=report
+        )
     if as_json:
         _print_json(found)
         return
@@ -223,7 +226,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Measure this machine, generate, explain, check, and write report.html."""
-    _need_torch()
+    from ridgeline.loading import require_run_extra
+
+    require_run_extra()
     from ridgeline.demo.tour import tour
 
     found = tour(_errors() if as_json else _console(), report)
@@ -259,9 +264,15 @@ def main() -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, which is no error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError:
+        _leave_closed_pipe()
+    except SystemExit as end:  # rich and click make an exit of 1 out of a closed pipe
+        if isinstance(end.__context__, BrokenPipeError):
+            _leave_closed_pipe()
+        raise
+    except OSError as error:  # a file or folder that nothing else has named
+        named = f"{error.filename}: " if error.filename is not None else ""
+        _fail(f"{named}{error.strerror or error}")
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's usage errors have it, nothing else does
             raise
@@ -269,7 +280,13 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> None:
+def _leave_closed_pipe() -> NoReturn:
+    """The reader of our output has gone, which is no error of ours; nor is what is still buffered."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
     print(f"ridgeline: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -292,20 +309,13 @@ def _errors():
     return Console(stderr=True, highlight=False)
 
 
-def _need_torch() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None:
-        raise InputError("this command runs the model and needs PyTorch: pip install 'ridgeline[run]'")
-
-
 def _load(model: str, weights: str):
     """The model, with a progress bar on stderr while its weights are read or made."""
-    _need_torch()
-    from ridgeline.loading import load
+    from ridgeline.loading import load, require_run_extra
     from ridgeline.models import declare, load_config
     from ridgeline.report.tables import progress
 
+    require_run_extra()
     total = declare(load_config(model)).weight_bytes()
     done = 0
 
@@ -317,6 +327,21 @@ def _load(model: str, weights: str):
             report(f"loading {model}", done / total)
 
         return load(model, weights=weights, progress=ready)
+
+
+def _load_to_generate(model: str, weights: str, options: dict[str, float | None]):
+    """The model, after what its config alone can refuse; says what its folder asks for in vain."""
+    from ridgeline.engine.request import Sampling, refuse_encoder
+    from ridgeline.models import load_config
+
+    refuse_encoder(load_config(model))
+    Sampling(**{name: value for name, value in options.items() if value is not None})
+    loaded = _load(model, weights)
+    if loaded.generation.ignored:
+        asked = ", ".join(loaded.generation.ignored)
+        note = f"generation_config.json asks for {asked}, which ridgeline does not do yet: ignored"
+        print(f"ridgeline: {note}", file=sys.stderr)
+    return loaded
 
 
 def _formats(weights: str) -> list[str]:
@@ -369,9 +394,12 @@ def _prompt(loaded: Any, text: str) -> Any:
     if loaded.tokenizer is not None:
         return text
     try:
-        return [int(token) for token in text.split()]
+        ids = [int(token) for token in text.split()]
     except ValueError:
-        raise InputError("this model has no tokenizer: give the prompt as token ids, like '1 2 3'") from None
+        ids = []
+    if not ids:
+        raise InputError("this model has no tokenizer: give the prompt as token ids, like '1 2 3'")
+    return ids
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ridgeline.errors import InputError
 from ridgeline.models.model import Model, ModelConfig
 from ridgeline.models.registry import DEMO, builtin_names, config_path, load_config
 from ridgeline.weights.chat import ChatTemplate
+from ridgeline.weights.files import is_there
 from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.tokenizer import Tokenizer
 
@@ -124,7 +125,7 @@ def load(
             f"{model} is a built-in config, which carries no weights: give a folder or a hub id, or random"
             " weights (--weights random)"
         )
-    _require_run_extra()
+    require_run_extra()
     if weights == "random":
         folder = None if builtin else config_path(model).parent
         built = _random(config, seed, progress)
@@ -141,7 +142,7 @@ def _loaded(model: Model, folder: Path | None) -> Loaded:
     ops = Cpu(TORCH_DTYPE[model.config.format])
     if folder is None:
         return Loaded(model.config, model, ops, None, None, GenerationDefaults(), None)
-    has_tokenizer = (folder / "tokenizer.json").exists()
+    has_tokenizer = is_there(folder / "tokenizer.json")
     return Loaded(
         model.config,
         model,
@@ -184,10 +185,11 @@ def _stored_format(folder: Path) -> str | None:
 def _folder(model: str | Path) -> Path:
     from ridgeline.weights.resolve import find_folder
 
-    return DEMO if str(model) == "demo" else find_folder(str(model), ("demo", *builtin_names()))
+    return DEMO if str(model).lower() == "demo" else find_folder(str(model), ("demo", *builtin_names()))
 
 
-def _require_run_extra() -> None:
+def require_run_extra() -> None:
+    """Raises InputError if a package that running a model takes is missing."""
     for package, name in _NEEDED.items():
         if find_spec(package) is None:
             raise InputError(f"running a model needs {name}: pip install 'ridgeline[run]'")

@@ -138,6 +138,13 @@ def test_the_demo_model_has_a_tokenizer():
     assert result.prompt_tokens == len(loaded.tokenizer.encode("def add(a, b):"))
 
 
+@pytest.mark.parametrize("name", ["demo", "Demo", "DEMO"])
+def test_names_are_understood_in_any_case(name):
+    loaded = load(name, weights="random")
+    assert loaded.config.name == "demo"
+    assert loaded.folder.name == "model"
+
+
 def test_progress_adds_up_to_the_bytes_of_the_weights(folder):
     seen = []
     loaded = load(folder, progress=seen.append)

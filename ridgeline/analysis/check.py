@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
@@ -19,6 +19,10 @@ from ridgeline.hardware import Device, load_device
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.ops.protocol import Span
 from ridgeline.predict import Prediction
+
+if TYPE_CHECKING:
+    from ridgeline.loading import Loaded
+    from ridgeline.models import ModelConfig
 
 #: Calls before a phase is timed, rounds spread in time, and seconds given to one round.
 WARM_UP, ROUNDS, ROUND_SECONDS = 2, 5, 0.4
@@ -28,7 +32,8 @@ LEAST_STEPS = 3
 
 @dataclass(frozen=True)
 class OperatorCheck:
-    """One operator of a step, all its calls together, in seconds."""
+    """One operator of a step: ``calls`` and their seconds together, measured in the best of several
+    profiled steps."""
 
     name: str
     kind: str
@@ -44,8 +49,12 @@ class OperatorCheck:
 
 @dataclass(frozen=True)
 class PhaseCheck:
-    """A step's total, predicted and measured, and its operators. ``spread`` is how much the
-    slowest round took beyond the fastest, relative."""
+    """A step's total, predicted and measured, and its operators.
+
+    ``predicted`` and ``measured`` are seconds. Steps are timed in rounds: ``measured`` is the best
+    of the rounds' medians, since what else runs on a machine only ever adds time, and ``spread`` is
+    how much longer the worst median is, relative to the best.
+    """
 
     name: str
     rows: int
@@ -91,49 +100,70 @@ class Check:
 
 
 def check(
-    loaded: Any,
+    loaded: Loaded,
     *,
     on: str | Device = "this",
     prompt: int = 512,
-    contexts: tuple[int, ...] = (512,),
+    contexts: tuple[int, ...] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Check:
-    """Predict a prefill of ``prompt`` tokens and a decode step at each context, then run them.
+    """Predict a prefill of ``prompt`` tokens and a decode step at each of ``contexts``, then run them.
 
-    ``loaded`` is what :func:`ridgeline.load` returned. ``progress`` is called with what is being
-    done and the share that is done. Raises InputError if a length is below 1 or beyond the
-    model's window, or if this machine has not been measured.
+    ``loaded`` is what :func:`ridgeline.load` returned. A context counts the keys that a decode step
+    attends to, its own token's included; by default there is one step, at ``prompt``. An encoder
+    only encodes, with logits of all rows, and takes no contexts. ``progress`` is called with what is
+    being done and the share that is done.
+
+    The measured time of a phase is the best of ``ROUNDS`` rounds' medians, with as many threads as
+    the machine was measured with.
+
+    Raises InputError if a length is below 1 or beyond the model's window, if contexts are given for
+    an encoder, if ``on`` is a datasheet, or if this machine has not been measured.
     """
     device = load_device(on) if not isinstance(on, Device) else on
     if not device.kernels:
         way_out = "check runs here: use `this`, after `ridgeline measure`"
         raise InputError(f"{device.name} is a datasheet; {way_out}")
     steps = _steps(loaded.model.config, prompt, contexts)
-    predictions = [predict_step(loaded.model, device, [span]) for _, span in steps]
+    predictions = [predict_step(loaded.model, device, [step.span], logits=step.logits) for step in steps]
     phases = []
     threads = Kernels.from_dict(device.kernels).threads
-    for i, ((name, span), prediction) in enumerate(zip(steps, predictions, strict=True)):
+    for i, (step, prediction) in enumerate(zip(steps, predictions, strict=True)):
         if progress is not None:
-            progress(f"running {name} of {span.rows} rows at context {span.keys}", i / len(steps))
-        phases.append(_run(loaded, name, span, prediction, threads))
+            rows, context = step.span.rows, step.span.keys
+            progress(f"running {step.name} of {rows} rows at context {context}", i / len(steps))
+        phases.append(_run(loaded, step, prediction, threads))
     return Check(loaded.model.config.name, device.name, device.date, tuple(phases))
 
 
-def _steps(config: Any, prompt: int, contexts: tuple[int, ...]) -> list[tuple[str, Span]]:
+class _Step(NamedTuple):
+    """What is predicted and run: a phase, its rows, and the rows that have logits."""
+
+    name: str
+    span: Span
+    logits: Literal["last", "all"]
+
+
+def _steps(config: ModelConfig, prompt: int, contexts: tuple[int, ...] | None) -> list[_Step]:
+    if contexts and not config.is_decoder:
+        given = ", ".join(map(str, contexts))
+        raise InputError(f"context {given} is for decoders: {config.name} only encodes, leave it out")
+    contexts = (prompt,) if contexts is None else contexts
     for name, length in (("prompt", prompt), *(("context", c) for c in contexts)):
         if not 1 <= length <= config.window:
             raise InputError(f"{name} must be 1 to {config.window} tokens for {config.name}, not {length}")
     if not config.is_decoder:
-        return [("encode", Span(prompt))]
-    return [("prefill", Span(prompt)), *(("decode", Span(1, c - 1)) for c in contexts)]
+        return [_Step("encode", Span(prompt), "all")]
+    decodes = [_Step("decode", Span(1, context - 1), "last") for context in contexts]
+    return [_Step("prefill", Span(prompt), "last"), *decodes]
 
 
-def _run(loaded: Any, name: str, span: Span, prediction: Prediction, threads: int) -> PhaseCheck:
+def _run(loaded: Loaded, step: _Step, prediction: Prediction, threads: int) -> PhaseCheck:
     import torch
 
     from ridgeline.ops.profile import Profile
 
-    model, ops = loaded.model, loaded.ops
+    model, ops, span = loaded.model, loaded.ops, step.span
     ids = torch.randint(model.config.vocab, (span.rows,), generator=torch.Generator().manual_seed(0))
     cache, table = None, ()
     if model.config.is_decoder:
@@ -144,21 +174,19 @@ def _run(loaded: Any, name: str, span: Span, prediction: Prediction, threads: in
     placed = Span(span.rows, span.past, table=table, admitted=span.keys)
     profile = Profile(ops)
 
-    def step(reading: Any) -> None:
-        logits = "last" if model.config.is_decoder else "all"
-        batch = ops.batch(ids, [placed], logits=logits, cache=cache)
-        model.forward(reading, batch)
+    def run(reading: Any) -> None:
+        model.forward(reading, ops.batch(ids, [placed], logits=step.logits, cache=cache))
 
     with torch.inference_mode(), _threads(threads):
         for _ in range(WARM_UP):
-            step(ops)
-        rounds = [_round(lambda: step(ops)) for _ in range(ROUNDS)]
+            run(ops)
+        rounds = [_round(lambda: run(ops)) for _ in range(ROUNDS)]
         timings = []
         for _ in range(LEAST_STEPS):
-            step(profile)
+            run(profile)
             timings.append([(r.name, len(r.seconds), r.total) for r in profile.take()])
     return PhaseCheck(
-        name=name,
+        name=step.name,
         rows=span.rows,
         context=span.keys,
         predicted=float(prediction.seconds),
@@ -181,12 +209,12 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _round(step: Callable[[], None]) -> float:
+def _round(run: Callable[[], None]) -> float:
     """The median seconds of a step over a round."""
     times: list[float] = []
     while len(times) < LEAST_STEPS or sum(times) < ROUND_SECONDS:
         begin = time.perf_counter()
-        step()
+        run()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
 

@@ -12,7 +12,7 @@ from operator import index
 import torch
 
 from ridgeline.engine.blocks import BlockPool
-from ridgeline.engine.request import GREEDY, Output, Request, Result, Sampling, Token
+from ridgeline.engine.request import GREEDY, Output, Request, Result, Sampling, Token, refuse_encoder
 from ridgeline.engine.sampler import choose_tokens
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model
@@ -46,8 +46,7 @@ class Generator:
         cache_tokens: int | None = None,
         default_max_tokens: int | None = None,
     ) -> None:
-        if not model.config.is_decoder:
-            raise InputError(f"{model.config.name} is an encoder, which generates nothing: use a decoder")
+        refuse_encoder(model.config)
         self.model = model
         self.ops = ops
         self.tokenizer = tokenizer
@@ -147,7 +146,8 @@ class Generator:
         ids = _token_ids(prompt, name)
         if not ids:
             if self.tokenizer is None or self.tokenizer.bos_id is None:
-                raise InputError(f"{name} is empty, and the model has no token to begin with: give some text")
+                some = "token ids" if self.tokenizer is None else "some text"
+                raise InputError(f"{name} is empty, and the model has no token to begin with: give {some}")
             ids = (self.tokenizer.bos_id,)
         vocab = self.model.config.vocab
         for token in ids:

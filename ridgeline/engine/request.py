@@ -6,10 +6,13 @@ import math
 import time
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ridgeline.errors import InputError
 from ridgeline.weights.tokenizer import TextStream
+
+if TYPE_CHECKING:
+    from ridgeline.models.model import ModelConfig
 
 FinishReason = Literal["stop", "length"]
 
@@ -77,6 +80,12 @@ class Sampling:
 
 
 GREEDY = Sampling(temperature=0.0)
+
+
+def refuse_encoder(config: ModelConfig) -> None:
+    """Raises InputError if the model is an encoder, before its weights are loaded for nothing."""
+    if not config.is_decoder:
+        raise InputError(f"{config.name} is an encoder, which generates nothing: use a decoder")
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from time import perf_counter
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device, OnChip, Provenance
 from ridgeline.hardware.files import cache_folder
-from ridgeline.hardware.host import Host, this_host
+from ridgeline.hardware.host import Host, this_host, usable_cpus
 from ridgeline.hardware.kernels import AttendCurve, Kernels
 from ridgeline.hardware.probes.layer import WIDE
 from ridgeline.hardware.timing import Probe, Progress, Schedule, Timings, time_probes
@@ -84,14 +84,14 @@ def measure(
 ) -> Measurement:
     """Find this machine's rates, bandwidths, call times and the times of its kernels.
 
-    ``threads`` is how many PyTorch computes with, by default as many as it would use anyway.
+    ``threads`` is how many PyTorch computes with, at most one for each processor that this process
+    may run on, by default as many as it would use anyway.
     ``progress`` is called with what is being timed and the share that is done. Nothing is stored:
     ``save_device(found.device, this_machine_file())`` does that.
 
-    Raises InputError if ``threads`` is below 1 or PyTorch is not installed.
+    Raises InputError if ``threads`` is below 1 or above that, or PyTorch is not installed.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, not {threads}")
+    _check_threads(threads)
     try:
         import torch
     except ImportError:
@@ -108,6 +108,15 @@ def measure(
     source = f"ridgeline measure on this machine, PyTorch {torch.__version__}, {_count(threads, 'thread')}"
     device = _device(timings, plans, host, threads, source)
     return Measurement(device, timings.spreads(), perf_counter() - begin)
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, not {threads}")
+    if threads > (usable := len(usable_cpus())):
+        raise InputError(f"threads must be at most {usable}, the processors usable here, not {threads}")
 
 
 @contextmanager

@@ -82,14 +82,20 @@ class PooledEncoder(Encoder):
     pooler_bias: Weight
 
     def forward(self, ops: Ops, batch: Batch) -> T:
-        """Hidden states of the rows that are wanted; the pooler's own result is :meth:`pool`."""
-        return ops.take_rows(self.encode(ops, batch), batch.logit_rows)
+        """Hidden states of the rows that are wanted.
 
-    def pool(self, ops: Ops, hidden: T, first_rows: T) -> T:
-        """The pooled vector of each sequence from its first row: tanh(W h + b)."""
-        return ops.linear(
-            ops.take_rows(hidden, first_rows), self.pooler, bias=self.pooler_bias, activation="tanh"
-        )
+        The pooler runs too, as in any pass of ``BertModel``, so that costs and times are of the whole
+        model; :meth:`encode_and_pool` also returns its vectors.
+        """
+        hidden, _ = self.encode_and_pool(ops, batch)
+        return ops.take_rows(hidden, batch.logit_rows)
+
+    def encode_and_pool(self, ops: Ops, batch: Batch) -> tuple[T, T]:
+        """Hidden states of all rows, [rows, width], and the pooled vector of each sequence from its first
+        row: tanh(W h + b), [sequences, width]."""
+        hidden = self.encode(ops, batch)
+        first = ops.take_rows(hidden, batch.first_rows)
+        return hidden, ops.linear(first, self.pooler, bias=self.pooler_bias, activation="tanh")
 
 
 def encoder_layer(ops: Ops, config: BertConfig, layer: Layer, x: T, batch: Batch) -> T:

@@ -70,22 +70,18 @@ def load_config(model: str | Path) -> ModelConfig:
     Raises InputError for an unknown name (with the closest ones), a missing or broken
     ``config.json``, and any field that is not supported.
     """
-    path = config_path(model)
-    name = str(model) if path.name == "config.json" else path.stem
-    return read_config(_read_json(path), name)
+    name = str(model).lower()
+    ours = name == "demo" or name in builtin_names()
+    return read_config(_read_json(config_path(model)), name if ours else str(model))
 
 
 def config_path(model: str | Path) -> Path:
-    """Where the model's config lies on this machine."""
-    if str(model) == "demo":
+    """Where the model's config lies on this machine; a hub model's is downloaded. Raises InputError."""
+    name = str(model).lower()
+    if name == "demo":
         return DEMO / "config.json"
-    if str(model).lower() in builtin_names():
-        return BUILTIN / f"{str(model).lower()}.json"
-    folder = Path(model)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{folder}: no config.json in this folder; expected a Hugging Face model folder")
-        return folder / "config.json"
+    if name in builtin_names():
+        return BUILTIN / f"{name}.json"
     from ridgeline.weights.resolve import find_config
 
     return find_config(str(model), ("demo", *builtin_names()))

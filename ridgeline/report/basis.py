@@ -6,6 +6,9 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ridgeline.analysis.explain import Attention
+from ridgeline.loading import DTYPES
+from ridgeline.models import builtin_names, load_config
 from ridgeline.report.units import nbytes, rate, seconds
 
 if TYPE_CHECKING:
@@ -28,13 +31,29 @@ def explain_command(explanation: Explanation, device: Device) -> str:
     return shlex.join(["ridgeline", "explain", *map(str, words)])
 
 
-def check_command(explanation: Explanation) -> str:
-    """The command line that runs the explained phases and holds the prediction against them."""
-    words = [explanation.model, "--prompt", explanation.workload.prompt]
+def check_command(explanation: Explanation) -> str | None:
+    """The command line that runs the explained phases and holds the prediction against them; None
+    where `check` cannot: it takes a measured machine, one request, and formats that execute."""
+    weights = _runnable_weights(explanation)
+    whole_formats = explanation.cache_format == explanation.activation_format
+    as_run = explanation.attention == Attention.FUSED and explanation.workload.batch == 1
+    if "kernels" not in explanation.basis or weights is None or not (whole_formats and as_run):
+        return None
+    words = [explanation.model, "--weights", weights, "--prompt", explanation.workload.prompt]
     for phase in explanation.phases:
         if phase.name == "decode":
             words += ["--context", phase.context]
     return shlex.join(["ridgeline", "check", *map(str, words)])
+
+
+def _runnable_weights(explanation: Explanation) -> str | None:
+    """What `--weights` loads the model in the explained format; None if nothing does."""
+    format = explanation.weight_format
+    if format not in DTYPES:
+        return None
+    if explanation.model not in builtin_names():
+        return format
+    return "random" if format == load_config(explanation.model).format else None
 
 
 def device_rows(device: Device, dtype: str) -> Iterator[tuple[str, str, str]]:
@@ -60,7 +79,8 @@ def _level(level: Level) -> str:
 def report_rows(explanation: Explanation, check: Check | None) -> Iterator[tuple[str, str, str]]:
     """Rows of: a kind of number in the report, what it stands on, and the command that checks it."""
     yield "FLOPs, bytes, memory", "counted from the model's definition", "ridgeline validate"
+    checked = check_command(explanation) or ""
     kinds = " and ".join(dict.fromkeys(map(str, explanation.basis.values())))
-    yield "predicted times", f"the count, and {kinds} figures of the machine", check_command(explanation)
+    yield "predicted times", f"the count, and {kinds} figures of the machine", checked
     if check is not None:
-        yield "measured times", f"runs on {check.device}", check_command(explanation)
+        yield "measured times", f"runs on {check.device}", checked

@@ -20,7 +20,7 @@ def headline_cards(explanation: Explanation, phases: Sequence[JoinedPhase]) -> I
     request = explanation.request
     if request is not None:
         yield _first_token(request, phases[0])
-        if request.tpot_seconds:
+        if request.tpot_seconds is not None:
             yield _card("TPOT", seconds(request.tpot_seconds), "time per output token")
     yield _memory(explanation.memory)
 

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from ridgeline.analysis.explain import Explanation, Phase
     from ridgeline.predict import KernelTime
 
-#: A measured step stands beside an explained one whose context differs by no more than this: a
-#: check names the context a step ends with, an explanation the prompt before its first new token.
-SAME_CONTEXT = 0.01
-
 
 @dataclass(frozen=True)
 class Operator:
@@ -81,12 +77,9 @@ def _join_phase(phase: Phase, check: Check | None) -> JoinedPhase:
 
 
 def _same_step(phase: Phase, checks: Iterable[PhaseCheck]) -> PhaseCheck | None:
-    """The check of a step with as many rows, at the nearest context that counts as the same."""
-    alike = [c for c in checks if c.name == phase.name and c.rows == phase.tokens]
-    nearest = min(alike, key=lambda c: abs(c.context - phase.context), default=None)
-    if nearest is None or abs(nearest.context - phase.context) > SAME_CONTEXT * phase.context:
-        return None
-    return nearest
+    """The check of a step with as many rows at the same context."""
+    step = (phase.name, phase.tokens, phase.context)
+    return next((c for c in checks if (c.name, c.rows, c.context) == step), None)
 
 
 def _operator(kernels: list[KernelTime], measured: float | None) -> Operator:

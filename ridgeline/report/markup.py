@@ -72,12 +72,12 @@ def command(line: str) -> str:
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], layout: str) -> str:
     """A table whose first column heads its rows. ``layout`` has a letter for each column: ``l`` is
-    text, set left, ``r`` a number, set right, ``c`` a command line."""
+    text, set left, ``r`` a number, set right, ``c`` a command line or nothing."""
     align = [' class="number"' if letter == "r" else "" for letter in layout]
     head = "".join(f'<th scope="col"{a}>{escape(c)}</th>' for a, c in zip(align, columns, strict=True))
     body = []
     for row in rows:
-        first, *others = (f"<code>{escape(t)}</code>" if c == "c" else escape(t) for c, t in zip(layout, row))
+        first, *others = (_cell(letter, text) for letter, text in zip(layout, row, strict=True))
         cells = "".join(f"<td{a}>{cell}</td>" for a, cell in zip(align[1:], others, strict=True))
         body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
     return (
@@ -85,6 +85,10 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], l
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _cell(letter: str, text: str) -> str:
+    return f"<code>{escape(text)}</code>" if letter == "c" and text else escape(text)
 
 
 def folded(summary: str, *parts: str) -> str:

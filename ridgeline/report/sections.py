@@ -28,22 +28,12 @@ from ridgeline.report.markup import (
 )
 from ridgeline.report.roofline import roofline
 from ridgeline.report.style import class_paint, class_symbol, in_order, phase_colour
-from ridgeline.report.units import count, nbytes, percent, rate, seconds, signed_percent
+from ridgeline.report.units import BOUNDS, count, nbytes, percent, rate, seconds, signed_percent
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
     from ridgeline.analysis.explain import Explanation
     from ridgeline.hardware import Device
-
-
-#: What a kernel can be bound by, as said in a sentence.
-RESOURCES = {
-    "matrix": "matrix products",
-    "vector": "vector operations",
-    "exp": "exponentials",
-    "memory": "reads and writes of memory",
-    "launch": "launches of kernels",
-}
 
 
 def head(explanation: Explanation, device: Device, check: Check | None) -> str:
@@ -98,7 +88,7 @@ def _bound(joined: JoinedPhase) -> str:
     phase = joined.phase
     bound, took = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
     return (
-        f"{phase.name.capitalize()} does {count(phase.intensity)} FLOP a byte; {RESOURCES[bound]} bind "
+        f"{phase.name.capitalize()} does {count(phase.intensity)} FLOP a byte; {BOUNDS[bound]} bind "
         f"{percent(took / phase.seconds)} of its predicted time."
     )
 

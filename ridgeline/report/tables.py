@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.report.units import count, nbytes, rate, seconds
+from ridgeline.report.basis import check_command
+from ridgeline.report.units import BOUNDS, count, nbytes, rate, seconds
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
@@ -25,21 +26,14 @@ if TYPE_CHECKING:
 #: Operators shown of each phase; the rest is summed in one line.
 SHOWN = 8
 BAR_WIDTH = 16
-#: What binds a kernel, in words.
-BOUNDS = {
-    "matrix": "the matrix units",
-    "vector": "the vector units",
-    "exp": "exponentials",
-    "memory": "memory",
-    "launch": "the time of a call",
-}
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
-    """A bar on ``console`` that takes what is being done and the share that is done."""
+    """A bar on ``console`` that takes what is being done and the share that is done; nothing where that
+    is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=1.0)
 
         def report(doing: str, share: float) -> None:
@@ -71,8 +65,9 @@ def show_explanation(console: Console, found: Explanation, *, elements: bool = F
     console.print(f"[dim]Stands on: {stands_on(found.basis)}.[/dim]")
     for said in found.assumptions:
         console.print(f"[dim]Assumed: {said}.[/dim]")
-    if "kernels" in found.basis:
-        console.print(f"[dim]Check it: ridgeline check {found.model}[/dim]")
+    command = check_command(found)
+    if command is not None:
+        console.print(Text(f"Check it: {command}", style="dim"), soft_wrap=True)
 
 
 def stands_on(basis: Mapping[str, str]) -> str:
@@ -104,8 +99,9 @@ def _phases(phases: Sequence[Phase], elements: bool) -> Table:
 
 def _request_line(found: Explanation) -> str:
     r = found.request
+    further = "" if r.tpot_seconds is None else f", then one every {seconds(r.tpot_seconds)}"
     return (
-        f"A request: first token after {seconds(r.ttft_seconds)}, then one every {seconds(r.tpot_seconds)}; "
+        f"A request: first token after {seconds(r.ttft_seconds)}{further}; "
         f"{seconds(r.total_seconds)} in all, {r.output_tokens_per_second:,.1f} new tokens/s together."
     )
 
@@ -154,9 +150,13 @@ def _memory_line(found: Explanation) -> Text:
 
 
 def show_stream(console: Console, loaded: Loaded, prompt: str | list[int], **options: Any) -> Result:
-    """The prompt and its continuation as it is made, then how fast it was."""
+    """The prompt and its continuation as it is made, then how fast it was.
+
+    Raises InputError as ``loaded.stream`` does, before anything is shown.
+    """
+    tokens = loaded.stream(prompt, **options)
     console.print(Text(prompt if isinstance(prompt, str) else f"{prompt} ", style="bold"), end="")
-    for token in loaded.stream(prompt, **options):
+    for token in tokens:
         text = token.text if loaded.tokenizer is not None else f"{token.id} "
         console.print(Text(text), end="", soft_wrap=True)
     console.print()

@@ -1,4 +1,5 @@
-"""Quantities as short strings for people: three significant digits and a unit that fits.
+"""Quantities as short strings for people: three significant digits and a unit that fits; and the words
+for what binds a kernel.
 
 Prefixes are decimal throughout, as vendors and the hardware files count: 1 GB is 10^9 bytes.
 """
@@ -10,6 +11,14 @@ from math import floor, log10
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
+#: What a kernel can be bound by, as said in a sentence.
+BOUNDS = {
+    "matrix": "matrix products",
+    "vector": "vector operations",
+    "exp": "exponentials",
+    "memory": "reads and writes of memory",
+    "launch": "launches of kernels",
+}
 
 
 def seconds(x: float) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ridgeline.errors import InputError
-from ridgeline.weights.files import read_optional_json
+from ridgeline.weights.files import is_there, read_optional_json, unreadable
 from ridgeline.weights.special_tokens import special_tokens
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ChatTemplate:
         """
         folder = Path(folder)
         file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-        if file.exists():
+        if is_there(file):
             return cls(_read_text(file), special_tokens(folder), file)
         source = _default_template(config, read_optional_json(config).get("chat_template"))
         return None if source is None else cls(source, special_tokens(folder), config)
@@ -97,9 +97,7 @@ def _read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text (byte {error.start}): download it again") from None
     except OSError as error:
-        raise InputError(
-            f"{file} cannot be read ({error.strerror}): check the path and permissions"
-        ) from None
+        raise unreadable(file, error) from None
 
 
 def _one_line(error: Exception) -> str:

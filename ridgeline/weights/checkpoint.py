@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ridgeline.errors import InputError
-from ridgeline.weights.files import read_json
+from ridgeline.weights.files import is_there, read_json, unreadable
 from ridgeline.weights.safetensors_header import ITEM_BYTES, TensorInfo, read_header
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ class Checkpoint:
         """
         folder = Path(folder)
         single, index = folder / SINGLE_FILE, folder / INDEX_FILE
-        if single.exists():
+        if is_there(single):
             return cls(single, read_header(single))
-        if index.exists():
+        if is_there(index):
             return cls(index, _read_shards(index))
         raise _no_weights(folder)
 
@@ -141,7 +141,7 @@ def _read_shards(index: Path) -> dict[str, TensorInfo]:
         file = index.parent / shard
         if Path(shard).name != shard:
             raise InputError(f"{index} names the shard {shard!r}, expected a file name without a folder")
-        if not file.exists():
+        if not is_there(file):
             raise InputError(
                 f"{index} names the shard {shard}, which is missing from {index.parent}: download it"
             )
@@ -158,7 +158,10 @@ def _read_shards(index: Path) -> dict[str, TensorInfo]:
 def _no_weights(folder: Path) -> InputError:
     if not folder.is_dir():
         return InputError(f"{folder} is not a folder: give a folder with {SINGLE_FILE}")
-    found = sorted(path.name for path in folder.iterdir())
+    try:
+        found = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        return unreadable(folder, error)
     pickles = [name for name in found if name.endswith(PICKLE_SUFFIXES)]
     others = [name for name in found if name.endswith(".safetensors")]
     if others:

@@ -42,7 +42,27 @@ def read_optional_json(path: Path) -> dict[str, Any]:
 
     Raises InputError as ``read_json`` does for a file that is there.
     """
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if is_there(path) else {}
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises InputError where that cannot be told, as in a folder that may not be searched; ``Path.exists``
+    raises PermissionError there.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return True
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """What to raise where the system refuses to read ``path``."""
+    return InputError(f"{path} cannot be read ({error.strerror}): check the path and its permissions")
 
 
 _JSON_TYPES = {
@@ -61,6 +81,4 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: is {path.parent} a model folder?") from None
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}): check the path and its permissions"
-        ) from None
+        raise unreadable(path, error) from None

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ridgeline.errors import InputError
+from ridgeline.weights.files import is_there
 
 # What is read of a hub model: no pickle files, no subfolders (other formats of the same weights), and no
 # `consolidated.safetensors`, the same weights again in another layout.
@@ -36,7 +37,7 @@ def find_config(model: str, known: Iterable[str] = ()) -> Path:
     if folder is None:
         return _download(model, _fetch_config)
     config = folder / "config.json"
-    if not config.is_file():
+    if not is_there(config):
         raise InputError(f"{folder} has no config.json: give the folder of a model in Hugging Face format")
     return config
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ridgeline.errors import InputError
-from ridgeline.weights.files import LFS_POINTER
+from ridgeline.weights.files import LFS_POINTER, is_there, unreadable
 from ridgeline.weights.special_tokens import role_ids, special_tokens
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ class Tokenizer:
         backend: tokenizers.Tokenizer,
         eos_ids: frozenset[int] = frozenset(),
         bos_id: int | None = None,
-        pad_id: int | None = None,
     ):
         # A tokenizer.json may carry the truncation and padding of its training run.
         backend.no_truncation()
@@ -34,7 +33,6 @@ class Tokenizer:
         )
         self.eos_ids = eos_ids
         self.bos_id = bos_id
-        self.pad_id = pad_id
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -54,7 +52,6 @@ class Tokenizer:
             backend,
             eos_ids=frozenset({named.get("eos_token"), *role_ids(folder, "eos_token_id")} - {None}),
             bos_id=_first(named.get("bos_token"), *role_ids(folder, "bos_token_id")),
-            pad_id=_first(named.get("pad_token"), *role_ids(folder, "pad_token_id")),
         )
 
     @property
@@ -154,9 +151,7 @@ def _load_backend(folder: Path) -> tokenizers.Tokenizer:
     except FileNotFoundError:
         raise _no_tokenizer(folder) from None
     except OSError as error:
-        raise InputError(
-            f"{file} cannot be read ({error.strerror}): check the path and permissions"
-        ) from None
+        raise unreadable(file, error) from None
     if data.startswith(LFS_POINTER):
         raise InputError(f"{file} is a Git LFS pointer, not a tokenizer: run `git lfs pull` in {folder}")
     try:
@@ -168,7 +163,7 @@ def _load_backend(folder: Path) -> tokenizers.Tokenizer:
 def _no_tokenizer(folder: Path) -> InputError:
     if not folder.is_dir():
         return InputError(f"{folder} is not a folder: give a folder with tokenizer.json")
-    others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if (folder / name).exists()]
+    others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if is_there(folder / name)]
     found = f", only {others[0]}" if others else ""
     return InputError(
         f"{folder} has no tokenizer.json{found}: write one with AutoTokenizer.from_pretrained(...)"

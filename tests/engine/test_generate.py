@@ -335,7 +335,7 @@ def test_the_cache_has_the_format_of_the_weights(twin):
         (None, {}, "the prompt is None, expected text, token ids"),
         (5, {}, "the prompt is 5, expected text, token ids"),
         ([], {}, "no prompt was given"),
-        ([[]], {}, "the prompt is empty"),
+        ([[]], {}, "the prompt is empty.*: give token ids"),
         ([[5], []], {}, r"prompts\[1\] is empty"),
         (["text"], {}, "the prompt is text, and the model has no tokenizer"),
         ([[5, VOCAB]], {}, f"token id {VOCAB}, expected 0 to {VOCAB - 1}"),

@@ -8,6 +8,7 @@ import torch
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device, save_device
 from ridgeline.hardware.device import Provenance
+from ridgeline.hardware.host import usable_cpus
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.measure import DTYPES, Plan, measure
 from ridgeline.hardware.timing import Schedule
@@ -96,9 +97,13 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setenv("RIDGELINE_CACHE", str(tmp_path))
     threads = torch.get_num_threads()
-    with pytest.raises(KeyboardInterrupt):
-        measure(threads + 1, interrupt, plan=TINY)
-    assert torch.get_num_threads() == threads
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            measure(1, interrupt, plan=TINY)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
     assert gc.isenabled()
     assert not torch.is_inference_mode_enabled()
     assert list(tmp_path.iterdir()) == []
@@ -108,6 +113,12 @@ def test_an_interruption_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_it_takes_at_least_one_thread(threads):
     with pytest.raises(InputError, match="threads must be at least 1"):
         measure(threads)
+
+
+def test_it_takes_no_more_threads_than_there_are_processors():
+    usable = len(usable_cpus())
+    with pytest.raises(InputError, match=rf"at most {usable}\b.* not {usable + 1}"):
+        measure(usable + 1)
 
 
 def test_what_takes_too_long_is_left_out_but_for_two_sizes():

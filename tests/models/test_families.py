@@ -5,7 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from ridgeline.analysis.step import trace_step
 from ridgeline.models.model import Model
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.protocol import Span
@@ -279,6 +282,20 @@ def test_token_types_count_as_in_transformers(encoder, ops, ids):
     assert not torch.allclose(expected, by_transformers(encoder.theirs, ids), rtol=0.01)
 
 
+@pytest.mark.parametrize("name", ["bert", "bert's trunk"])
+def test_an_encoders_parameters_are_those_of_transformers(name, make_twin):
+    architecture, fields = ENCODERS[name]  # untied, transformers keeps a second bias that nothing reads
+    twin = make_twin(architecture, **fields)
+    assert twin.ours.parameter_count() == twin.theirs.num_parameters()
+
+
+def test_an_encoders_matrix_products_are_those_of_transformers(encoder, ids):
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        by_transformers(encoder.theirs, ids)
+    counted = trace_step(encoder.ours, [Span(TOKENS)], logits="all").flops
+    assert counted.matrix == counter.get_total_flops()
+
+
 def test_packed_sequences_do_not_see_each_other_in_an_encoder(encoder, ops, ids):
     lengths = (7, 1, 30, 22)
     packed = encoder.ours.forward(ops, ops.batch(ids, [Span(n) for n in lengths], logits="all"))
@@ -289,7 +306,6 @@ def test_packed_sequences_do_not_see_each_other_in_an_encoder(encoder, ops, ids)
 def test_the_pooled_vector_of_each_packed_sequence_is_that_of_transformers(make_twin, ops, ids):
     twin = make_twin("BertModel", **BERT)
     lengths = (20, 40)
-    hidden = twin.ours.forward(ops, ops.batch(ids, [Span(n) for n in lengths], logits="all"))
-    pooled = twin.ours.pool(ops, hidden, torch.tensor([0, 20]))
+    _, pooled = twin.ours.encode_and_pool(ops, ops.batch(ids, [Span(n) for n in lengths]))
     expected = torch.cat([twin.theirs(part[None]).pooler_output for part in ids.split(lengths)])
     assert_close(pooled, expected)

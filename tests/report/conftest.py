@@ -15,8 +15,7 @@ from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
 
 @pytest.fixture(scope="session")
 def checked() -> Callable[..., Check]:
-    """Makes a check in which everything took ``slower`` times its predicted time. A decode step is
-    named by the context it ends with, one token short of the explanation's."""
+    """Makes a check in which everything took ``slower`` times its predicted time."""
 
     def make(explanation: Explanation, slower: float = 1.25) -> Check:
         phases = tuple(_checked_phase(phase, slower) for phase in explanation.phases)
@@ -34,7 +33,7 @@ def _checked_phase(phase: Phase, slower: float) -> PhaseCheck:
     return PhaseCheck(
         name=phase.name,
         rows=phase.tokens,
-        context=phase.context - (phase.name == "decode"),
+        context=phase.context,
         predicted=phase.seconds,
         measured=phase.seconds * slower,
         spread=0.05,

@@ -129,7 +129,6 @@ def test_it_says_what_it_is(page, decoder, cpu):
     for part in (decoder.model, cpu.title, ridgeline.__version__, cpu.date, cpu.source):
         assert part in said
     assert "ridgeline explain smollm2-135m --on generic-cpu --prompt 512" in said
-    assert "ridgeline check smollm2-135m --prompt 512 --context 513" in said
     for assumption in decoder.assumptions:
         assert assumption[1:] in said
 
@@ -148,6 +147,7 @@ def test_operators_without_a_place_on_the_chart_are_named(page):
 def test_without_a_check_nothing_claims_to_be_measured(decoder, cpu, tmp_path):
     page = read(write_report(tmp_path / "r.html", decoder, cpu))
     assert "measured" not in page.words().replace("ridgeline measure", "")
+    assert "ridgeline check" not in page.words()
     assert {h["id"] for h in page.all("h2")}.isdisjoint({"errors", "sample"})
 
 
@@ -156,6 +156,7 @@ def test_a_measured_machine_says_so(measured_cpu, checked, tmp_path):
     page = read(write_report(tmp_path / "r.html", found, measured_cpu, checked(found)))
     said = page.words()
     assert "ridgeline explain smollm2-135m --on this" in said
+    assert "ridgeline check smollm2-135m --weights random --prompt 512 --context 513" in said
     assert "the count, and measured figures of the machine" in said
     bars = page.charts["time-decode"]["data"]
     assert bars[-1]["text"][0].startswith("between operators")

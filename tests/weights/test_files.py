@@ -1,11 +1,13 @@
+import errno
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ridgeline.errors import InputError
-from ridgeline.weights.files import read_json, read_optional_json
+from ridgeline.weights.files import is_there, read_json, read_optional_json
 
 
 def test_reads_an_object(tmp_path):
@@ -62,3 +64,20 @@ def test_any_bytes_give_an_object_or_one_clear_line(tmp_path_factory, content):
     except InputError:
         return
     assert value == json.loads(content)
+
+
+def test_a_path_through_a_file_or_to_nothing_is_not_there(tmp_path):
+    (tmp_path / "file").write_text("{}")
+    assert is_there(tmp_path / "file")
+    assert is_there(tmp_path)
+    assert not is_there(tmp_path / "file" / "config.json")
+    assert not is_there(tmp_path / "other")
+
+
+def test_a_folder_that_may_not_be_searched_is_named(tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)  # root may search any folder
+    with pytest.raises(InputError, match=r"config\.json cannot be read \(Permission denied\)"):
+        read_optional_json(tmp_path / "config.json")

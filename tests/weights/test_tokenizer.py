@@ -119,18 +119,18 @@ def test_eos_ids_are_those_of_generation_config_and_of_the_tokenizer(tmp_path):
     )
     tokenizer = Tokenizer.from_folder(tmp_path)
     assert tokenizer.eos_ids == {1, 2, 7}
-    assert (tokenizer.bos_id, tokenizer.pad_id) == (0, 2)
+    assert tokenizer.bos_id == 0
 
 
 def test_ids_come_from_config_where_nothing_else_names_them(tmp_path):
-    write_folder(tmp_path, config={"eos_token_id": 9, "bos_token_id": 8, "pad_token_id": -1})
+    write_folder(tmp_path, config={"eos_token_id": 9, "bos_token_id": 8})
     tokenizer = Tokenizer.from_folder(tmp_path)
-    assert (tokenizer.eos_ids, tokenizer.bos_id, tokenizer.pad_id) == ({9}, 8, None)
+    assert (tokenizer.eos_ids, tokenizer.bos_id) == ({9}, 8)
 
 
 def test_a_folder_with_nothing_but_tokenizer_json_has_no_special_ids(tmp_path):
     tokenizer = Tokenizer.from_folder(write_folder(tmp_path))
-    assert (tokenizer.eos_ids, tokenizer.bos_id, tokenizer.pad_id) == (frozenset(), None, None)
+    assert (tokenizer.eos_ids, tokenizer.bos_id) == (frozenset(), None)
 
 
 def test_truncation_and_padding_of_the_training_run_are_off(tmp_path):
