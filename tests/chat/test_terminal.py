@@ -221,7 +221,10 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(model, tmp_path):
     screen.type("\x03")
     screen.wait_for("Stopped.")
     screen.wait_for("> ")
-    screen.type("half a li\x03")
+    screen.type("half a li")
+    screen.wait_for("half a li")  # readline reads by now: before that it would miss the key
+    time.sleep(0.2)
+    screen.type("\x03")
     screen.wait_for("Ctrl-D or /quit leaves.")
     screen.type("/reset\n")
     screen.wait_for("Forgot 1 turn; 0 turns left.")
