@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "linear/epilogue.h"
+#include "linear/prepare.h"
+#include "linear/tile.h"
+#include "linear/weight_only.h"
+
+// The products of one instruction set, as its kernels_*.cpp compiles them. Everything here and in the
+// headers that define kernels has internal linkage: the linker must never take one set's copy of a
+// function for another's.
+namespace ridgeline {
+namespace {
+
+struct Fp32 {
+    static constexpr int activation_bytes = 4;
+    static void prepare(const Job& job, int64_t tile) { prepare_fp32(job, tile); }
+    template <int R> static void multiply(const Operands& o) { tile_fp32<R>(o); }
+};
+
+struct Bf16 {
+    static constexpr int activation_bytes = 2;
+    static void prepare(const Job& job, int64_t tile) { prepare_bf16(job, tile); }
+    template <int R> static void multiply(const Operands& o) { tile_bf16<R>(o); }
+};
+
+struct Int8 {
+    static constexpr int activation_bytes = 1;
+    static void prepare(const Job& job, int64_t tile) { prepare_int8(job, tile); }
+    template <int R> static void multiply(const Operands& o) { tile_int8<R>(o); }
+};
+
+struct Int4 {
+    static constexpr int activation_bytes = 1;
+    static void prepare(const Job& job, int64_t tile) { prepare_int8(job, tile); }
+    template <int R> static void multiply(const Operands& o) { tile_int4<R>(o); }
+};
+
+struct Int8WeightOnly {
+    static constexpr int activation_bytes = 2;
+    static void prepare(const Job& job, int64_t tile) { prepare_bf16(job, tile); }
+    template <int R> static void multiply(const Operands& o) { tile_int8_weight_only<R>(o); }
+};
+
+struct Int4WeightOnly {
+    static constexpr int activation_bytes = 2;
+    static void prepare(const Job& job, int64_t tile) { prepare_bf16(job, tile); }
+    template <int R> static void multiply(const Operands& o) { tile_int4_weight_only<R>(o); }
+};
+
+using TileFunction = void (*)(const Operands&);
+
+struct TileFunctions {
+    TileFunction of_rows[Arch::kMaxRows];  // of_rows[R - 1] takes a tile of R rows
+};
+
+template <class Kind, int... i>
+constexpr TileFunctions tile_functions(std::integer_sequence<int, i...>) {
+    return {{Kind::template multiply<i + 1>...}};
+}
+
+template <class Kind>
+void multiply_items(const Job& job, int64_t begin, int64_t end) {
+    static constexpr TileFunctions functions = tile_functions<Kind>(std::make_integer_sequence<int, Arch::kMaxRows>{});
+    const int64_t row_bytes = job.layout.padded_in() * Kind::activation_bytes, groups = job.layout.groups();
+    alignas(64) float sums[Arch::kMaxRows * kPanel];
+    for (int64_t item = begin; item < end; ++item) {
+        const int64_t panel = item / job.tiles, tile = item % job.tiles;
+        const int64_t first = job.tile_begin(tile);
+        const int rows = job.tile_rows(tile);
+        const int32_t* group_sums = job.group_sums == nullptr ? nullptr : job.group_sums + first * groups;
+        functions.of_rows[rows - 1]({job.layout, job.weight + panel * job.layout.panel_bytes(),
+                                     job.activations + first * row_bytes, group_sums, sums});
+        finish(job, {sums, rows, first, panel});
+    }
+}
+
+template <class Kind>
+constexpr Product product() {
+    return {Arch::kMaxRows, Kind::activation_bytes, Kind::prepare, multiply_items<Kind>};
+}
+
+constexpr Products kProducts = {
+    product<Fp32>(), product<Bf16>(),           product<Int8>(),
+    product<Int4>(), product<Int8WeightOnly>(), product<Int4WeightOnly>(),
+};
+
+}  // namespace
+}  // namespace ridgeline
