@@ -28,9 +28,9 @@ std::vector<std::string> isa_names() {
     return names;
 }
 
-Job make_job(const Layout& layout, uintptr_t weight, uintptr_t x, int64_t x_stride, Dtype x_dtype, int64_t rows,
-             uintptr_t bias, Dtype bias_dtype, Activation activation, uintptr_t residual, int64_t residual_stride,
-             uintptr_t out, int64_t out_stride, Dtype out_dtype) {
+Job make_job(const Layout& layout, uintptr_t weight, uintptr_t x, int64_t x_stride, Dtype x_dtype,
+             int64_t rows, uintptr_t bias, Dtype bias_dtype, Activation activation, uintptr_t residual,
+             int64_t residual_stride, uintptr_t out, int64_t out_stride, Dtype out_dtype) {
     Job job{};
     job.layout = layout;
     job.weight = pointer<const uint8_t>(weight);
@@ -49,16 +49,17 @@ Job make_job(const Layout& layout, uintptr_t weight, uintptr_t x, int64_t x_stri
 /// A product as Python calls it: addresses, strides in elements, the lock of the interpreter released.
 template <void (*run)(Job)>
 void call(const Layout& layout, uintptr_t weight, uintptr_t x, int64_t x_stride, Dtype x_dtype, int64_t rows,
-          uintptr_t bias, Dtype bias_dtype, Activation activation, uintptr_t residual, int64_t residual_stride,
-          uintptr_t out, int64_t out_stride, Dtype out_dtype) {
-    run(make_job(layout, weight, x, x_stride, x_dtype, rows, bias, bias_dtype, activation, residual, residual_stride,
-                 out, out_stride, out_dtype));
+          uintptr_t bias, Dtype bias_dtype, Activation activation, uintptr_t residual,
+          int64_t residual_stride, uintptr_t out, int64_t out_stride, Dtype out_dtype) {
+    run(make_job(layout, weight, x, x_stride, x_dtype, rows, bias, bias_dtype, activation, residual,
+                 residual_stride, out, out_stride, out_dtype));
 }
 
 void bind_threads(nb::module_& m) {
     m.def("available_cores", available_cores);
     m.def("threads", [] { return pool().threads(); });
-    m.def("set_threads", [](int threads) { pool().resize(threads); }, nb::call_guard<nb::gil_scoped_release>());
+    m.def(
+        "set_threads", [](int threads) { pool().resize(threads); }, nb::call_guard<nb::gil_scoped_release>());
     m.attr("max_threads") = static_cast<int>(Pool::kMaxThreads);
     // Python functions under the interpreter's lock, for the tests of the pool: each share takes it in turn.
     m.def("share_loop", [](int64_t items, const nb::callable& body) {
@@ -92,17 +93,17 @@ void bind_linear(nb::module_& m) {
         .value("tanh", Activation::tanh);
     nb::class_<Layout>(m, "Layout")
         .def("__init__",
-             [](Layout* layout, Format format, int64_t out, int64_t in, int64_t group, bool zero_points, bool gated) {
-                 new (layout) Layout{format, out, in, group, zero_points, gated};
-             })
+             [](Layout* layout, Format format, int64_t out, int64_t in, int64_t group, bool zero_points,
+                bool gated) { new (layout) Layout{format, out, in, group, zero_points, gated}; })
         .def_prop_ro("bytes", &Layout::bytes)
         .def_prop_ro("panels", &Layout::panels)
         .def_prop_ro("product_columns", &Layout::product_columns);
-    m.def("advise_large_pages", [](uintptr_t at, int64_t bytes) { advise_large_pages(pointer<uint8_t>(at), bytes); });
+    m.def("advise_large_pages",
+          [](uintptr_t at, int64_t bytes) { advise_large_pages(pointer<uint8_t>(at), bytes); });
     m.def(
         "pack",
-        [](const Layout& layout, uintptr_t weight, int64_t stride, Dtype dtype, uintptr_t packed, int64_t begin,
-           int64_t end) {
+        [](const Layout& layout, uintptr_t weight, int64_t stride, Dtype dtype, uintptr_t packed,
+           int64_t begin, int64_t end) {
             pack(layout, {pointer<const void>(weight), stride, dtype}, pointer<uint8_t>(packed), begin, end);
         },
         nb::call_guard<nb::gil_scoped_release>());
@@ -120,6 +121,7 @@ void bind_linear(nb::module_& m) {
 
 NB_MODULE(_native, m) {
     m.doc() = "Ridgeline's CPU kernels; use them through ridgeline.kernels.";
+    nb::set_leak_warnings(false);  // a weight in a global variable outlives the module, and may
     bind_threads(m);
     bind_isa(m);
     bind_linear(m);

@@ -8,7 +8,8 @@ namespace ridgeline {
 namespace {
 
 #if defined(__x86_64__)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+// Every processor with AVX2 has F16C, which older compilers can't ask for.
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -45,9 +46,11 @@ Isa find(const std::string& wanted, const std::string& source) {
     for (const Entry& entry : kIsas) {
         if (wanted != entry.name) continue;
         if (entry.available()) return entry.isa;
-        throw std::invalid_argument(source + " is '" + wanted + "', which this machine lacks; it has: " + available_names());
+        throw std::invalid_argument(source + " is '" + wanted +
+                                    "', which this machine lacks; it has: " + available_names());
     }
-    throw std::invalid_argument(source + " is '" + wanted + "', which is unknown; this machine has: " + available_names());
+    throw std::invalid_argument(source + " is '" + wanted +
+                                "', which is unknown; this machine has: " + available_names());
 }
 
 Isa initial_isa() {

@@ -11,6 +11,7 @@ namespace {
 struct Arch {
     static constexpr int kLanes = 8;
     static constexpr int kMaxRows = 5;  // 5 x 2 accumulators leave 6 of 16 registers
+    static constexpr int kMaxNibbleRows = 5;
     static constexpr int kStrip = 2;
     static constexpr int kInt8Offset = 0;  // dot_int8 takes the stored offset off
 
@@ -51,19 +52,27 @@ struct Arch {
         __builtin_memcpy(&x, p, sizeof x);
         return _mm256_set1_epi32(x);
     }
-    static I load_bytes(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+    static I load_bytes(const uint8_t* p) {
+        return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    }
     static I and_int(I a, I b) { return _mm256_and_si256(a, b); }
     static I or_int(I a, I b) { return _mm256_or_si256(a, b); }
     static I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
     static I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
-    template <int n> static I shift_right(I x) { return _mm256_srli_epi32(x, n); }
+    template <int n>
+    static I shift_right(I x) {
+        return _mm256_srli_epi32(x, n);
+    }
     static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
     static I bits(F x) { return _mm256_castps_si256(x); }
     static F from_bits(I x) { return _mm256_castsi256_ps(x); }
 
-    static F load_fp16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static F load_fp16(const uint16_t* p) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
     static F load_bf16(const uint16_t* p) {
-        return from_bits(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+        return from_bits(_mm256_slli_epi32(
+            _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
     }
     static void store_bf16(uint16_t* p, F x) {
         const I b = bits(x);

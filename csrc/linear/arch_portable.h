@@ -13,6 +13,7 @@ namespace {
 struct Arch {
     static constexpr int kLanes = 4;
     static constexpr int kMaxRows = 4;
+    static constexpr int kMaxNibbleRows = 4;
     static constexpr int kStrip = 2;
     static constexpr int kInt8Offset = 128;
 
@@ -44,7 +45,9 @@ struct Arch {
         return x * power(half) * power(whole - half);
     }
     static F negative(F x, F then, F otherwise) { return select(x < zero(), then, otherwise); }
-    static F with_sign_of(F x, F sign) { return from_bits((bits(x) & 0x7fffffff) | (bits(sign) & INT32_MIN)); }
+    static F with_sign_of(F x, F sign) {
+        return from_bits((bits(x) & 0x7fffffff) | (bits(sign) & INT32_MIN));
+    }
 
     static I load_int(const void* p) { return copy<I>(p); }
     static void store_int(void* p, I x) { std::memcpy(p, &x, sizeof x); }
@@ -59,15 +62,23 @@ struct Arch {
     static I or_int(I a, I b) { return a | b; }
     static I sub_int(I a, I b) { return a - b; }
     static I mul_int(I a, I b) { return a * b; }
-    template <int n> static I shift_right(I x) { return reinterpret_cast<I>(reinterpret_cast<U>(x) >> n); }
+    template <int n>
+    static I shift_right(I x) {
+        return reinterpret_cast<I>(reinterpret_cast<U>(x) >> n);
+    }
     static F to_float(I x) {
-        return F{static_cast<float>(x[0]), static_cast<float>(x[1]), static_cast<float>(x[2]), static_cast<float>(x[3])};
+        return F{static_cast<float>(x[0]), static_cast<float>(x[1]), static_cast<float>(x[2]),
+                 static_cast<float>(x[3])};
     }
     static I bits(F x) { return reinterpret_cast<I>(x); }
     static F from_bits(I x) { return reinterpret_cast<F>(x); }
 
-    static F load_fp16(const uint16_t* p) { return F{from_fp16(p[0]), from_fp16(p[1]), from_fp16(p[2]), from_fp16(p[3])}; }
-    static F load_bf16(const uint16_t* p) { return F{from_bf16(p[0]), from_bf16(p[1]), from_bf16(p[2]), from_bf16(p[3])}; }
+    static F load_fp16(const uint16_t* p) {
+        return F{from_fp16(p[0]), from_fp16(p[1]), from_fp16(p[2]), from_fp16(p[3])};
+    }
+    static F load_bf16(const uint16_t* p) {
+        return F{from_bf16(p[0]), from_bf16(p[1]), from_bf16(p[2]), from_bf16(p[3])};
+    }
     static void store_bf16(uint16_t* p, F x) {
         for (int i = 0; i < kLanes; ++i) p[i] = to_bf16(x[i]);
     }
@@ -91,14 +102,18 @@ struct Arch {
 private:
     typedef uint32_t U __attribute__((vector_size(16)));
 
-    template <class V> static V copy(const void* p) {
+    template <class V>
+    static V copy(const void* p) {
         V x;
         std::memcpy(&x, p, sizeof x);
         return x;
     }
-    static F select(I mask, F then, F otherwise) { return from_bits((bits(then) & mask) | (bits(otherwise) & ~mask)); }
+    static F select(I mask, F then, F otherwise) {
+        return from_bits((bits(then) & mask) | (bits(otherwise) & ~mask));
+    }
     static I truncate(F x) {
-        return I{static_cast<int32_t>(x[0]), static_cast<int32_t>(x[1]), static_cast<int32_t>(x[2]), static_cast<int32_t>(x[3])};
+        return I{static_cast<int32_t>(x[0]), static_cast<int32_t>(x[1]), static_cast<int32_t>(x[2]),
+                 static_cast<int32_t>(x[3])};
     }
     static F power(I n) { return from_bits((n + 127) << 23); }
 };

@@ -45,9 +45,12 @@ inline void add_bias(const Job& job, const Tile& tile) {
     float bias[kPanel];
     for (int lane = 0; lane < kPanel; ++lane) {
         const int64_t row = job.layout.row(tile.panel, lane);
-        if (row < 0) bias[lane] = 0.0f;
-        else if (job.bias_dtype == Dtype::fp32) bias[lane] = static_cast<const float*>(job.bias)[row];
-        else bias[lane] = from_bf16(static_cast<const uint16_t*>(job.bias)[row]);
+        if (row < 0)
+            bias[lane] = 0.0f;
+        else if (job.bias_dtype == Dtype::fp32)
+            bias[lane] = static_cast<const float*>(job.bias)[row];
+        else
+            bias[lane] = from_bf16(static_cast<const uint16_t*>(job.bias)[row]);
     }
     for (int r = 0; r < tile.rows; ++r)
         for (int c = 0; c < kPanel; c += Arch::kLanes) {
@@ -119,7 +122,8 @@ inline void finish(const Job& job, const Tile& tile) {
         const int64_t row = tile.first_row + r;
         if (job.residual.data != nullptr) {
             const int64_t at = (row * job.residual.stride + column) * element_bytes(job.residual.dtype);
-            add_elements(sums, static_cast<const uint8_t*>(job.residual.data) + at, job.residual.dtype, columns);
+            add_elements(sums, static_cast<const uint8_t*>(job.residual.data) + at, job.residual.dtype,
+                         columns);
         }
         const int64_t at = (row * job.out_stride + column) * element_bytes(job.out_dtype);
         store_elements(sums, static_cast<uint8_t*>(job.out) + at, job.out_dtype, columns);

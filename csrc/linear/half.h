@@ -47,7 +47,7 @@ inline uint16_t to_fp16(float x) {
     const uint32_t size = bits & 0x7fffffff;
     if (size > 0x7f800000) return sign | 0x7e00;
     if (size >= 0x477ff000) return sign | 0x7c00;  // 65520 and more round to infinity
-    if (size < 0x38800000)  // below 2^-14: a whole number of 2^-24
+    if (size < 0x38800000)                         // below 2^-14: a whole number of 2^-24
         return sign | static_cast<uint16_t>(std::nearbyintf(float_from_bits(size) * 0x1p24f));
     const uint32_t rounded = size + 0xfff + (size >> 13 & 1);
     return sign | static_cast<uint16_t>((rounded - (112u << 23)) >> 13);

@@ -42,8 +42,8 @@ struct Job {
 
 /// One way to multiply: how rows are prepared, and panels and tiles multiplied.
 struct Product {
-    int max_rows;            // of a tile
-    int activation_bytes;    // of one prepared element
+    int max_rows;          // of a tile
+    int activation_bytes;  // of one prepared element
     void (*prepare)(const Job& job, int64_t tile);
     /// Items [begin, end) of panels x tiles, panel by panel, with the epilogue.
     void (*multiply)(const Job& job, int64_t begin, int64_t end);
@@ -53,8 +53,9 @@ struct Product {
 struct Products {
     Product fp32;
     Product bf16;
-    Product int8;              // int8 weights and activations
-    Product int4;              // 4-bit weights, int8 activations
+    Product int8;  // int8 weights and activations
+    Product int4;  // 4-bit weights, int8 activations
+    Product int4_zero_points;
     Product int8_weight_only;  // int8 weights, bf16 activations
     Product int4_weight_only;
 };

@@ -26,10 +26,10 @@ constexpr int kPanel = 32;
 /// have 16 of each, so that both meet in one tile. Missing inputs and outputs are stored as zeros.
 struct Layout {
     Format format;
-    int64_t out;          // outputs of the weight; for a gated one, twice those of the product
-    int64_t in;           // inputs
-    int64_t group;        // int4: inputs that share a scale, 32, 64 or 128
-    bool zero_points;     // int4: w = scale (q - zero), 0 <= q, zero < 16; without: scale q, -8 <= q < 8
+    int64_t out;       // outputs of the weight; for a gated one, twice those of the product
+    int64_t in;        // inputs
+    int64_t group;     // int4: inputs that share a scale, 32, 64 or 128
+    bool zero_points;  // int4: w = scale (q - zero), 0 <= q, zero < 16; without: scale q, -8 <= q < 8
     bool gated;
 
     int64_t product_columns() const { return gated ? out / 2 : out; }

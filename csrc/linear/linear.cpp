@@ -70,7 +70,8 @@ Job block_of(const Job& job, int64_t begin, int64_t rows, int max_rows) {
 
 void multiply_block(const Job& block, const Product& product) {
     // Waking the other threads takes longer than preparing one tile does.
-    if (block.tiles == 1) product.prepare(block, 0);
+    if (block.tiles == 1)
+        product.prepare(block, 0);
     else
         parallel_for(block.tiles, [&](int64_t begin, int64_t end) {
             for (int64_t tile = begin; tile < end; ++tile) product.prepare(block, tile);
@@ -92,7 +93,8 @@ void run(Job job, const Product& product, bool quantized_activations) {
     job.row_scales = quantized_activations ? reinterpret_cast<float*>(memory + scales_at) : nullptr;
     job.group_sums = quantized_activations ? reinterpret_cast<int32_t*>(memory + sums_at) : nullptr;
     for (int64_t begin = 0; begin < job.rows; begin += block_rows)
-        multiply_block(block_of(job, begin, std::min(block_rows, job.rows - begin), product.max_rows), product);
+        multiply_block(block_of(job, begin, std::min(block_rows, job.rows - begin), product.max_rows),
+                       product);
 }
 
 }  // namespace
@@ -102,7 +104,8 @@ void linear(Job job) {
         case Format::fp32: return run(job, products().fp32, false);
         case Format::bf16: return run(job, products().bf16, false);
         case Format::int8: return run(job, products().int8, true);
-        case Format::int4: return run(job, products().int4, true);
+        case Format::int4:
+            return run(job, job.layout.zero_points ? products().int4_zero_points : products().int4, true);
     }
 }
 

@@ -50,20 +50,22 @@ inline F tanh(F x) {
     return Arch::with_sign_of(Arch::div(m, Arch::add(m, Arch::set(2.0f))), x);
 }
 
-/// erfc(t) for t >= 0 as e^(-t^2) k p(k), k = 1 / (1 + 0.4 t). The polynomial p is a weighted least-squares
-/// fit to erfc(t) e^(t^2) / k over t <= 10 at Chebyshev nodes; relative error 1e-8 before rounding.
-inline F erfc(F t) {
+/// erfcx(t) = e^(t^2) erfc(t) for t >= 0, as k p(k) with k = 1 / (1 + 0.4 t). The polynomial p is a weighted
+/// least-squares fit to erfcx(t) / k over t <= 10 at Chebyshev nodes; relative error 1e-8 before rounding.
+inline F erfcx(F t) {
     const F k = Arch::div(Arch::set(1.0f), Arch::fma(t, Arch::set(0.4f), Arch::set(1.0f)));
-    const F p = polynomial(k, -0.0295958463f, 0.19802101f, -0.498828888f, 0.547457278f, -0.284383774f, 0.272074789f,
-                           0.129676849f, 0.214919642f, 0.224951968f, 0.225706905f);
-    return Arch::mul(exp(Arch::sub(Arch::zero(), Arch::mul(t, t))), Arch::mul(k, p));
+    const F p = polynomial(k, -0.0295958463f, 0.19802101f, -0.498828888f, 0.547457278f, -0.284383774f,
+                           0.272074789f, 0.129676849f, 0.214919642f, 0.224951968f, 0.225706905f);
+    return Arch::mul(k, p);
 }
 
 inline F silu(F x) { return x_times_logistic(x, x); }
 
-/// x Phi(x), with Phi from the tail, so that it keeps its accuracy for negative x.
+/// x Phi(x), with Phi from its tail, erfc(|x| / sqrt 2) / 2, so that it keeps its accuracy for negative x.
 inline F gelu(F x) {
-    const F tail = Arch::mul(Arch::set(0.5f), erfc(Arch::mul(Arch::abs(x), Arch::set(0x1.6a09e6p-1f))));
+    const F scaled = erfcx(Arch::mul(Arch::abs(x), Arch::set(0x1.6a09e6p-1f)));
+    const F tail =
+        Arch::mul(Arch::mul(Arch::set(0.5f), scaled), exp(Arch::mul(Arch::mul(x, x), Arch::set(-0.5f))));
     return Arch::mul(x, Arch::negative(x, tail, Arch::sub(Arch::set(1.0f), tail)));
 }
 

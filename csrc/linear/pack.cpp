@@ -20,7 +20,8 @@ void read_row(const Layout& layout, const Matrix& weight, int64_t row, float* to
     std::memset(to, 0, layout.padded_in() * sizeof(float));
     if (row < 0) return;
     if (weight.dtype == Dtype::fp32) {
-        std::memcpy(to, static_cast<const float*>(weight.data) + row * weight.stride, layout.in * sizeof(float));
+        std::memcpy(to, static_cast<const float*>(weight.data) + row * weight.stride,
+                    layout.in * sizeof(float));
         return;
     }
     const uint16_t* from = static_cast<const uint16_t*>(weight.data) + row * weight.stride;
@@ -78,7 +79,8 @@ void pack_lane_int4(const Layout& layout, const float* w, uint8_t* panel, int la
     }
 }
 
-void pack_panel(const Layout& layout, const Matrix& weight, int64_t index, uint8_t* panel, float* row, int* q) {
+void pack_panel(const Layout& layout, const Matrix& weight, int64_t index, uint8_t* panel, float* row,
+                int* q) {
     std::memset(panel, 0, layout.panel_bytes());
     for (int lane = 0; lane < kPanel; ++lane) {
         read_row(layout, weight, layout.row(index, lane), row);
@@ -106,7 +108,8 @@ float read_element(const Layout& layout, const uint8_t* panel, int64_t k, int la
     }
     const int64_t group = layout.format == Format::int4 ? k / layout.group : 0;
     uint16_t scale;
-    std::memcpy(&scale, panel + (group + 1) * layout.group_bytes() - Layout::kScaleBytes + 2 * lane, sizeof scale);
+    std::memcpy(&scale, panel + (group + 1) * layout.group_bytes() - Layout::kScaleBytes + 2 * lane,
+                sizeof scale);
     if (layout.format == Format::int8) return from_fp16(scale) * static_cast<float>(from[j] - 128);
     const int q = j < 4 ? from[j] & 15 : from[j - 4] >> 4;
     int zero = 8;
@@ -135,7 +138,8 @@ void unpack(const Layout& layout, const uint8_t* packed, float* weight) {
             for (int lane = 0; lane < kPanel; ++lane) {
                 const int64_t row = layout.row(p, lane);
                 if (row < 0) continue;
-                for (int64_t k = 0; k < layout.in; ++k) weight[row * layout.in + k] = read_element(layout, panel, k, lane);
+                for (int64_t k = 0; k < layout.in; ++k)
+                    weight[row * layout.in + k] = read_element(layout, panel, k, lane);
             }
         }
     });

@@ -20,7 +20,8 @@ constexpr int64_t kChunk = 256;
 inline void read_chunk(const Job& job, int64_t row, int64_t k, int64_t n, float* to) {
     const int64_t there = std::clamp<int64_t>(job.layout.in - k, 0, n);
     if (job.x.dtype == Dtype::fp32) {
-        std::memcpy(to, static_cast<const float*>(job.x.data) + row * job.x.stride + k, there * sizeof(float));
+        std::memcpy(to, static_cast<const float*>(job.x.data) + row * job.x.stride + k,
+                    there * sizeof(float));
     } else {
         const uint16_t* from = static_cast<const uint16_t*>(job.x.data) + row * job.x.stride + k;
         for (int64_t i = 0; i < there; ++i) to[i] = from_bf16(from[i]);

@@ -15,57 +15,91 @@ namespace ridgeline {
 namespace {
 
 struct Fp32 {
+    static constexpr int max_rows = Arch::kMaxRows;
     static constexpr int activation_bytes = 4;
     static void prepare(const Job& job, int64_t tile) { prepare_fp32(job, tile); }
-    template <int R> static void multiply(const Operands& o) { tile_fp32<R>(o); }
+    template <int R>
+    static void multiply(const Operands& o) {
+        tile_fp32<R>(o);
+    }
 };
 
 struct Bf16 {
+    static constexpr int max_rows = Arch::kMaxRows;
     static constexpr int activation_bytes = 2;
     static void prepare(const Job& job, int64_t tile) { prepare_bf16(job, tile); }
-    template <int R> static void multiply(const Operands& o) { tile_bf16<R>(o); }
+    template <int R>
+    static void multiply(const Operands& o) {
+        tile_bf16<R>(o);
+    }
 };
 
 struct Int8 {
+    static constexpr int max_rows = Arch::kMaxRows;
     static constexpr int activation_bytes = 1;
     static void prepare(const Job& job, int64_t tile) { prepare_int8(job, tile); }
-    template <int R> static void multiply(const Operands& o) { tile_int8<R>(o); }
+    template <int R>
+    static void multiply(const Operands& o) {
+        tile_int8<R>(o);
+    }
 };
 
 struct Int4 {
+    static constexpr int max_rows = Arch::kMaxNibbleRows;
     static constexpr int activation_bytes = 1;
     static void prepare(const Job& job, int64_t tile) { prepare_int8(job, tile); }
-    template <int R> static void multiply(const Operands& o) { tile_int4<R>(o); }
+    template <int R>
+    static void multiply(const Operands& o) {
+        tile_int4<R, false>(o);
+    }
+};
+
+struct Int4ZeroPoints {
+    static constexpr int max_rows = Arch::kMaxNibbleRows;
+    static constexpr int activation_bytes = 1;
+    static void prepare(const Job& job, int64_t tile) { prepare_int8(job, tile); }
+    template <int R>
+    static void multiply(const Operands& o) {
+        tile_int4<R, true>(o);
+    }
 };
 
 struct Int8WeightOnly {
+    static constexpr int max_rows = Arch::kMaxRows;
     static constexpr int activation_bytes = 2;
     static void prepare(const Job& job, int64_t tile) { prepare_bf16(job, tile); }
-    template <int R> static void multiply(const Operands& o) { tile_int8_weight_only<R>(o); }
+    template <int R>
+    static void multiply(const Operands& o) {
+        tile_int8_weight_only<R>(o);
+    }
 };
 
 struct Int4WeightOnly {
+    static constexpr int max_rows = Arch::kMaxRows;
     static constexpr int activation_bytes = 2;
     static void prepare(const Job& job, int64_t tile) { prepare_bf16(job, tile); }
-    template <int R> static void multiply(const Operands& o) { tile_int4_weight_only<R>(o); }
+    template <int R>
+    static void multiply(const Operands& o) {
+        tile_int4_weight_only<R>(o);
+    }
 };
 
-using TileFunction = void (*)(const Operands&);
-
+/// of_rows[R - 1] multiplies a tile of R rows.
+template <class Kind>
 struct TileFunctions {
-    TileFunction of_rows[Arch::kMaxRows];  // of_rows[R - 1] takes a tile of R rows
+    void (*of_rows[Kind::max_rows])(const Operands&);
 };
 
 template <class Kind, int... i>
-constexpr TileFunctions tile_functions(std::integer_sequence<int, i...>) {
+constexpr TileFunctions<Kind> tile_functions(std::integer_sequence<int, i...>) {
     return {{Kind::template multiply<i + 1>...}};
 }
 
 template <class Kind>
 void multiply_items(const Job& job, int64_t begin, int64_t end) {
-    static constexpr TileFunctions functions = tile_functions<Kind>(std::make_integer_sequence<int, Arch::kMaxRows>{});
+    static constexpr auto functions = tile_functions<Kind>(std::make_integer_sequence<int, Kind::max_rows>{});
     const int64_t row_bytes = job.layout.padded_in() * Kind::activation_bytes, groups = job.layout.groups();
-    alignas(64) float sums[Arch::kMaxRows * kPanel];
+    alignas(64) float sums[Kind::max_rows * kPanel];
     for (int64_t item = begin; item < end; ++item) {
         const int64_t panel = item / job.tiles, tile = item % job.tiles;
         const int64_t first = job.tile_begin(tile);
@@ -79,12 +113,12 @@ void multiply_items(const Job& job, int64_t begin, int64_t end) {
 
 template <class Kind>
 constexpr Product product() {
-    return {Arch::kMaxRows, Kind::activation_bytes, Kind::prepare, multiply_items<Kind>};
+    return {Kind::max_rows, Kind::activation_bytes, Kind::prepare, multiply_items<Kind>};
 }
 
 constexpr Products kProducts = {
-    product<Fp32>(), product<Bf16>(),           product<Int8>(),
-    product<Int4>(), product<Int8WeightOnly>(), product<Int4WeightOnly>(),
+    product<Fp32>(),           product<Bf16>(),           product<Int8>(),           product<Int4>(),
+    product<Int4ZeroPoints>(), product<Int8WeightOnly>(), product<Int4WeightOnly>(),
 };
 
 }  // namespace

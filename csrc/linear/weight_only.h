@@ -35,14 +35,16 @@ void expand_int8(const uint8_t* from, int64_t steps, uint32_t* to) {
     const Arch::I offset = Arch::set_int(128);
     for (int64_t k = 0; k < steps; ++k)
         for (int column = 0; column < kPanel; column += Arch::kLanes)
-            expand_bytes(Arch::load_int(from + k * Layout::kStepBytes + column * 4), offset, to + k * 2 * kPanel + column);
+            expand_bytes(Arch::load_int(from + k * Layout::kStepBytes + column * 4), offset,
+                         to + k * 2 * kPanel + column);
 }
 
 void expand_int4(const Operands& o, int64_t group, uint32_t* to) {
     const uint8_t* from = o.panel + group * o.layout.group_bytes();
     const Arch::I low = Arch::set_int(0x0f0f0f0f);
     for (int column = 0; column < kPanel; column += Arch::kLanes) {
-        const Arch::I zero = zero_points(o, group, column);
+        const Arch::I zero =
+            o.layout.zero_points ? zero_points(o, group, column) : Arch::set_int(kInt4Offset);
         for (int64_t k = 0; k < o.layout.group_steps(); ++k) {
             const Arch::I both = Arch::load_int(from + k * Layout::kStepBytes + column * 4);
             uint32_t* at = to + k * 4 * kPanel + column;
@@ -54,7 +56,8 @@ void expand_int4(const Operands& o, int64_t group, uint32_t* to) {
 
 /// tile += scale times the product of an expanded run of `inputs`.
 template <int R>
-void add_run(const uint32_t* run, const uint8_t* activations, int64_t inputs, const uint8_t* scales, float* tile) {
+[[gnu::flatten]] void add_run(const uint32_t* run, const uint8_t* activations, int64_t inputs,
+                              const uint8_t* scales, float* tile) {
     each_strip([&](int column) {
         Arch::F acc[R][Arch::kStrip];
         unroll<R>([&](auto r) { unroll<Arch::kStrip>([&](auto c) { acc[r][c] = Arch::zero(); }); });

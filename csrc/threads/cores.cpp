@@ -26,7 +26,8 @@ std::string core_of(int cpu) {
 
 int cores_in_affinity_mask() {
     cpu_set_t mask;
-    if (sched_getaffinity(0, sizeof mask, &mask) != 0) return static_cast<int>(std::thread::hardware_concurrency());
+    if (sched_getaffinity(0, sizeof mask, &mask) != 0)
+        return static_cast<int>(std::thread::hardware_concurrency());
     std::set<std::string> cores;
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
         if (CPU_ISSET(cpu, &mask)) cores.insert(core_of(cpu));

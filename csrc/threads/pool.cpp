@@ -46,8 +46,8 @@ int initial_threads() {
     char* end = nullptr;
     const long threads = std::strtol(text, &end, 10);
     if (*end != '\0' || threads < 1 || threads > Pool::kMaxThreads)
-        throw std::invalid_argument("RIDGELINE_THREADS is '" + std::string(text) + "'; give a whole number from 1 to " +
-                                    std::to_string(Pool::kMaxThreads));
+        throw std::invalid_argument("RIDGELINE_THREADS is '" + std::string(text) +
+                                    "'; give a whole number from 1 to " + std::to_string(Pool::kMaxThreads));
     return static_cast<int>(threads);
 }
 
@@ -114,7 +114,8 @@ void Pool::run(int64_t items, Body body, const void* context) {
 
 void Pool::wait_for_workers() {
     if (spin([this] { return pending_.load(std::memory_order_acquire) == 0; })) return;
-    for (int left = pending_.load(std::memory_order_acquire); left != 0; left = pending_.load(std::memory_order_acquire))
+    for (int left = pending_.load(std::memory_order_acquire); left != 0;
+         left = pending_.load(std::memory_order_acquire))
         pending_.wait(left, std::memory_order_acquire);
 }
 

@@ -66,7 +66,9 @@ template <class F>
 void parallel_for(int64_t items, const F& f) {
     pool().run(
         items,
-        [](const void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); },
+        [](const void* context, int64_t begin, int64_t end) {
+            (*static_cast<const F*>(context))(begin, end);
+        },
         &f);
 }
 

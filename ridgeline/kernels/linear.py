@@ -107,8 +107,8 @@ def pack_linear(
     - ``int4-gN``: one scale for N inputs of an output, w = scale q with -8 <= q <= 7. With m the weight of
       largest size, sign included, the scale is that of -m / (8 - s / 8), s = 0 .. 8, whose squared error
       is the least.
-    - ``int4-gN-zp``: w = scale (q - zero) with 0 <= q, zero <= 15, scale = (hi - lo) / 15 and zero = -lo / scale,
-      rounded, where lo = min(w, 0) and hi = max(w, 0).
+    - ``int4-gN-zp``: w = scale (q - zero) with 0 <= q, zero <= 15, scale = (hi - lo) / 15 and
+      zero = -lo / scale, rounded, where lo = min(w, 0) and hi = max(w, 0).
 
     ``gated`` packs a weight whose first half of outputs gates the second half. ``progress`` is called
     with the bytes of ``weight`` that have been packed since its last call.
@@ -128,7 +128,13 @@ def pack_linear(
         end = min(begin + panels, layout.panels)
         try:
             _native.pack(
-                layout, weight.data_ptr(), weight.stride(0), _DTYPES[weight.dtype], data.data_ptr(), begin, end
+                layout,
+                weight.data_ptr(),
+                weight.stride(0),
+                _DTYPES[weight.dtype],
+                data.data_ptr(),
+                begin,
+                end,
             )
         except ValueError as error:
             raise InputError(f"weight {error}; it cannot be packed as {format}") from None
@@ -152,8 +158,8 @@ def linear(
     - ``activation``: silu, gelu (exact), gelu_tanh, relu or tanh; for a gated weight one of these with
       ``_gated`` after it, act(first half) * second half.
     - ``residual``: the shape and dtype of the result. It may be ``out`` itself.
-    - ``out``: where the result goes, float32 or bfloat16 ``[rows, columns]``, its rows contiguous. A new tensor
-      of x's dtype if None.
+    - ``out``: where the result goes, float32 or bfloat16 ``[rows, columns]``, its rows contiguous.
+      A new tensor of x's dtype if None.
 
     Sums, bias, activation and residual are float32; the result is rounded once. By format: ``fp32``
     multiplies float32; ``bf16`` rounds x to bf16 and sums in float32; integer formats quantise each row of
@@ -196,9 +202,13 @@ def _run(
     _check_matrix("x", x)
     rows, inputs = x.shape
     if inputs != packed.shape[1]:
-        raise InputError(f"x is {_describe(x)}; the weight {list(packed.shape)} takes {packed.shape[1]} columns")
+        raise InputError(
+            f"x is {_describe(x)}; the weight {list(packed.shape)} takes {packed.shape[1]} columns"
+        )
     if x.requires_grad and torch.is_grad_enabled():
-        raise InputError("x requires a gradient, which this kernel has not; use torch.no_grad() or x.detach()")
+        raise InputError(
+            "x requires a gradient, which this kernel has not; use torch.no_grad() or x.detach()"
+        )
     if bias is not None:
         _check_bias(bias, packed.shape[0])
     shape = (rows, packed.columns)
@@ -209,7 +219,9 @@ def _run(
     if residual is not None:
         _check_shape("residual", residual, shape)
         if residual.dtype != out.dtype:
-            raise InputError(f"residual is {residual.dtype} and the result {out.dtype}; they must be the same")
+            raise InputError(
+                f"residual is {residual.dtype} and the result {out.dtype}; they must be the same"
+            )
     kernel(
         packed.layout,
         packed.data.data_ptr(),
@@ -234,6 +246,8 @@ def _layout(shape: tuple[int, int], format: str, gated: bool) -> _native.Layout:
         raise InputError(f"format is {format!r}; choose one of: {', '.join(FORMATS)}")
     kind, group, zero_points = FORMATS[format]
     out, inputs = shape
+    if out < 1 or inputs < 1:
+        raise InputError(f"weight is {list(shape)}; give one with at least one output and one input")
     if gated and out % 2:
         raise InputError(f"weight has {out} outputs; a gated one has as many gates as values, an even number")
     if kind in (_native.Format.int8, _native.Format.int4) and inputs > MOST_INPUTS:
@@ -248,9 +262,7 @@ def _activation(name: str | None, gated: bool) -> _native.Activation:
     if plain not in ACTIVATIONS:
         raise InputError(f"activation is {name!r}; choose one of: {', '.join(_activations(gated))}")
     if name.endswith(GATED) != gated:
-        raise InputError(
-            f"activation is {name!r}, but the weight was packed with gated={gated}; pack it with gated={not gated}"
-        )
+        raise InputError(f"activation is {name!r}, but the weight was packed with gated={gated}")
     return ACTIVATIONS[plain]
 
 
@@ -264,7 +276,9 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if tensor.dtype not in _DTYPES:
         raise InputError(f"{name} is {tensor.dtype}; give torch.float32 or torch.bfloat16")
     if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-        raise InputError(f"{name} is a {tensor.layout} tensor on {tensor.device}; give a strided one on the CPU")
+        raise InputError(
+            f"{name} is a {tensor.layout} tensor on {tensor.device}; give a strided one on the CPU"
+        )
 
 
 def _check_matrix(name: str, tensor: torch.Tensor) -> None:
@@ -272,7 +286,9 @@ def _check_matrix(name: str, tensor: torch.Tensor) -> None:
     if tensor.dim() != 2:
         raise InputError(f"{name} is {_describe(tensor)}; give a matrix of 2 dimensions")
     if tensor.shape[1] > 1 and tensor.stride(1) != 1:
-        raise InputError(f"{name} has a stride of {tensor.stride(1)} inside its rows; call {name}.contiguous()")
+        raise InputError(
+            f"{name} has a stride of {tensor.stride(1)} inside its rows; call {name}.contiguous()"
+        )
 
 
 def _check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, int]) -> None:
@@ -284,7 +300,9 @@ def _check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, int]) -> Non
 def _check_bias(bias: torch.Tensor, outputs: int) -> None:
     _check_tensor("bias", bias)
     if bias.shape != (outputs,) or not bias.is_contiguous():
-        raise InputError(f"bias is {_describe(bias)} of stride {bias.stride()}; give a contiguous [{outputs}]")
+        raise InputError(
+            f"bias is {_describe(bias)} of stride {bias.stride()}; give a contiguous [{outputs}]"
+        )
 
 
 def _check_out(
@@ -295,9 +313,13 @@ def _check_out(
         raise InputError(f"out has rows that overlap (stride {out.stride(0)}); give one whose rows do not")
     if _overlap(out, x):
         raise InputError("out shares memory with x; give one of its own")
-    same = residual is not None and out.data_ptr() == residual.data_ptr() and out.stride() == residual.stride()
+    same = (
+        residual is not None and out.data_ptr() == residual.data_ptr() and out.stride() == residual.stride()
+    )
     if isinstance(residual, torch.Tensor) and not same and _overlap(out, residual):
-        raise InputError("out shares part of its memory with residual; give the same tensor or one of its own")
+        raise InputError(
+            "out shares part of its memory with residual; give the same tensor or one of its own"
+        )
 
 
 def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
