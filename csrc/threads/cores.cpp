@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <set>
+#include <map>
 #include <string>
 #include <thread>
 
@@ -12,9 +12,10 @@
 #endif
 
 namespace ridgeline {
-namespace {
 
 #if defined(__linux__)
+namespace {
+
 /// The hyper-threads that share a core with `cpu`, as the kernel writes them ("0,4"): a core's name.
 std::string core_of(int cpu) {
     std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
@@ -24,16 +25,6 @@ std::string core_of(int cpu) {
     return siblings;
 }
 
-int cores_in_affinity_mask() {
-    cpu_set_t mask;
-    if (sched_getaffinity(0, sizeof mask, &mask) != 0)
-        return static_cast<int>(std::thread::hardware_concurrency());
-    std::set<std::string> cores;
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-        if (CPU_ISSET(cpu, &mask)) cores.insert(core_of(cpu));
-    return static_cast<int>(cores.size());
-}
-
 /// The quota of a container (cgroup v2, "max 100000" or "150000 100000"), rounded up.
 int cores_in_quota(int unlimited) {
     std::ifstream file("/sys/fs/cgroup/cpu.max");
@@ -41,17 +32,29 @@ int cores_in_quota(int unlimited) {
     if (!(file >> quota >> period) || quota <= 0 || period <= 0) return unlimited;
     return static_cast<int>(std::ceil(quota / period));
 }
-#endif
 
 }  // namespace
 
-int available_cores() {
-#if defined(__linux__)
-    const int cores = cores_in_affinity_mask();
-    return std::max(1, std::min(cores, cores_in_quota(cores)));
-#else
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-#endif
+std::vector<std::vector<int>> allowed_cores() {
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof mask, &mask) != 0) return {};
+    std::map<std::string, std::vector<int>> by_name;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+        if (CPU_ISSET(cpu, &mask)) by_name[core_of(cpu)].push_back(cpu);
+    std::vector<std::vector<int>> cores;
+    for (auto& [name, cpus] : by_name) cores.push_back(cpus);
+    return cores;
 }
+
+int available_cores() {
+    const int cores = static_cast<int>(allowed_cores().size());
+    if (cores == 0) return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    return std::max(1, std::min(cores, cores_in_quota(cores)));
+}
+#else
+std::vector<std::vector<int>> allowed_cores() { return {}; }
+
+int available_cores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+#endif
 
 }  // namespace ridgeline

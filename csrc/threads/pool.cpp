@@ -72,6 +72,7 @@ void Pool::resize(int threads) {
 
 void Pool::start() {
     errors_.resize(threads());
+    placement_ = std::make_unique<Placement>(threads());
     workers_.reserve(threads() - 1);
     const uint32_t now = generation_.load();
     try {
@@ -98,6 +99,7 @@ void Pool::run(int64_t items, Body body, const void* context) {
     if (static_cast<int>(workers_.size()) + 1 != threads()) start();
     task_ = {items, body, context, threads()};
     pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    placement_->settle(0);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     inside_loop = true;
@@ -127,6 +129,7 @@ void Pool::work(int index, uint32_t seen) {
         if (!moved()) continue;
         ++seen;  // the next loop can't begin before this thread has finished its share of this one
         if (stopping_) return;
+        placement_->settle(index);
         run_share(index);
         pending_.fetch_sub(1, std::memory_order_release);
         pending_.notify_one();

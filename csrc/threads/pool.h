@@ -3,9 +3,12 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "threads/placement.h"
 
 namespace ridgeline {
 
@@ -51,6 +54,7 @@ private:
     std::atomic<int> threads_;
     std::vector<std::thread> workers_;
     std::vector<std::exception_ptr> errors_;
+    std::unique_ptr<Placement> placement_;
     Task task_;
     std::atomic<bool> stopping_{false};
     alignas(64) std::atomic<uint32_t> generation_{0};  // counts loops; workers wait for it to move

@@ -52,8 +52,8 @@ class PackedLinear:
     the same for every instruction set, so it may be saved, and later be given a memory-mapped file.
     A ``gated`` weight's first half of outputs gates its second half; products have ``out / 2`` columns.
 
-    Raises InputError for a format that :data:`FORMATS` lacks or for data of another length than the
-    format and shape need.
+    Raises InputError for a format that :data:`FORMATS` lacks, for data of another length than the format
+    and shape need, and for data with gaps or at an address that is no multiple of 4.
     """
 
     data: torch.Tensor
@@ -72,6 +72,8 @@ class PackedLinear:
             )
         if not data.is_contiguous():
             raise InputError("data has gaps between its bytes; call data.contiguous()")
+        if data.data_ptr() % 4:
+            raise InputError("data begins at an address that is no multiple of 4; call data.clone()")
         object.__setattr__(self, "layout", layout)
 
     @property

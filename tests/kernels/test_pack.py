@@ -142,3 +142,12 @@ def test_data_of_another_length_is_refused():
         PackedLinear(packed.data[:-1], (4, 8), "int8")
     with pytest.raises(InputError, match=r"^data is float32"):
         PackedLinear(torch.ones(4, 8), (4, 8), "int8")
+
+
+def test_data_with_gaps_or_between_words_is_refused():
+    packed = pack_linear(torch.ones(4, 8), "int8")
+    wide = packed.data.repeat_interleave(2)
+    with pytest.raises(InputError, match=r"^data has gaps"):
+        PackedLinear(wide[::2], (4, 8), "int8")
+    with pytest.raises(InputError, match=r"^data begins at an address"):
+        PackedLinear(wide[1 : 1 + packed.nbytes], (4, 8), "int8")
