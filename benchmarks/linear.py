@@ -8,6 +8,7 @@ ours and PyTorch's; the medians of the rounds and their ratio are what counts.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -132,7 +133,12 @@ def main() -> None:
     ]
     if not options.dry_run:
         best_read = max(bandwidth, *(case["gbytes_per_second"] * 1e9 for case in cases))
-        setting = {"isa": kernels.isa(), "threads": kernels.threads(), "read_bandwidth": best_read}
+        setting = {
+            "isa": kernels.isa(),
+            "threads": kernels.threads(),
+            "load_average": os.getloadavg()[0],  # above the threads in use: others were at work
+            "read_bandwidth": best_read,
+        }
         print(f"wrote {write_result('linear', {**setting, 'cases': cases})}")
 
 

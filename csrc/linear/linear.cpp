@@ -84,7 +84,10 @@ void run(Job job, const Product& product, bool quantized_activations) {
     if (job.rows == 0 || job.layout.out == 0) return;
     const int64_t row_bytes = std::max<int64_t>(1, job.layout.padded_in() * product.activation_bytes);
     const int64_t tiles = std::max<int64_t>(1, kRowBlockBytes / row_bytes / product.max_rows);
-    const int64_t block_rows = std::min(job.rows, tiles * product.max_rows);
+    const int64_t most_rows = std::min(job.rows, tiles * product.max_rows);
+    // Blocks of like size: a last one of a few rows would read all weights for little.
+    const int64_t blocks = (job.rows + most_rows - 1) / most_rows;
+    const int64_t block_rows = (job.rows + blocks - 1) / blocks;
     const int64_t rows_at = 0, scales_at = aligned(block_rows * row_bytes);
     const int64_t sums_at = scales_at + aligned(block_rows * 4);
     thread_local Scratch scratch;

@@ -95,6 +95,17 @@ constexpr TileFunctions<Kind> tile_functions(std::integer_sequence<int, i...>) {
     return {{Kind::template multiply<i + 1>...}};
 }
 
+/// How far ahead one tile asks for the panel that it reads itself.
+constexpr int64_t kPrefetchBytes = 4096;
+
+/// What tile `tile` of a panel asks for: its part of the next panel or, alone with its panel, what it
+/// comes to itself in a moment. Left to the hardware, a panel's first tile would wait for memory.
+inline Ahead weights_ahead(const Job& job, const uint8_t* panel, int64_t tile) {
+    if (job.tiles == 1) return {panel + kPrefetchBytes, Layout::kStepBytes};
+    const int64_t bytes = job.layout.panel_bytes();
+    return {panel + bytes + bytes * tile / job.tiles, (Layout::kStepBytes + job.tiles - 1) / job.tiles};
+}
+
 template <class Kind>
 void multiply_items(const Job& job, int64_t begin, int64_t end) {
     static constexpr auto functions = tile_functions<Kind>(std::make_integer_sequence<int, Kind::max_rows>{});
@@ -105,8 +116,9 @@ void multiply_items(const Job& job, int64_t begin, int64_t end) {
         const int64_t first = job.tile_begin(tile);
         const int rows = job.tile_rows(tile);
         const int32_t* group_sums = job.group_sums == nullptr ? nullptr : job.group_sums + first * groups;
-        functions.of_rows[rows - 1]({job.layout, job.weight + panel * job.layout.panel_bytes(),
-                                     job.activations + first * row_bytes, group_sums, sums});
+        const uint8_t* weights = job.weight + panel * job.layout.panel_bytes();
+        functions.of_rows[rows - 1]({job.layout, weights, job.activations + first * row_bytes, group_sums,
+                                     sums, weights_ahead(job, weights, tile)});
         finish(job, {sums, rows, first, panel});
     }
 }

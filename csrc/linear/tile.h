@@ -12,9 +12,17 @@
 namespace ridgeline {
 namespace {
 
-/// How far ahead of a single row's product its weights are asked for: one row has too little other work
-/// to hide what the hardware's own prefetcher leaves at page boundaries.
-constexpr int64_t kPrefetchBytes = 4096;
+/// Weights that are wanted soon, to be asked for while others are multiplied: `step` bytes a step, 128 at
+/// most.
+struct Ahead {
+    const uint8_t* at;
+    int64_t step;
+
+    [[gnu::always_inline]] void prefetch(int64_t steps) const {
+        __builtin_prefetch(at + steps * step);
+        __builtin_prefetch(at + steps * step + 64);
+    }
+};
 
 /// What a tile is multiplied from.
 struct Operands {
@@ -23,20 +31,13 @@ struct Operands {
     const uint8_t* activations;  // [steps][R] times the bytes of a step, see prepare.h
     const int32_t* group_sums;   // int8 activations: [groups][R]
     float* tile;                 // [R][kPanel]
+    Ahead ahead;
 };
 
 /// The strips of registers that make up a panel: f(first column).
 template <class F>
 [[gnu::always_inline]] inline void each_strip(const F& f) {
     for (int column = 0; column < kPanel; column += Arch::kLanes * Arch::kStrip) f(column);
-}
-
-template <int R>
-[[gnu::always_inline]] inline void prefetch_ahead(const uint8_t* at) {
-    if constexpr (R == 1) {
-        __builtin_prefetch(at + kPrefetchBytes);
-        if constexpr (Arch::kStrip * Arch::kLanes * 4 > 64) __builtin_prefetch(at + kPrefetchBytes + 64);
-    }
 }
 
 template <int R>
@@ -47,7 +48,7 @@ template <int R>
         const uint8_t* w = o.panel + column * 4;
         const uint8_t* a = o.activations;
         for (int64_t k = 0; k < o.layout.steps(); ++k, w += Layout::kStepBytes, a += R * 4) {
-            prefetch_ahead<R>(w);
+            o.ahead.prefetch(k);
             Arch::F weight[Arch::kStrip];
             unroll<Arch::kStrip>(
                 [&](auto c) { weight[c] = Arch::from_bits(Arch::load_int(w + c * Arch::kLanes * 4)); });
@@ -66,9 +67,9 @@ template <int R>
 /// acc += the products of `steps` pairs of inputs.
 template <int R>
 [[gnu::always_inline]] inline void multiply_bf16(Arch::F (&acc)[R][Arch::kStrip], const uint8_t* w,
-                                                 const uint8_t* a, int64_t steps) {
+                                                 const uint8_t* a, int64_t steps, Ahead ahead) {
     for (int64_t k = 0; k < steps; ++k, w += Layout::kStepBytes, a += R * 4) {
-        prefetch_ahead<R>(w);
+        ahead.prefetch(k);
         Arch::I weight[Arch::kStrip];
         unroll<Arch::kStrip>([&](auto c) { weight[c] = Arch::load_int(w + c * Arch::kLanes * 4); });
         unroll<R>([&](auto r) {
@@ -83,7 +84,7 @@ template <int R>
     each_strip([&](int column) {
         Arch::F acc[R][Arch::kStrip];
         unroll<R>([&](auto r) { unroll<Arch::kStrip>([&](auto c) { acc[r][c] = Arch::zero(); }); });
-        multiply_bf16<R>(acc, o.panel + column * 4, o.activations, o.layout.steps());
+        multiply_bf16<R>(acc, o.panel + column * 4, o.activations, o.layout.steps(), o.ahead);
         unroll<R>([&](auto r) {
             unroll<Arch::kStrip>(
                 [&](auto c) { Arch::store(o.tile + r * kPanel + column + c * Arch::kLanes, acc[r][c]); });
@@ -130,7 +131,7 @@ template <int R>
         const uint8_t* w = o.panel + column * 4;
         const uint8_t* a = o.activations;
         for (int64_t k = 0; k < o.layout.steps(); ++k, w += Layout::kStepBytes, a += R * 4) {
-            prefetch_ahead<R>(w);
+            o.ahead.prefetch(k);
             Arch::I weight[Arch::kStrip];
             unroll<Arch::kStrip>([&](auto c) { weight[c] = Arch::load_int(w + c * Arch::kLanes * 4); });
             unroll<R>([&](auto r) {
@@ -173,7 +174,7 @@ template <int R, bool ZeroPoints>
             const uint8_t* w = group + column * 4;
             const uint8_t* a = o.activations + g * steps * R * 8;
             for (int64_t k = 0; k < steps; ++k, w += Layout::kStepBytes, a += R * 8) {
-                prefetch_ahead<R>(w);
+                o.ahead.prefetch(g * steps + k);
                 Arch::I weight[Arch::kStrip];
                 unroll<Arch::kStrip>([&](auto c) {
                     weight[c] = Arch::and_int(Arch::load_int(w + c * Arch::kLanes * 4), low);

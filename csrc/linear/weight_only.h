@@ -57,11 +57,11 @@ void expand_int4(const Operands& o, int64_t group, uint32_t* to) {
 /// tile += scale times the product of an expanded run of `inputs`.
 template <int R>
 [[gnu::flatten]] void add_run(const uint32_t* run, const uint8_t* activations, int64_t inputs,
-                              const uint8_t* scales, float* tile) {
+                              const uint8_t* scales, float* tile, Ahead ahead) {
     each_strip([&](int column) {
         Arch::F acc[R][Arch::kStrip];
         unroll<R>([&](auto r) { unroll<Arch::kStrip>([&](auto c) { acc[r][c] = Arch::zero(); }); });
-        multiply_bf16<R>(acc, reinterpret_cast<const uint8_t*>(run + column), activations, inputs / 2);
+        multiply_bf16<R>(acc, reinterpret_cast<const uint8_t*>(run + column), activations, inputs / 2, ahead);
         add_group<R>(acc, scales + column * 2, tile + column);
     });
 }
@@ -74,7 +74,8 @@ void tile_int8_weight_only(const Operands& o) {
     for (int64_t k = 0; k < o.layout.padded_in(); k += kRun) {
         const int64_t inputs = std::min(kRun, o.layout.padded_in() - k);
         expand_int8(o.panel + k / 4 * Layout::kStepBytes, inputs / 4, run);
-        add_run<R>(run, o.activations + k * R * 2, inputs, scales, o.tile);
+        add_run<R>(run, o.activations + k * R * 2, inputs, scales, o.tile,
+                   {o.ahead.at + k / 4 * o.ahead.step, o.ahead.step / 2});
     }
 }
 
@@ -85,7 +86,8 @@ void tile_int4_weight_only(const Operands& o) {
     for (int64_t g = 0; g < o.layout.groups(); ++g) {
         expand_int4(o, g, run);
         const uint8_t* scales = o.panel + (g + 1) * o.layout.group_bytes() - Layout::kScaleBytes;
-        add_run<R>(run, o.activations + g * o.layout.group * R * 2, o.layout.group, scales, o.tile);
+        add_run<R>(run, o.activations + g * o.layout.group * R * 2, o.layout.group, scales, o.tile,
+                   {o.ahead.at + g * o.layout.group_steps() * o.ahead.step, o.ahead.step / 4});
     }
 }
 
