@@ -11,9 +11,9 @@
 namespace ridgeline {
 namespace {
 
-/// Prepared rows that are multiplied at a time: they stay in a core's second-level cache, beside a panel,
-/// while the panels pass by.
-constexpr int64_t kRowBlockBytes = 512 * 1024;
+/// Prepared rows that are multiplied at a time: few enough for the last-level cache, from which a tile is
+/// read at a pace that prefetching hides, and enough for the weights to be read from memory few times.
+constexpr int64_t kRowBlockBytes = 2 * 1024 * 1024;
 
 const Products& products() {
     switch (current_isa()) {
