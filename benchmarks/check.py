@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 
-from benchmarks.fingerprint import write_result
+from benchmarks.record import write_result
 from ridgeline.analysis.check import Check, check
 from ridgeline.hardware.measure import measure
 from ridgeline.loading import Loaded, load

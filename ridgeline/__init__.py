@@ -15,6 +15,7 @@ _PUBLIC = {
     "InputError": "ridgeline.errors",
     "check": "ridgeline.analysis.check",
     "declare": "ridgeline.models",
+    "evaluate": "ridgeline.analysis.evaluate",
     "explain": "ridgeline.analysis.explain",
     "load": "ridgeline.loading",
     "load_config": "ridgeline.models",
@@ -31,6 +32,7 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import check as check
+    from ridgeline.analysis.evaluate import evaluate as evaluate
     from ridgeline.analysis.explain import explain as explain
     from ridgeline.analysis.step import predict_step as predict_step
     from ridgeline.analysis.step import trace_step as trace_step

@@ -102,6 +102,27 @@ def generate(
     show_stream(_console(), loaded, given, max_tokens=max_tokens, sampling=sampling)
 
 
+@app.command(epilog="Example: ridgeline chat demo --temperature 0.5")
+def chat(
+    model: Model,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="New tokens of an answer; 0: all the window.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; unset: the model's own.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that sum to p.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Least share of the likeliest's odds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
+    weights: Annotated[str, typer.Option(help="auto, random, or a dtype to convert to.")] = "auto",
+) -> None:
+    """Talk with a model, or let it continue your text; /help lists what it takes."""
+    loaded = _load(model, weights)
+    from ridgeline.chat.terminal import chat as run
+
+    sampling = loaded.sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    run(loaded, sampling, max_tokens=max_tokens)
+
+
 @app.command(epilog="Example: ridgeline measure --threads 2")
 def measure(
     threads: Annotated[
@@ -157,6 +178,29 @@ def check(
     show_check(_console(), found)
 
 
+@app.command("eval", epilog="Example: ridgeline eval demo --heldout --weights bf16,fp32")
+def evaluate(
+    model: Model,
+    text: Annotated[Path | None, typer.Option(help="A text file in UTF-8, read as one document.")] = None,
+    heldout: Annotated[
+        bool, typer.Option("--heldout", help="The Python modules that the demo model never saw.")
+    ] = False,
+    weights: Annotated[str, typer.Option(help="Formats to compare: auto, bf16, fp16, fp32.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score how well a model predicts a text: perplexity and bits per byte."""
+    formats = _formats(weights)
+    name, texts = _texts(text, heldout)
+    _refuse_builtin(model)
+    found = [_evaluated(model, format, texts) for format in formats]
+    if as_json:
+        _print_json(found)
+        return
+    from ridgeline.report.tables import show_evaluation
+
+    show_evaluation(_console(), found, name)
+
+
 @app.command(epilog="Example: ridgeline validate --json")
 def validate(as_json: Json = False) -> None:
     """Compute published figures again and show the difference; exit code 1 if one is off."""
@@ -210,6 +254,7 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         code = command.main(standalone_mode=False)
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not at the interpreter's end
     except InputError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -272,6 +317,51 @@ def _load(model: str, weights: str):
             report(f"loading {model}", done / total)
 
         return load(model, weights=weights, progress=ready)
+
+
+def _formats(weights: str) -> list[str]:
+    """The weight formats in a list like ``bf16,fp32``, each of which can be run."""
+    from ridgeline.loading import DTYPES
+
+    formats = [name.strip() for name in weights.split(",")]
+    for name in formats:
+        if name not in ("auto", *DTYPES):
+            raise InputError(
+                f"--weights {name!r} cannot be evaluated: choose among auto, {', '.join(DTYPES)}"
+            )
+    return formats
+
+
+def _texts(file: Path | None, heldout: bool) -> tuple[str, list[str]]:
+    """What is evaluated: its name, and its documents."""
+    if (file is not None) == heldout:
+        raise InputError("eval needs one text to score: give either --text FILE or --heldout")
+    if file is not None:
+        from ridgeline.analysis.evaluate import read_text
+
+        return str(file), [read_text(file)]
+    from ridgeline.demo.heldout import held_out_texts
+
+    texts = list(held_out_texts().values())
+    version = ".".join(map(str, sys.version_info[:3]))
+    return f"{len(texts)} held-out files of Python {version}", texts
+
+
+def _evaluated(model: str, weights: str, texts: list[str]):
+    """The evaluation in one format; its weights leave memory before the next one's come."""
+    loaded = _load(model, weights)
+    from ridgeline.analysis.evaluate import evaluate as run
+    from ridgeline.report.tables import progress
+
+    with progress(_errors()) as report:
+        return run(loaded, texts, progress=report)
+
+
+def _refuse_builtin(model: str) -> None:
+    from ridgeline.models import builtin_names
+
+    if model.lower() in builtin_names():
+        raise InputError(f"{model} is a built-in config without weights: give a folder, a hub id, or demo")
 
 
 def _prompt(loaded: Any, text: str) -> Any:

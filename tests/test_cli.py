@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("explain", "generate", "measure", "check", "validate", "demo", "models", "devices")
+COMMANDS = ("explain", "generate", "measure", "check", "eval", "validate", "demo", "models", "devices")
 
 
 def ridgeline(*arguments, cache, **environment):
@@ -27,18 +27,18 @@ def ridgeline(*arguments, cache, **environment):
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "chat"])
 def test_every_command_has_help_with_an_example(command, tmp_path):
     shown = ridgeline(command, "--help", cache=tmp_path)
     assert shown.returncode == 0
     assert f"Example: ridgeline {command}" in shown.stdout
-    assert "--json" in shown.stdout
+    assert ("--json" in shown.stdout) == (command != "chat")  # a conversation is not a result
 
 
 def test_explain_prints_phases_memory_and_what_they_stand_on(tmp_path):
     shown = ridgeline("explain", "llama-3-8b", "--on", "h100", cache=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    for words in ("prefill", "decode", "bound by", "ridge point", "Memory:", "Stands on:", "datasheet"):
+    for words in ("prefill", "decode", "bound by", "The ridge point", "Memory:", "Stands on:", "datasheet"):
         assert words in shown.stdout
 
 

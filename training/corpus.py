@@ -10,8 +10,6 @@ on every machine which can train, are under BSD-3-Clause.
 
 import hashlib
 import importlib.util
-import sysconfig
-import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -19,18 +17,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ridgeline.demo.heldout import held_out, held_out_texts, read_source, standard_library
 from ridgeline.errors import InputError
 
 STANDARD_LIBRARY = "stdlib"
 MAX_BYTES = 25_000_000  # of the standard library and the other packages together
 
-# Chosen before any training: a spread of parsers, containers, formats, numbers and threads.
 # fmt: off
-HELD_OUT_MODULES = frozenset((
-    "colorsys", "configparser", "csv", "fractions", "graphlib", "heapq",
-    "json", "queue", "sched", "shlex", "textwrap", "wave",
-))
-
 # Folders of other people's packages, of tests, and of files that a program wrote.
 SKIPPED_FOLDERS = frozenset((
     "__pycache__", "site-packages", "dist-packages", "_vendor",
@@ -63,10 +56,6 @@ class SourceFile:
     text: str
 
     @property
-    def held_out(self) -> bool:
-        return self.package == STANDARD_LIBRARY and held_out(self.name)
-
-    @property
     def size(self) -> int:
         """Bytes of UTF-8."""
         return len(self.text.encode())
@@ -78,11 +67,6 @@ class Corpus:
     held_out: tuple[SourceFile, ...]
 
 
-def held_out(path: PurePosixPath) -> bool:
-    """Whether a path relative to the standard library's folder belongs to a held-out module."""
-    return PurePosixPath(path.parts[0]).stem in HELD_OUT_MODULES
-
-
 def collect(packages: Iterable[str] = (), max_bytes: int = MAX_BYTES) -> Corpus:
     """Read the standard library, then files of `packages` while at most `max_bytes` of UTF-8 are taken.
 
@@ -92,8 +76,8 @@ def collect(packages: Iterable[str] = (), max_bytes: int = MAX_BYTES) -> Corpus:
 
     Raises InputError when a package is not installed or the budget does not hold the standard library.
     """
-    library = _read(STANDARD_LIBRARY, Path(sysconfig.get_paths()["stdlib"]))
-    training = [file for file in library if not file.held_out]
+    unseen = [SourceFile(STANDARD_LIBRARY, name, text) for name, text in held_out_texts().items()]
+    training = [f for f in _read(STANDARD_LIBRARY, standard_library()) if not held_out(f.name)]
     left = max_bytes - sum(file.size for file in training)
     if left < 0:
         raise InputError(
@@ -104,7 +88,7 @@ def collect(packages: Iterable[str] = (), max_bytes: int = MAX_BYTES) -> Corpus:
             if file.size <= left:
                 training.append(file)
                 left -= file.size
-    return Corpus(tuple(training), tuple(file for file in library if file.held_out))
+    return Corpus(tuple(training), tuple(sorted(unseen, key=_shuffled)))
 
 
 def without_overlap(
@@ -137,8 +121,7 @@ def _read(package: str, folder: Path) -> list[SourceFile]:
     for path in folder.rglob("*.py"):
         name = PurePosixPath(path.relative_to(folder).as_posix())
         if not _skipped(name):
-            with tokenize.open(path) as file:  # obeys the file's coding line
-                files.append(SourceFile(package, name, file.read()))
+            files.append(SourceFile(package, name, read_source(path)))
     return sorted((file for file in files if file.text), key=_shuffled)
 
 

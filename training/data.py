@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,19 +66,6 @@ def batch_at(tokens: np.ndarray, batch: int, length: int, seed: int, step: int) 
         start = _window_starts(windows, length, seed, epoch)[place]
         rows.append(tokens[start : start + length + 1])
     return np.stack(rows).astype(np.int64)
-
-
-def scored_windows(tokens: np.ndarray, length: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Cut a file into overlapping windows of at most length + 1 tokens, each with the index of its first
-    scored target, so that every token but the first is scored once and, past the file's first window, with
-    at least length / 2 tokens before it."""
-    stride = length // 2
-    scored = 1
-    for start in range(0, len(tokens), stride):
-        window = tokens[start : start + length + 1]
-        if start + len(window) > scored:
-            yield window.astype(np.int64), scored - start
-            scored = start + len(window)
 
 
 def _window_starts(windows: int, length: int, seed: int, epoch: int) -> np.ndarray:

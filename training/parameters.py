@@ -61,7 +61,9 @@ class Parameters:
         from safetensors.torch import save_file
 
         rounded = {name: part.to(torch.bfloat16).contiguous() for name, part in self.tensors().items()}
-        save_file(rounded, folder / "model.safetensors", metadata={"format": "pt"})
+        path = folder / "model.safetensors"
+        save_file(rounded, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors makes the file readable by its owner only
 
     def _noise(self, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.empty(shape).normal_(0.0, INITIAL_STD, generator=self._random)

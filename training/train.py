@@ -12,7 +12,9 @@ the rate at zero on any machine. A checkpoint holds everything the next step dep
 
 import json
 import math
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,9 +44,9 @@ class Recipe:
     minutes: float
     packages: tuple[str, ...] = ()
     seed: int = 0
-    step_tokens: int = 4096
-    matrix_rate: float = 6e-3  # Muon
-    other_rate: float = 3e-3  # AdamW
+    step_tokens: int = 2048
+    matrix_rate: float = 1e-2  # Muon
+    other_rate: float = 4e-3  # AdamW
     warmup: float = 0.02  # share of the budget
     weight_decay: float = 0.1
     clip: float = 1.0  # largest norm of the gradient
@@ -180,8 +182,8 @@ def follow(run: Run, checkpoint: Path) -> None:
     """Train until the budget is used, with a progress bar and a checkpoint every few minutes."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    text = TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s")
-    with Progress("training", BarColumn(), text, TimeRemainingColumn()) as bar:
+    figures = TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s")
+    with Progress("training", BarColumn(), figures, TimeRemainingColumn()) as bar:
         task = bar.add_task("", total=60 * run.recipe.minutes, completed=run.seconds, loss=math.nan, rate=0.0)
         shown, saved_at = math.nan, run.seconds
         while run.progress < 1:
@@ -219,9 +221,23 @@ def main(
     run.save(cache / "checkpoint.pt")
     out.mkdir(parents=True, exist_ok=True)
     run.parameters.save(out)
-    seen = run.steps * run.recipe.step_tokens
-    print(json.dumps({"steps": run.steps, "tokens": seen, "corpus_tokens": len(corpus.training)}))
+    figures = {
+        "steps": run.steps,
+        "tokens_seen": run.steps * run.recipe.step_tokens,
+        "tokens_in_corpus": len(corpus.training),
+        "minutes": round(run.seconds / 60, 2),
+    }
+    print(json.dumps(figures, indent=2))
+
+
+def command(function: Callable[..., None]) -> None:
+    """Run `function` as a command line; bad input prints its one line and exits with code 2."""
+    try:
+        typer.run(function)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command(main)

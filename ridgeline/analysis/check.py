@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
+from ridgeline.hardware.kernels import Kernels
 from ridgeline.ops.protocol import Span
 from ridgeline.predict import Prediction
 
@@ -109,10 +111,11 @@ def check(
     steps = _steps(loaded.model.config, prompt, contexts)
     predictions = [predict_step(loaded.model, device, [span]) for _, span in steps]
     phases = []
+    threads = Kernels.from_dict(device.kernels).threads
     for i, ((name, span), prediction) in enumerate(zip(steps, predictions, strict=True)):
         if progress is not None:
             progress(f"running {name} of {span.rows} rows at context {span.keys}", i / len(steps))
-        phases.append(_run(loaded, name, span, prediction))
+        phases.append(_run(loaded, name, span, prediction, threads))
     return Check(loaded.model.config.name, device.name, device.date, tuple(phases))
 
 
@@ -125,7 +128,7 @@ def _steps(config: Any, prompt: int, contexts: tuple[int, ...]) -> list[tuple[st
     return [("prefill", Span(prompt)), *(("decode", Span(1, c - 1)) for c in contexts)]
 
 
-def _run(loaded: Any, name: str, span: Span, prediction: Prediction) -> PhaseCheck:
+def _run(loaded: Any, name: str, span: Span, prediction: Prediction, threads: int) -> PhaseCheck:
     import torch
 
     from ridgeline.ops.profile import Profile
@@ -137,6 +140,7 @@ def _run(loaded: Any, name: str, span: Span, prediction: Prediction) -> PhaseChe
         spec = model.cache_spec(next(model.weights()).format)
         blocks = -(-span.keys // spec.block_size)
         cache, table = ops.alloc_cache(spec, blocks), tuple(range(blocks))
+        cache.randomise()
     placed = Span(span.rows, span.past, table=table, admitted=span.keys)
     profile = Profile(ops)
 
@@ -145,7 +149,7 @@ def _run(loaded: Any, name: str, span: Span, prediction: Prediction) -> PhaseChe
         batch = ops.batch(ids, [placed], logits=logits, cache=cache)
         model.forward(reading, batch)
 
-    with torch.inference_mode():
+    with torch.inference_mode(), _threads(threads):
         for _ in range(WARM_UP):
             step(ops)
         rounds = [_round(lambda: step(ops)) for _ in range(ROUNDS)]
@@ -162,6 +166,19 @@ def _run(loaded: Any, name: str, span: Span, prediction: Prediction) -> PhaseChe
         spread=max(rounds) / min(rounds) - 1,
         operators=_join(prediction, timings),
     )
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """PyTorch computes with as many threads as the machine was measured with."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _round(step: Callable[[], None]) -> float:

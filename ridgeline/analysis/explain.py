@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,12 +11,16 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model, ModelConfig, declare, load_config
 from ridgeline.ops.count import Pairs
-from ridgeline.ops.formats import get_format
+from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import NAIVE_ATTENTION, Flops
-from ridgeline.predict import KernelTime, Prediction, predict
+from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU_NAIVE, Flops
+from ridgeline.predict import KernelTime, Prediction
 
+#: The most prompt or output tokens, or requests at once, that are taken to be meant.
+MOST = 1 << 30
+#: New tokens of a decoder's request, where it is not said how many.
+OUTPUT = 128
 #: Context lengths at which a long generation's steps are predicted.
 SAMPLES = 17
 
@@ -33,14 +37,16 @@ class Workload:
     """What is asked of the model: ``batch`` requests of ``prompt`` tokens, ``output`` new each."""
 
     prompt: int = 512
-    output: int = 128
+    output: int = OUTPUT
     batch: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (("prompt", 1), ("output", 0), ("batch", 1)):
             value = getattr(self, name)
-            if value < least:
-                raise InputError(f"{name} must be at least {least}, not {value}")
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InputError(f"{name} must be a whole number, not {value!r}")
+            if not least <= value <= MOST:
+                raise InputError(f"{name} must be {least} to {MOST:,}, not {_short(value)}")
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,16 @@ class Phase:
     seconds_by_class: Mapping[str, float]
     seconds_by_bound: Mapping[str, float]
     basis: Mapping[str, str]
+    unmeasured: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A whole request: time to its first token, time per further token, and until its last."""
+    """A whole request: time to its first token, time per further token (None if there is none), and
+    until its last."""
 
     ttft_seconds: float
-    tpot_seconds: float
+    tpot_seconds: float | None
     total_seconds: float
     output_tokens_per_second: float
 
@@ -102,7 +110,10 @@ class Explanation:
     model: str
     parameters: int
     weight_format: str
+    activation_format: str
     cache_format: str
+    attention: str
+    pairs: str
     device: str
     device_title: str
     ridge: float
@@ -119,7 +130,7 @@ def explain(
     on: str | Device,
     *,
     prompt: int = 512,
-    output: int = 128,
+    output: int | None = None,
     batch: int = 1,
     weights: str | None = None,
     cache: str | None = None,
@@ -132,23 +143,29 @@ def explain(
     ``this``. ``weights`` and ``cache`` are storage formats (``int4-g128``, ``int8``, ...),
     ``attention`` is ``fused`` or ``naive``, ``pairs`` ``visible`` or ``square``.
 
-    Raises InputError for anything unknown, for counts below 1, and for a request longer than the
-    model's window.
+    ``output`` is 128 tokens unless given; an encoder has neither output nor cache.
+
+    Raises InputError for anything unknown, for counts below 1, for a request longer than the
+    model's window, and for an encoder's output or cache.
     """
     config = load_config(model) if not isinstance(model, ModelConfig) else model
     device = load_device(on) if not isinstance(on, Device) else on
-    workload = Workload(prompt, output if config.is_decoder else 0, batch)
+    if not config.is_decoder:
+        _refuse_decoding(config, output, cache)
+    workload = Workload(prompt, _output(config, output), batch)
     _check_window(config, workload)
-    built = declare(config, None if weights is None else get_format(weights).name)
-    cache_format = get_format(cache or activation_format(built)).name
+    built = declare(config, None if weights is None else storage_format(weights))
+    cache_format = activation_format(built) if cache is None else storage_format(cache)
     lowering = default_lowering(device)
     if _choice("attention", attention, Attention) is Attention.NAIVE:
-        lowering = NAIVE_ATTENTION
-    options = {"cache_format": cache_format, "lowering": lowering, "pairs": _choice("pairs", pairs, Pairs)}
+        lowering = NAIVE_ATTENTION if lowering is FUSED else TORCH_CPU_NAIVE
+    shown = _choice("pairs", pairs, Pairs)
+    options = {"cache_format": cache_format, "lowering": lowering}
 
     def phase(name: str, span: Span, logits: str = "last") -> Phase:
-        trace = trace_step(built, [span], logits=logits, **options)
-        return _phase(name, span, predict(trace, device), trace.memory().activations)
+        prediction = predict_step(built, device, [span], logits=logits, pairs=shown, **options)
+        memory = trace_step(built, [span], logits=logits, **options).memory()
+        return _phase(name, span, prediction, memory.activations)
 
     if config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
@@ -163,7 +180,10 @@ def explain(
         model=config.name,
         parameters=built.parameter_count(),
         weight_format=weights or config.format,
+        activation_format=activation_format(built),
         cache_format=cache_format,
+        attention=str(Attention(attention)),
+        pairs=str(shown),
         device=device.name,
         device_title=device.title,
         ridge=device.ridge(activation_format(built)),
@@ -171,8 +191,8 @@ def explain(
         phases=tuple(phases),
         request=request,
         memory=memory,
-        basis=phases[0].basis,
-        assumptions=_assumptions(device, options["pairs"]),
+        basis={section: source for p in phases for section, source in p.basis.items()},
+        assumptions=tuple(_assumptions(built, device, shown, memory, phases)),
     )
 
 
@@ -210,6 +230,7 @@ def _phase(name: str, span: Span, prediction: Prediction, activations: Number) -
         seconds_by_class=prediction.by_class(),
         seconds_by_bound=prediction.by_bound(),
         basis={section: str(provenance) for section, provenance in prediction.basis.items()},
+        unmeasured=prediction.unmeasured,
     )
 
 
@@ -228,7 +249,7 @@ def _request(
     total = ttft + decoding
     return Request(
         ttft_seconds=ttft,
-        tpot_seconds=decoding / steps if steps else 0.0,
+        tpot_seconds=decoding / steps if steps else None,
         total_seconds=total,
         output_tokens_per_second=workload.batch * workload.output / total,
     )
@@ -268,13 +289,40 @@ def _memory(
     )
 
 
-def _assumptions(device: Device, pairs: Pairs) -> tuple[str, ...]:
-    said = []
+def _assumptions(
+    model: Model, device: Device, pairs: Pairs, memory: MemoryUse, phases: Sequence[Phase]
+) -> Iterator[str]:
     if pairs is Pairs.VISIBLE:
-        said.append("attention counts only the query-key pairs that the mask lets through")
+        yield "attention counts only the query-key pairs that the mask lets through"
     else:
-        said.append("attention counts the full square of query-key pairs")
+        yield "operations count the full square of query-key pairs, times only the visible ones"
+    if any(get_format(w.format).is_quantised for w in model.weights()):
+        yield f"quantised weights are expanded to {activation_format(model)} on chip and multiplied so"
     if not device.kernels:
-        said.append("every kernel reaches the device's rates: a lower bound on time, not a forecast")
-        said.append("one device, even where the model does not fit in its memory")
-    return tuple(said)
+        yield (
+            f"every kernel reaches the device's rates and takes {device.launch_seconds * 1e6:.3g} µs to "
+            "launch; caches of unpublished bandwidth are left out: an optimistic estimate, not a forecast"
+        )
+    unmeasured = dict.fromkeys(name for p in phases for name in p.unmeasured)
+    if unmeasured:
+        names = ", ".join(unmeasured)
+        yield f"no kernel was measured for {names}: these reach the machine's measured rates"
+    if not memory.fits:
+        yield "the device holds the model, which in fact does not fit in its memory"
+
+
+def _refuse_decoding(config: ModelConfig, output: int | None, cache: str | None) -> None:
+    for name, value in (("output", output), ("cache", cache)):
+        if value is not None:
+            raise InputError(f"{config.name} is an encoder: it has no {name}, so leave it out")
+
+
+def _output(config: ModelConfig, output: int | None) -> int:
+    if output is not None:
+        return output
+    return OUTPUT if config.is_decoder else 0
+
+
+def _short(value: int) -> str:
+    text = str(value) if value.bit_length() < 1000 else "a number of thousands of digits"
+    return text if len(text) <= 40 else f"a number of {len(text)} digits"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
 from ridgeline.models.model import Model
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.numbers import Number, is_array
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import FUSED, TORCH_CPU, Lowering, Trace
 from ridgeline.predict.prediction import Prediction, predict
@@ -25,8 +27,13 @@ def trace_step(
     """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays.
 
     A decoder keeps its keys and values in ``cache_format`` (that of its activations by default);
-    an encoder has no cache.
+    an encoder has no cache. ``logits`` are wanted of each sequence's ``last`` row or of ``all``.
+
+    Raises InputError for no spans, rows or counts below 1, and sequences beyond the model's window.
     """
+    _check_spans(model, spans)
+    if logits not in ("last", "all"):
+        raise InputError(f"logits must be last or all, not {logits!r}")
     activations = activation_format(model)
     ops = Count(activations=activations, lowering=lowering, pairs=pairs)
     cache = None
@@ -46,16 +53,20 @@ def predict_step(
     pairs: Pairs = Pairs.VISIBLE,
     logits: str = "last",
 ) -> Prediction:
-    """Predict one step on ``device``: :func:`trace_step`, then the time of every kernel."""
-    trace = trace_step(
-        model,
-        spans,
-        cache_format=cache_format,
-        lowering=lowering or default_lowering(device),
-        pairs=pairs,
-        logits=logits,
-    )
-    return predict(trace, device)
+    """Predict one step on ``device``: :func:`trace_step`, then the time of every kernel.
+
+    ``pairs`` is a convention for the operations that are shown: the time is always that of the
+    pairs that a mask lets through.
+    """
+    options = {
+        "cache_format": cache_format,
+        "lowering": lowering or default_lowering(device),
+        "logits": logits,
+    }
+    prediction = predict(trace_step(model, spans, **options), device)
+    if pairs is Pairs.VISIBLE:
+        return prediction
+    return prediction.counted_as(trace_step(model, spans, pairs=pairs, **options))
 
 
 def activation_format(model: Model) -> str:
@@ -67,3 +78,24 @@ def activation_format(model: Model) -> str:
 def default_lowering(device: Device) -> Lowering:
     """What runs there: our cpu reading where its kernels were measured, else fused kernels."""
     return TORCH_CPU if device.kernels else FUSED
+
+
+def _check_spans(model: Model, spans: Sequence[Span]) -> None:
+    if not spans:
+        raise InputError("a step needs at least one span")
+    window = model.config.window
+    for span in spans:
+        for name, least in (("rows", 1), ("past", 0), ("count", 1)):
+            if _least(getattr(span, name)) < least:
+                raise InputError(
+                    f"a span's {name} must be at least {least}, not {_least(getattr(span, name))}"
+                )
+        longest = -_least(-span.keys)
+        if longest > window:
+            raise InputError(
+                f"{model.config.name} takes {window} tokens at most, and a span reaches {longest}"
+            )
+
+
+def _least(n: Number) -> Number:
+    return n.min() if is_array(n) else n

@@ -55,7 +55,8 @@ def tour(console: Console, report: Path) -> Tour:
 
     _heading(console, 4, "Prediction held against measurement")
     with progress(console) as doing:
-        found = check(loaded, on=device, prompt=PROMPT_TOKENS, contexts=(PROMPT_TOKENS,), progress=doing)
+        contexts = (PROMPT_TOKENS + 1,)  # the first step after the prompt, which step 3 predicts
+        found = check(loaded, on=device, prompt=PROMPT_TOKENS, contexts=contexts, progress=doing)
     show_check(console, found)
 
     _heading(console, 5, "The same as a page")

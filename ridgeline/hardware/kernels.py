@@ -8,7 +8,7 @@ second beyond it. Predictions interpolate in these.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import exp, log
 from typing import Any
@@ -77,49 +77,98 @@ class AttendCurve:
     def _seconds(self, rows: float, flops: float, nbytes: float, cached: bool) -> float:
         if rows <= 1:
             return self.overhead + nbytes / (self.warm if cached else self.fresh)
-        return self.overhead + flops / interpolate(self.rows, self.flops_per_second, rows)
+        measured = min(rows, self.rows[-1])  # a rate grows to a limit: it is not carried on beyond
+        return self.overhead + flops / interpolate(self.rows, self.flops_per_second, measured)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """All measured kernels of one reading. ``step`` is what a step costs beside its operators
-    (making the batch and its index tensors); ``simple`` holds the other kinds by dtype."""
+    """All measured kernels of one reading, run with ``threads``.
+
+    ``step`` is what a step costs beside its operators (making the batch and its index tensors).
+    ``simple`` holds the other kinds by dtype, an activation or norm as ``kind.function``.
+    """
 
     reading: str
+    threads: int
     step: float
     linear: Mapping[str, LinearTable]
     attend: Mapping[str, AttendCurve]
     simple: Mapping[str, Mapping[str, Affine]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the device file's ``kernels`` table."""
-        return asdict(self)
+        """As it stands in the device file's ``kernels`` table: tables and lists."""
+        return _plain(asdict(self))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Kernels:
-        """Raises InputError if the table was written by another version."""
+        """Raises InputError if the table was written by another version or holds an impossible value."""
         try:
-            return cls(
+            kernels = cls(
                 raw["reading"],
+                raw["threads"],
                 raw["step"],
                 {d: LinearTable(**_tuples(t)) for d, t in raw["linear"].items()},
                 {d: AttendCurve(**_tuples(t)) for d, t in raw["attend"].items()},
                 {d: {k: Affine(**a) for k, a in kinds.items()} for d, kinds in raw["simple"].items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+            _check(kernels)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
-                f"the machine's kernel table is of another version ({error}): run `ridgeline measure` again"
+                f"the machine's kernel table can't be used ({error}): run `ridgeline measure` again"
             ) from None
+        return kernels
 
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
     """y at x, both logarithmic. Beyond the last point y keeps growing along the last two points'
-    slope; before the first it stays at the first."""
+    slope, but no faster than x: a kernel's time grows with its work at most, and a noisy last point
+    must not say otherwise. Before the first point y stays at the first."""
     if x <= xs[0] or len(xs) == 1:
         return ys[0]
     i = min(bisect_right(xs, x), len(xs) - 1)
     slope = log(ys[i] / ys[i - 1]) / log(xs[i] / xs[i - 1])
+    if x > xs[-1]:
+        return ys[-1] * exp(min(slope, 1.0) * log(x / xs[-1]))
     return exp(log(ys[i - 1]) + slope * log(x / xs[i - 1]))
+
+
+def _check(kernels: Kernels) -> None:
+    """Raises ValueError that names what cannot be: axes must grow, times and rates be positive."""
+    if not isinstance(kernels.threads, int) or kernels.threads < 1:
+        raise ValueError(f"threads is {kernels.threads!r}")
+    for dtype, table in kernels.linear.items():
+        _check_axis(f"linear.{dtype}.rows", table.rows)
+        _check_axis(f"linear.{dtype}.weight_bytes", table.weight_bytes)
+        for name in ("warm", "fresh"):
+            lines = getattr(table, name)
+            if [len(line) for line in lines] != [len(table.weight_bytes)] * len(table.rows):
+                raise ValueError(f"linear.{dtype}.{name} has not a time for every cell")
+            _check_positive(f"linear.{dtype}.{name}", (seconds for line in lines for seconds in line))
+    for dtype, curve in kernels.attend.items():
+        _check_axis(f"attend.{dtype}.rows", curve.rows)
+        if len(curve.flops_per_second) != len(curve.rows):
+            raise ValueError(f"attend.{dtype}.flops_per_second has not a rate for every row")
+        _check_positive(f"attend.{dtype}", (curve.warm, curve.fresh, *curve.flops_per_second))
+    for dtype, kinds in kernels.simple.items():
+        _check_positive(f"simple.{dtype}", (affine.throughput for affine in kinds.values()))
+
+
+def _check_axis(name: str, points: Sequence[float]) -> None:
+    _check_positive(name, points)
+    if not points or list(points) != sorted(set(points)):
+        raise ValueError(f"{name} does not grow")
+
+
+def _check_positive(name: str, values: Iterable[float]) -> None:
+    if not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise ValueError(f"{name} holds a value that is not positive")
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {key: _plain(value) for key, value in x.items()}
+    return [_plain(value) for value in x] if isinstance(x, list | tuple) else x
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,15 +44,19 @@ class Layer(Layered):
 
 @dataclass(frozen=True)
 class GPT2(Model):
+    """``position_offset`` is the row of the table that the first position reads (OPT's is 2)."""
+
     config: PreNormConfig
     embedding: Weight
     positions: Weight
     layers: tuple[Layer, ...]
     final_norm: Norm
     head: Weight
+    position_offset: int = 0
 
     def forward(self, ops: Ops, batch: Batch) -> T:
-        x = ops.add(ops.embed(batch.ids, self.embedding), ops.embed(batch.positions, self.positions))
+        positions = ops.embed(batch.positions, self.positions, offset=self.position_offset)
+        x = ops.add(ops.embed(batch.ids, self.embedding), positions)
         x = ops.repeat(self.layers, lambda layer, x: block(ops, self.config, layer, x, batch), x)
         x = ops.take_rows(x, batch.logit_rows)
         return ops.linear(ops.norm(x, self.final_norm), self.head, name="head")
@@ -99,23 +103,39 @@ def _build_layer(config: PreNormConfig, make: WeightMaker, index: int) -> Layer:
             make.vector(f"{name}_bias", Source(f"{prefix}.{source}.bias", (rows,)), fill=0.0),
         )
 
-    qkv, qkv_bias = matrix("attention.qkv", "attn.c_attn", 3 * width, width)
-    out, out_bias = matrix("attention.out", "attn.c_proj", width, width)
-    up, up_bias = matrix("mlp.up", "mlp.c_fc", config.intermediate, width)
-    down, down_bias = matrix("mlp.down", "mlp.c_proj", width, config.intermediate)
-    return Layer(
-        index=index,
+    return make_layer(
+        config,
+        index,
         input_norm=layer_norm(make, "input_norm", f"{prefix}.ln_1", width, config.eps),
-        qkv=qkv,
-        qkv_bias=qkv_bias,
-        heads=Heads(config.heads, config.kv_heads, config.head_dim),
-        out=out,
-        out_bias=out_bias,
+        qkv=matrix("attention.qkv", "attn.c_attn", 3 * width, width),
+        out=matrix("attention.out", "attn.c_proj", width, width),
         post_norm=layer_norm(make, "post_norm", f"{prefix}.ln_2", width, config.eps),
-        up=up,
-        up_bias=up_bias,
-        down=down,
-        down_bias=down_bias,
+        up=matrix("mlp.up", "mlp.c_fc", config.intermediate, width),
+        down=matrix("mlp.down", "mlp.c_proj", width, config.intermediate),
+    )
+
+
+def make_layer(
+    config: PreNormConfig,
+    index: int,
+    *,
+    input_norm: Norm,
+    qkv: tuple[Weight, Weight],
+    out: tuple[Weight, Weight],
+    post_norm: Norm,
+    up: tuple[Weight, Weight],
+    down: tuple[Weight, Weight],
+) -> Layer:
+    """A layer from its norms and its matrices, each with its bias."""
+    return Layer(
+        index,
+        input_norm,
+        *qkv,
+        Heads(config.heads, config.kv_heads, config.head_dim),
+        *out,
+        post_norm,
+        *up,
+        *down,
     )
 
 

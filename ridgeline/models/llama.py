@@ -176,7 +176,8 @@ def _read(
             f"{name}: num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}"
         )
     head_dim = fields.size("head_dim", None) or fields.head_dim("hidden_size", "num_attention_heads")
-    window = fields.size("max_position_embeddings", 2048)
+    trained = fields.size("max_position_embeddings", 2048)
+    rope = read_rope(fields, head_dim, trained)
     config = LlamaConfig(
         name=name,
         family=raw["model_type"],
@@ -189,8 +190,8 @@ def _read(
         kv_heads=kv_heads,
         head_dim=head_dim,
         intermediate=fields.size("intermediate_size"),
-        window=window,
-        rope=read_rope(fields, head_dim, window),
+        window=_window(rope, trained),
+        rope=rope,
         eps=fields.take("rms_norm_eps", float, 1e-6),
         activation=fields.choice("hidden_act", ACTIVATIONS, "silu"),
         tied=fields.take("tie_word_embeddings", bool, False),
@@ -250,6 +251,14 @@ def _variant(
         "head_norms": head_norms,
         "windows": windows,
     }
+
+
+def _window(rope: Rope, trained: int) -> int:
+    """Dynamic scaling takes requests beyond the trained length; the others' configs already say
+    the stretched one."""
+    if rope.scaling is not None and rope.scaling.kind == "dynamic":
+        return int(trained * rope.scaling.factor)
+    return trained
 
 
 def _left(window: int | None) -> int:

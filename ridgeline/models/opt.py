@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ridgeline.models.fields import Fields
-from ridgeline.models.gpt2 import Layer, PreNormConfig, block
-from ridgeline.models.model import Model, Source, WeightMaker, layer_norm
-from ridgeline.ops.protocol import Batch, Heads, Norm, Ops, T, Weight
+from ridgeline.models.gpt2 import GPT2, Layer, PreNormConfig, make_layer
+from ridgeline.models.model import Source, WeightMaker, layer_norm
+from ridgeline.ops.protocol import Weight
 
 #: The table of positions begins with two rows that a packed, unpadded batch never reads.
 POSITION_OFFSET = 2
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
 
 
-@dataclass(frozen=True)
-class OPT(Model):
-    config: PreNormConfig
-    embedding: Weight
-    positions: Weight
-    layers: tuple[Layer, ...]
-    final_norm: Norm
-    head: Weight
-
-    def forward(self, ops: Ops, batch: Batch) -> T:
-        positions = ops.embed(batch.positions, self.positions, offset=POSITION_OFFSET)
-        x = ops.add(ops.embed(batch.ids, self.embedding), positions)
-        x = ops.repeat(self.layers, lambda layer, x: block(ops, self.config, layer, x, batch), x)
-        x = ops.take_rows(x, batch.logit_rows)
-        return ops.linear(ops.norm(x, self.final_norm), self.head, name="head")
-
-
-def build(config: PreNormConfig, make: WeightMaker) -> OPT:
+def build(config: PreNormConfig, make: WeightMaker) -> GPT2:
     """The model's tree of weights, under the names of Hugging Face's checkpoints."""
     width = config.width
     embedding = make.table("embedding", Source("model.decoder.embed_tokens.weight", (config.vocab, width)))
@@ -44,7 +26,7 @@ def build(config: PreNormConfig, make: WeightMaker) -> OPT:
     head = embedding
     if not config.tied:
         head = make.table("head", Source("lm_head.weight", (config.vocab, width)))
-    return OPT(config, embedding, positions, layers, final_norm, head)
+    return GPT2(config, embedding, positions, layers, final_norm, head, POSITION_OFFSET)
 
 
 def _build_layer(config: PreNormConfig, make: WeightMaker, index: int) -> Layer:
@@ -59,23 +41,15 @@ def _build_layer(config: PreNormConfig, make: WeightMaker, index: int) -> Layer:
         )
 
     projections = (f"self_attn.{p}_proj" for p in "qkv")
-    qkv, qkv_bias = linear("attention.qkv", 3 * width, width, *projections)
-    out, out_bias = linear("attention.out", width, width, "self_attn.out_proj")
-    up, up_bias = linear("mlp.up", config.intermediate, width, "fc1")
-    down, down_bias = linear("mlp.down", width, config.intermediate, "fc2")
-    return Layer(
-        index=index,
+    return make_layer(
+        config,
+        index,
         input_norm=layer_norm(make, "input_norm", f"{prefix}.self_attn_layer_norm", width, config.eps),
-        qkv=qkv,
-        qkv_bias=qkv_bias,
-        heads=Heads(config.heads, config.kv_heads, config.head_dim),
-        out=out,
-        out_bias=out_bias,
+        qkv=linear("attention.qkv", 3 * width, width, *projections),
+        out=linear("attention.out", width, width, "self_attn.out_proj"),
         post_norm=layer_norm(make, "post_norm", f"{prefix}.final_layer_norm", width, config.eps),
-        up=up,
-        up_bias=up_bias,
-        down=down,
-        down_bias=down_bias,
+        up=linear("mlp.up", config.intermediate, width, "fc1"),
+        down=linear("mlp.down", width, config.intermediate, "fc2"),
     )
 
 

@@ -4,8 +4,9 @@ A matrix product y = x W^T has two gradients, dX = dY W and dW = dY^T X, each as
 as the product itself; one that nobody wants is not computed. Attention whose weights were stored
 takes four products (dV, dP, dQ, dK); where a fused kernel kept them on chip they are recomputed
 from the log-sum-exp of each row's scores, which makes five (Dao et al. 2022,
-https://arxiv.org/abs/2205.14135). What is not a product costs twice its forward's vector
-operations, once for the derivative and once to apply it.
+https://arxiv.org/abs/2205.14135). An activation or a norm costs twice its forward's vector
+operations, once for the derivative and once to apply it; the softmax and a rotation cost as many
+as forward.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from ridgeline.ops.trace import (
     Lowering,
     OpCost,
     Role,
+    SequenceWork,
     Trace,
     Value,
     whole,
@@ -164,6 +165,7 @@ class Count:
             positions=self.input("positions", (counted.rows,)),
             spans=counted,
             logit_rows=wanted,
+            first_rows=self.input("first_rows", (sum(s.count for s in counted),)),
             segments=self.input("segments", (counted.rows,)),
             cache=cache,
         )
@@ -270,22 +272,33 @@ class Count:
             new = (Access(keys, rows * kv_width), Access(values, rows * kv_width))
             parts.append(self._part("append", (whole(k), whole(v)), new, Flops(), rows))
             k, v = keys, values
-        read = kv_width * sum(keys_read(s, mask, block) * s.count for s in spans)
+        keys_by_span = [keys_read(s, mask, block) for s in spans]
+        read = kv_width * sum(keys * s.count for keys, s in zip(keys_by_span, spans, strict=True))
         square = sum(s.rows * s.keys * s.count for s in spans)
-        pairs = square if self.pairs is Pairs.SQUARE else sum(visible_pairs(s, mask) * s.count for s in spans)
+        pairs_by_span = [self._pairs(s, mask) for s in spans]
+        pairs = sum(n * s.count for n, s in zip(pairs_by_span, spans, strict=True))
         rows_a_span = reduce(maximum, (s.rows for s in spans), 0)
         scores = self._scratch("scores", (heads, square), q, k)
         weights = self._scratch("weights", (heads, square), scores)
         out = self._activation("attention", (rows, heads * dim), weights, v)
         product = Flops(matrix=2 * pairs * heads * dim)
+        from_cache = 0 if cache is None else Access(k, kv_width).bytes + Access(v, kv_width).bytes
+        sequences = tuple(
+            SequenceWork(s.rows, s.count, 4 * n * heads * dim, keys * from_cache)
+            for s, n, keys in zip(spans, pairs_by_span, keys_by_span, strict=True)
+        )
         soft = Flops(vector=SOFTMAX_COST * pairs * heads, exp=pairs * heads)
+        scoring = self._part("scores", (whole(q), Access(k, read)), (whole(scores),), product, rows_a_span)
         parts += [
-            self._part("scores", (whole(q), Access(k, read)), (whole(scores),), product, rows_a_span),
+            replace(scoring, sequences=sequences),
             self._part("softmax", (whole(scores),), (whole(weights),), soft, rows_a_span),
             self._part("values", (whole(weights), Access(v, read)), (whole(out),), product, rows_a_span),
         ]
         self._emit("attention", "attend", *parts)
         return out
+
+    def _pairs(self, span: Span, mask: Mask) -> Number:
+        return span.rows * span.keys if self.pairs is Pairs.SQUARE else visible_pairs(span, mask)
 
     def add(self, a: Value, b: Value) -> Value:
         y = self._activation("add", a.shape, a, b)

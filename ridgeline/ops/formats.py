@@ -46,7 +46,7 @@ FORMATS: dict[str, Format] = {
         Format("fp32", 32),
         Format("bf16", 16),
         Format("fp16", 16),
-        Format("fp8", 8),
+        Format("fp8", 8, group=0, group_bits=32),
         Format("int64", 64),
         Format("int32", 32),
         Format("int8", 8, group=0, group_bits=16),
@@ -56,6 +56,18 @@ FORMATS: dict[str, Format] = {
         Format("int4-g128-zp", 4, group=128, group_bits=20),
     )
 }
+
+
+#: Formats of token ids and positions, which nothing else is stored in.
+INDEX_FORMATS = frozenset({"int64", "int32"})
+
+
+def storage_format(name: str) -> str:
+    """``name`` if weights or a cache can be stored so; InputError lists what they can be."""
+    if name not in FORMATS or name in INDEX_FORMATS:
+        known = ", ".join(f for f in FORMATS if f not in INDEX_FORMATS)
+        raise InputError(f"unknown storage format '{name}'; choose one of: {known}")
+    return name
 
 
 def get_format(name: str) -> Format:

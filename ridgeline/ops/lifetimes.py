@@ -60,7 +60,7 @@ class _Program:
             self.kernels += op.kernels(trace.lowering)
             for part in op.parts:
                 for i in _read(part) | _written(part):
-                    self.copies[i] = max(self.copies.get(i, 0), op.repeat)
+                    self.copies[i] = op.repeat
         self.starts.append(len(self.kernels))
 
     def staying(self, role: Role) -> Number:
@@ -77,11 +77,11 @@ class _Program:
                 first.setdefault(i, position)
                 last[i] = position
         for loop in self.trace.loops:
-            end = self._span(loop).stop - 1
-            for i in self._of_all_iterations(loop):
-                last[i] = max(last[i], end)
-        last[self.trace.output.storage] = self._end_of_output()
-        lives = []
+            for i in self._shared_by_iterations(loop):
+                last[i] = max(last[i], self._span(loop).stop - 1)
+        output = self.trace.output.storage
+        last[output] = max(last[output], self._end_of_output())
+        lives = [self._carried(loop) for loop in self.trace.loops if self._outlives(last, loop)]
         for i, position in first.items():
             value = self.trace.values[i]
             if value.role in (Role.INPUT, Role.ACTIVATION, Role.SCRATCH):
@@ -110,12 +110,23 @@ class _Program:
         kept = {entry, *made} & set().union(*(_read(self.kernels[p]) for p in self._span(backward)))
         return kept - {entry} if exit in kept else kept  # an iteration's entry is the exit before it
 
-    def _of_all_iterations(self, loop: Loop) -> set[int]:
-        """What lives through every iteration: what they all read, and what they hand on."""
+    def _shared_by_iterations(self, loop: Loop) -> set[int]:
+        """What every iteration reads from outside, and so lives until the last."""
         kernels = [self.kernels[p] for p in self._span(loop)]
-        read, made = set().union(*map(_read, kernels)), set().union(*map(_written, kernels))
-        own = made if loop.mirrors is None else made | self._kept(loop)
-        return (read - own - {loop.entry.storage}) | ({loop.exit.storage} & made)
+        own = {loop.entry.storage}.union(*map(_written, kernels))
+        if loop.mirrors is not None:
+            own |= self._kept(loop)
+        return set().union(*map(_read, kernels)) - own
+
+    def _outlives(self, last: dict[int, int], loop: Loop) -> bool:
+        """Whether the entry is read after the loop, and so does not make room for what replaces it."""
+        return self.trace.forward is None and last[loop.entry.storage] >= self._span(loop).stop
+
+    def _carried(self, loop: Loop) -> _Lifetime:
+        """What replaces the entry in all iterations but the first."""
+        span, entry = self._span(loop), loop.entry
+        readers = (p for p in span if entry.storage in _read(self.kernels[p]))
+        return _Lifetime(self.trace.values[entry.storage].nbytes, span.start, max(readers))
 
     def _end_of_output(self) -> int:
         """A forward pass hands its output over; a loss reads it and gives its gradient."""

@@ -170,13 +170,15 @@ class Cache(Protocol):
 class Batch:
     """One step's input: token ids, their positions, the spans, and the rows that want logits.
 
-    ``logit_rows`` None means every row. ``segments`` are BERT's token types.
+    ``logit_rows`` None means every row. ``first_rows`` are the rows that sequences begin with, which
+    BERT pools; ``segments`` are its token types.
     """
 
     ids: T
     positions: T
     spans: Spans
     logit_rows: T | None = None
+    first_rows: T | None = None
     segments: T | None = None
     cache: Cache | None = None
 

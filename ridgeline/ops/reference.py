@@ -113,8 +113,14 @@ class Reference:
                 keys, values = k[start:stop].transpose(0, 1), v[start:stop].transpose(0, 1)
             else:
                 keys, values = (x.to(self.dtype) for x in cache.read(span))
-            outputs.append(attention(q[start:stop].transpose(0, 1), keys, values, mask, score))
-        return torch.cat(outputs).flatten(1)
+            outputs.append(self.attend_sequence(q[start:stop], keys, values, mask, score))
+        return outputs[0].flatten(1) if len(outputs) == 1 else torch.cat(outputs).flatten(1)
+
+    def attend_sequence(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
+    ) -> torch.Tensor:
+        """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] -> as q."""
+        return attention(q.transpose(0, 1), keys, values, mask, score)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a + b

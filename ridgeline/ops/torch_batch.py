@@ -64,9 +64,8 @@ class TorchSpans:
             angles, factor = [], 1.0
             precise = torch.float64 if dtype == torch.float64 else torch.float32
             for span, start, stop in groups:
-                frequencies, factor = inverse_frequencies(rope, span.admitted)
-                frequency = torch.tensor(frequencies, dtype=precise, device=self.device)
-                angles.append(self.positions[start:stop, None].to(precise) * frequency)
+                frequency, factor = inverse_frequencies(rope, span.admitted, precise)
+                angles.append(self.positions[start:stop, None].to(precise) * frequency.to(self.device))
             angle = torch.cat(angles).repeat(1, 2)[:, None, :]
             self._rotations[key] = ((angle.cos() * factor).to(dtype), (angle.sin() * factor).to(dtype))
         return self._rotations[key]
@@ -97,7 +96,8 @@ def make_batch(
         wanted = torch.tensor([stop - 1 for _, _, stop in laid_out.pieces()], device=device)
     if segments is None:
         segments = torch.zeros_like(ids)
-    return Batch(ids, laid_out.positions, laid_out, wanted, segments, cache)
+    first = torch.tensor(laid_out.starts[:-1], device=device)
+    return Batch(ids, laid_out.positions, laid_out, wanted, first, segments, cache)
 
 
 class TorchLayerCache:
@@ -133,19 +133,26 @@ class TorchLayerCache:
 
 
 class TorchCache:
-    """A key/value cache of ``blocks`` blocks, allocated at once."""
+    """A key/value cache of ``blocks`` blocks, allocated at once and not filled: memory is taken as
+    tokens come, and a slot is written before it is read."""
 
     def __init__(self, spec: CacheSpec, blocks: int, device: torch.device | str = "cpu") -> None:
         self.spec = spec
         self.blocks = blocks
         shape = (2, spec.layers, spec.kv_heads, blocks * spec.block_size, spec.head_dim)
-        storage = torch.zeros(shape, dtype=TORCH_DTYPE[spec.format], device=device)
+        storage = torch.empty(shape, dtype=TORCH_DTYPE[spec.format], device=device)
         self._layers = [
             TorchLayerCache(storage[0, i], storage[1, i], spec.block_size) for i in range(spec.layers)
         ]
 
     def layer(self, index: int) -> TorchLayerCache:
         return self._layers[index]
+
+    def randomise(self) -> None:
+        """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
+        for layer in self._layers:
+            layer.keys.normal_()
+            layer.values.normal_()
 
 
 def visible(mask: Mask, rows: int, keys: int, device: torch.device) -> torch.Tensor:

@@ -97,13 +97,25 @@ class Flops:
 
 
 @dataclass(frozen=True)
+class SequenceWork:
+    """What attention does for one sequence, of ``count`` alike: its query rows, the FLOPs of both
+    products, and the bytes of keys and values that it reads from the cache."""
+
+    rows: Number
+    count: Number
+    flops: Number
+    cache_bytes: Number
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One launch: what it reads and writes in memory, and its operations.
 
     ``compute`` is the dtype that the matrix units work in. ``rows`` is the number of rows that
     share what is read of the weights or the cache, from which a measured machine looks up the
     speed of its kernels. ``function`` names what an activation or a norm computes, since its
-    derivative depends on it.
+    derivative depends on it. ``sequences`` are those that attention serves, for readings that
+    compute them one by one.
     """
 
     kind: str
@@ -113,6 +125,7 @@ class Kernel:
     compute: str
     rows: Number = 1
     function: str = ""
+    sequences: tuple[SequenceWork, ...] = ()
 
     @property
     def bytes(self) -> Number:
@@ -149,6 +162,8 @@ NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _BIAS_GRADIENT)
 UNFUSED = Lowering("unfused", frozenset())
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("PyTorch CPU", frozenset({("linear", "bias")}) | _ATTENTION)
+#: The same, with the scores written to memory.
+TORCH_CPU_NAIVE = Lowering("PyTorch CPU, naive attention", frozenset({("linear", "bias")}))
 
 
 #: The parts whose work is a matrix product.
@@ -203,7 +218,15 @@ class OpCost:
         )
         flops = reduce(Flops.__add__, (p.flops for p in group))
         lead = next((p for p in group if p.kind in MATRIX_PARTS), group[0])
-        return Kernel(self.kind, tuple(reads.values()), writes, flops, lead.compute, lead.rows)
+        return Kernel(
+            self.kind,
+            tuple(reads.values()),
+            writes,
+            flops,
+            lead.compute,
+            lead.rows,
+            sequences=lead.sequences,
+        )
 
 
 @dataclass(frozen=True)

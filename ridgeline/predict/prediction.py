@@ -2,20 +2,21 @@
 
 On a datasheet a kernel takes its launch plus the longest of: matrix operations at the dense
 matrix rate, vector operations at the vector rate, exponentials at theirs, and bytes at the
-bandwidth of the level that serves them. That is the roofline (Williams, Waterman, Patterson 2009)
-with two more ceilings, and so a bound: real kernels reach a part of it. On a measured machine the
-time is looked up in what its kernels were measured to take.
+bandwidth of the level that serves them: the roofline (Williams, Waterman, Patterson 2009) with two
+more ceilings. It takes every kernel to reach the device's rates, which real ones do in part. On a
+measured machine the time is looked up in what its kernels were measured to take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
+from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device, Provenance
-from ridgeline.hardware.kernels import Kernels
+from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.ops.numbers import Number, maximum, where
-from ridgeline.ops.trace import Flops, Role, Trace, op_class
+from ridgeline.ops.trace import Flops, Kernel, Role, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, place
 
 #: The sections of a device file that a roofline stands on.
@@ -59,12 +60,16 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A step's predicted time. ``step_seconds`` is what it costs beside its kernels."""
+    """A step's predicted time. ``step_seconds`` is what it costs beside its kernels; ``basis`` the
+    sections of the device file that were used; ``unmeasured`` the kernels of a measured machine
+    that had no table, and so a roofline at its measured rates instead.
+    """
 
     device: str
     kernels: tuple[KernelTime, ...]
     step_seconds: float
     basis: Mapping[str, Provenance]
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> Number:
@@ -84,6 +89,20 @@ class Prediction:
     @property
     def elements(self) -> Number:
         return sum(k.elements * k.repeat for k in self.kernels)
+
+    def counted_as(self, trace: Trace) -> Prediction:
+        """The same times beside the operations of ``trace``: the same pass, counted by another
+        convention."""
+        counted = {
+            (i, n): kernel.flops
+            for i, op in enumerate(trace.ops)
+            for n, kernel in enumerate(op.kernels(trace.lowering))
+        }
+        kernels, seen = [], dict.fromkeys(range(len(trace.ops)), 0)
+        for k in self.kernels:
+            kernels.append(replace(k, flops=counted.get((k.op_index, seen[k.op_index]), k.flops)))
+            seen[k.op_index] += 1
+        return replace(self, kernels=tuple(kernels))
 
     def by_class(self) -> dict[str, Number]:
         """Seconds by class of operator."""
@@ -107,17 +126,16 @@ class Prediction:
 def predict(trace: Trace, device: Device) -> Prediction:
     """The time of ``trace`` on ``device``; arrays in the trace make arrays of times.
 
-    Raises InputError if the device cannot compute in the trace's dtype.
+    Raises InputError if the device cannot compute in the trace's dtype, or, of a measured machine,
+    was not measured in it.
     """
     if device.kernels:
-        measured = Kernels.from_dict(device.kernels)
-        times = _measured_times(trace, device, measured)
-        return Prediction(device.name, times, measured.step, _basis(device, "kernels"))
+        return _on_measured(trace, device, Kernels.from_dict(device.kernels))
     times = tuple(_time(p, _roofline(p, device)) for p in place(trace))
-    return Prediction(device.name, times, 0.0, _basis(device, *ROOFLINE_SECTIONS))
+    return Prediction(device.name, times, 0.0, _basis(device, ROOFLINE_SECTIONS))
 
 
-def _basis(device: Device, *sections: str) -> dict[str, Provenance]:
+def _basis(device: Device, sections: Iterable[str]) -> dict[str, Provenance]:
     return {s: device.provenance[s] for s in sections if s in device.provenance}
 
 
@@ -160,44 +178,89 @@ def _time(placed: PlacedKernel, needs: dict[str, Number], seconds: Number | None
     )
 
 
-def _measured_times(trace: Trace, device: Device, measured: Kernels) -> tuple[KernelTime, ...]:
+# -- a measured machine --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A time found in the measured tables, of which ``overhead`` is that of an empty call."""
+
+    seconds: Number
+    overhead: Number
+
+
+def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
+    compute = trace.output.format
+    if compute not in measured.linear:
+        known = " or ".join(measured.linear)
+        raise InputError(f"{device.name} was not measured in {compute}: give the weights as {known}")
     near = device.levels[-2].capacity if len(device.levels) > 1 else 0.0
     cached = footprint(trace) <= near
-    times = []
+    times: list[KernelTime] = []
+    unmeasured: dict[str, None] = {}
     placed = iter(place(trace))
     for index, op in enumerate(trace.ops):
         for _ in op.kernels(trace.lowering):
-            times.append(_measured_time(next(placed), device, measured, cached))
+            kernel = next(placed)
+            needs, looked = _roofline(kernel, device), _look_up(kernel.kernel, measured, cached)
+            if looked is None:
+                unmeasured[_describe(kernel.kernel)] = None
+                times.append(_time(kernel, needs))
+            else:
+                times.append(_time(kernel, {**needs, "launch": looked.overhead}, looked.seconds))
         if not op.parts:  # a view computes nothing, but the call takes its time
-            overhead = _simple(measured, trace.output.format, op.kind)
-            seconds = 0.0 if overhead is None else overhead.overhead
+            view = _simple(measured, compute, op.kind)
+            seconds = 0.0 if view is None else view.overhead
             times.append(
                 KernelTime(op.name, index, op.kind, op.kind, op.repeat, seconds, "launch", Flops(), 0, 0)
             )
-    return tuple(times)
+    sections = ("kernels", *ROOFLINE_SECTIONS) if unmeasured else ("kernels",)
+    return Prediction(device.name, tuple(times), measured.step, _basis(device, sections), tuple(unmeasured))
 
 
-def _measured_time(placed: PlacedKernel, device: Device, measured: Kernels, cached: Number) -> KernelTime:
-    kernel = placed.kernel
-    needs = _roofline(placed, device)
-    seconds: Number | None = None
-    linear, attend = measured.linear.get(kernel.compute), measured.attend.get(kernel.compute)
-    simple = _simple(measured, kernel.compute, kernel.kind)
-    if kernel.kind in ("matmul", "linear") and linear is not None:
-        weight = sum(a.bytes for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1)
-        warm = linear.seconds(kernel.rows, weight, cached=True)
-        seconds = where(cached, warm, linear.seconds(kernel.rows, weight, cached=False))
-        needs["launch"] = linear.warm[0][0]
-    elif kernel.kind == "attend" and attend is not None:
-        flops, keys = kernel.flops.matrix, sum(a.bytes for a in kernel.reads if a.value.role is Role.CACHE)
-        warm = attend.seconds(kernel.rows, flops, keys, cached=True)
-        seconds = where(cached, warm, attend.seconds(kernel.rows, flops, keys, cached=False))
-        needs["launch"] = attend.overhead
-    elif simple is not None:
-        seconds = simple.seconds(kernel.bytes)
-        needs["launch"] = simple.overhead
-    return _time(placed, needs, seconds)
+def _look_up(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
+    """The kernel's time by the tables; None for one that is not in them, such as a product with
+    weights stored in another format than it is computed in."""
+    if kernel.kind in ("matmul", "linear"):
+        return _linear(kernel, measured, cached)
+    if kernel.kind == "attend":
+        return _attend(kernel, measured, cached)
+    simple = _simple(measured, kernel.compute, kernel.kind, kernel.function)
+    return None if simple is None else _Looked(simple.seconds(kernel.bytes), simple.overhead)
 
 
-def _simple(measured: Kernels, dtype: str, kind: str):
-    return measured.simple.get(dtype, {}).get(kind)
+def _linear(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
+    matrices = [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1]
+    if any(a.value.format != kernel.compute for a in matrices):
+        return None
+    table = measured.linear[kernel.compute]
+    size = sum(a.bytes for a in matrices)
+    warm, fresh = (table.seconds(kernel.rows, size, cached=c) for c in (True, False))
+    return _Looked(where(cached, warm, fresh), table.warm[0][0])
+
+
+def _attend(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
+    """The cpu reading computes one sequence after another."""
+    if any(a.value.role is Role.CACHE and a.value.format != kernel.compute for a in kernel.reads):
+        return None
+    curve = measured.attend[kernel.compute]
+    seconds: Number = 0.0
+    calls: Number = 0
+    for s in kernel.sequences:
+        warm, fresh = (curve.seconds(s.rows, s.flops, s.cache_bytes, cached=c) for c in (True, False))
+        seconds = seconds + s.count * where(cached, warm, fresh)
+        calls = calls + s.count
+    return _Looked(seconds, calls * curve.overhead)
+
+
+def _simple(measured: Kernels, dtype: str, kind: str, function: str = "") -> Affine | None:
+    """The table of this very function, else that of its kind."""
+    kinds = measured.simple.get(dtype, {})
+    return kinds.get(f"{kind}.{function}", kinds.get(kind))
+
+
+def _describe(kernel: Kernel) -> str:
+    """A kernel that has no table, in words."""
+    stored = {a.value.format for a in kernel.reads if a.value.role in (Role.WEIGHT, Role.CACHE)}
+    other = sorted(stored - {kernel.compute})
+    return f"{kernel.kind} in {', '.join(other)}" if other else kernel.kind

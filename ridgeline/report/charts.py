@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ridgeline.ops.trace import op_class
 from ridgeline.report.joined import JoinedPhase
-from ridgeline.report.style import BETWEEN, CLASS_SYMBOLS, class_colour, dress, phase_colour
+from ridgeline.report.style import BETWEEN, class_paint, dress, in_order, phase_colour
 from ridgeline.report.units import nbytes, percent, seconds, signed_percent
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ridgeline.analysis.check import PhaseCheck
     from ridgeline.analysis.explain import MemoryUse
 
+#: Uses of memory in the order they are drawn, each with the name of its colour in page.css.
+MEMORY_PAINTS = {"weights": "linear", "KV cache": "attention", "activations": "norm", "free": "free"}
 #: A bar of the error chart ends here, whatever the error; its text says the error itself.
 LONGEST_ERROR = 1.0
 
@@ -29,12 +31,12 @@ def time_by_class(joined: JoinedPhase) -> Figure:
     if joined.check is not None:
         bars["measured"] = measured_classes(joined.check)
     figure = Figure()
-    for name in classes_in_order(joined):
+    for name in classes_of(joined):
         took = [times.get(name, 0.0) for times in bars.values()]
         shares = [t / sum(times.values()) for t, times in zip(took, bars.values(), strict=True)]
         labels = [f"{name} {percent(share)}" for share in shares]
         hovers = [f"{name}, {bar}<br>{seconds(t)}" for bar, t in zip(bars, took, strict=True)]
-        _add_part(figure, list(bars), took, class_colour(name), labels, hovers)
+        _add_part(figure, list(bars), took, class_paint(name), labels, hovers)
     figure.update_xaxes(tickformat="~s", ticksuffix="s", nticks=6)
     return _stacked(figure, 50 + 48 * len(bars))
 
@@ -55,13 +57,10 @@ def measured_classes(check: PhaseCheck) -> dict[str, float]:
     return _with_rest(times, check.measured)
 
 
-def classes_in_order(joined: JoinedPhase) -> list[str]:
-    """The classes that the chart of this phase shows: the known ones first, as they are drawn."""
-    names = set(predicted_classes(joined))
-    if joined.check is not None:
-        names |= set(measured_classes(joined.check))
-    known = [name for name in CLASS_SYMBOLS if name in names]
-    return known + sorted(names.difference(known))
+def classes_of(joined: JoinedPhase) -> list[str]:
+    """The classes that the chart of this phase shows, in their order."""
+    measured = {} if joined.check is None else measured_classes(joined.check)
+    return in_order([*predicted_classes(joined), *measured])
 
 
 def _with_rest(times: dict[str, float], total: float) -> dict[str, float]:
@@ -73,24 +72,34 @@ def memory_by_use(memory: MemoryUse) -> Figure:
     """What is in use against the device's capacity, and below it the same magnified."""
     from plotly.subplots import make_subplots
 
-    uses = (
-        ("weights", memory.weights, "var(--linear)"),
-        ("KV cache", memory.cache, "var(--attention)"),
-        ("activations", memory.activations, "var(--norm)"),
-    )
-    free = ("free", max(memory.device - memory.total, 0.0), "var(--free)")
+    free = max(memory.device - memory.total, 0.0)
+    uses = {"weights": memory.weights, "KV cache": memory.cache, "activations": memory.activations}
     figure = make_subplots(rows=2, cols=1, vertical_spacing=0.45)
-    for row, bar, parts in ((1, "device", (*uses, free)), (2, "in use", uses)):
-        for name, size, colour in parts:
-            if size > 0:
-                hover = f"{name}<br>{nbytes(size)}, {percent(size / memory.device)} of the device"
-                label = f"{name} {nbytes(size)}"
-                _add_part(figure, [bar], [size], colour, [label], [hover], row=row, col=1)
+    for row, bar, parts in ((1, "device", {**uses, "free": free}), (2, "in use", uses)):
+        for name, size in parts.items():
+            hover = f"{name}<br>{nbytes(size)}, {percent(size / memory.device)} of the device"
+            label = f"{name} {nbytes(size)}"
+            _add_part(figure, [bar], [size], MEMORY_PAINTS[name], [label], [hover], row=row, col=1)
     if not memory.fits:
-        line = {"color": "var(--text)", "width": 2, "dash": "dash"}
-        figure.add_vline(memory.device, row=1, col=1, line=line)
+        _mark_capacity(figure, memory.device)
     figure.update_xaxes(tickformat="~s", ticksuffix="B", nticks=6)
-    return _stacked(figure, 200)
+    _stacked(figure, 215)
+    return figure.update_layout(margin_t=24)  # of which the capacity's label takes most
+
+
+def _mark_capacity(figure: Figure, capacity: float) -> None:
+    """A line across the device's bar where its memory ends."""
+    figure.add_vline(capacity, row=1, col=1, line={"color": "var(--text)", "width": 2, "dash": "dash"})
+    figure.add_annotation(
+        x=capacity,
+        y=1,
+        xref="x",
+        yref="y domain",
+        xanchor="left",
+        yanchor="bottom",
+        text=f"capacity {nbytes(capacity)}",
+        showarrow=False,
+    )
 
 
 def signed_errors(check: PhaseCheck) -> Figure:
@@ -119,9 +128,9 @@ def signed_errors(check: PhaseCheck) -> Figure:
     figure.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=[f"<b>{names[0]}</b>", *names[1:]], showgrid=False
     )
-    figure.update_yaxes(range=[len(rows) - 0.4, -0.6])
+    figure.update_yaxes(range=[len(rows) - 0.4, -0.6], zeroline=False)
     ticks = [-1.0, -0.5, 0.0, 0.5, 1.0]
-    figure.update_xaxes(range=[-1.35, 1.35], tickvals=ticks, ticktext=[f"{100 * t:+.0f} %" for t in ticks])
+    figure.update_xaxes(range=[-1.35, 1.35], tickvals=ticks, ticktext=[signed_percent(t) for t in ticks])
     figure.update_layout(bargap=0.3)
     return dress(figure, 60 + 24 * len(rows))
 
@@ -130,7 +139,7 @@ def _add_part(
     figure: Figure,
     bars: Sequence[str],
     sizes: Sequence[float],
-    colour: str,
+    paint: str,
     labels: Sequence[str],
     hovers: Sequence[str],
     **place: int,
@@ -140,11 +149,12 @@ def _add_part(
         y=bars,
         x=sizes,
         orientation="h",
-        marker={"color": colour, "line": {"color": "var(--panel)", "width": 1}},
+        marker={"color": f"var(--{paint})", "line": {"color": "var(--panel)", "width": 1}},
         text=[escape(label) for label in labels],
         hovertext=list(hovers),
         hoverinfo="text",
         textposition="inside",
+        insidetextfont={"color": f"var(--on-{paint})"},
         insidetextanchor="middle",
         textangle=0,
         **place,

@@ -47,12 +47,12 @@ def _page(explanation: Explanation, device: Device, check: Check | None, sample:
     from ridgeline.report.joined import join
 
     if device.name != explanation.device:
-        raise InputError(f"the explanation is on {explanation.device}, not on {device.name}: pass that device")
+        raise InputError(f"the explanation is on {explanation.device}: pass that device, not {device.name}")
     phases = join(explanation, check)
-    dtype = activation_dtype(explanation, device)
+    dtype = explanation.activation_format
     parts = [
         sections.head(explanation, device, check),
-        sections.figures(explanation, phases),
+        sections.figures_section(explanation, phases),
         sections.roofline_section(device, dtype, phases),
         sections.time_section(phases),
         sections.memory_section(explanation),
@@ -69,12 +69,3 @@ def _page(explanation: Explanation, device: Device, check: Check | None, sample:
         body="\n".join(part for part in parts if part),
         plotly=get_plotlyjs(),
     )
-
-
-def activation_dtype(explanation: Explanation, device: Device) -> str:
-    """The dtype that is computed in: the one whose ridge on the device the explanation gives."""
-    likely = (explanation.weight_format, explanation.cache_format, "bf16", "fp16", "fp32", "fp64")
-    for dtype in likely:
-        if dtype in ("bf16", "fp16", "fp32", "fp64") and device.ridge(dtype) == explanation.ridge:
-            return dtype
-    raise InputError(f"the explanation's ridge is not one of {device.name}: pass the device it was made with")

@@ -70,14 +70,16 @@ def command(line: str) -> str:
     return f'<pre class="command">$ {escape(line)}</pre>'
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[int] = (0,)) -> str:
-    """A table whose first column heads its rows; the columns ``text`` are set left, numbers right."""
-    align = ["" if i in text else ' class="number"' for i in range(len(columns))]
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], layout: str) -> str:
+    """A table whose first column heads its rows. ``layout`` has a letter for each column: ``l`` is
+    text, set left, ``r`` a number, set right, ``c`` a command line."""
+    align = [' class="number"' if letter == "r" else "" for letter in layout]
     head = "".join(f'<th scope="col"{a}>{escape(c)}</th>' for a, c in zip(align, columns, strict=True))
     body = []
-    for first, *others in rows:
-        cells = "".join(f"<td{a}>{escape(c)}</td>" for a, c in zip(align[1:], others, strict=True))
-        body.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
+    for row in rows:
+        first, *others = (f"<code>{escape(t)}</code>" if c == "c" else escape(t) for c, t in zip(layout, row))
+        cells = "".join(f"<td{a}>{cell}</td>" for a, cell in zip(align[1:], others, strict=True))
+        body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"

@@ -10,7 +10,7 @@ function drawAll() {
     const {data, layout} = JSON.parse(coloured);
     layout.font.size = narrow.matches ? 11 : 13;
     for (const label of layout.annotations ?? []) {
-      label.font.size = narrow.matches ? 10 : 12;
+      label.font = {...label.font, size: narrow.matches ? 10 : 12};
       label.visible = !(narrow.matches && label.name === "cache"); // no room beside the points
     }
     Plotly.react(source.dataset.chart, data, layout, {responsive: true, displayModeBar: false});

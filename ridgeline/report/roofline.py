@@ -6,15 +6,15 @@ intensity x bandwidth, the units at most their rate, and the ridge is where the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import log10, sqrt
+from math import ceil, floor, log10, sqrt
 from typing import TYPE_CHECKING
 
 from ridgeline.report.joined import JoinedPhase, Operator
 from ridgeline.report.style import class_symbol, dress, phase_colour
-from ridgeline.report.units import count, percent, rate, seconds
+from ridgeline.report.units import PREFIXES, count, percent, rate, seconds
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 #: Diameter in pixels of an operator that takes no time, and what all of a phase's time adds.
 LEAST_SIZE, MOST_SIZE = 8.0, 18.0
-#: Where a roof's label stands from the point at which it meets memory's: no operator gets there.
-ABOVE_LEFT = {"xanchor": "right", "yanchor": "bottom"}
+#: The device's own roofline, and whatever else limits.
+THICK = {"color": "var(--roof)", "width": 2.5}
+THIN = {"color": "var(--muted)", "width": 1, "dash": "dot"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def roofline(device: Device, dtype: str, phases: Sequence[JoinedPhase]) -> Figur
 
     window = _window(device, dtype, phases)
     figure = Figure()
-    _draw_roofs(figure, device, dtype, window)
+    _draw_memory_roofs(figure, device, dtype, window)
+    _draw_compute_roofs(figure, device, dtype, window)
     for joined in phases:
         _draw_operators(figure, joined)
     figure.update_xaxes(**_log_axis("intensity, FLOP/byte", window.x))
@@ -63,40 +65,54 @@ def _window(device: Device, dtype: str, phases: Sequence[JoinedPhase]) -> Window
 
 
 def _log_axis(title: str, shown: tuple[float, float]) -> dict[str, object]:
+    decades = range(ceil(log10(shown[0])), floor(log10(shown[1])) + 1)
     return {
         "type": "log",
         "title": {"text": title, "standoff": 8},
         "range": [log10(end) for end in shown],
-        "dtick": 1,
-        "exponentformat": "SI",
+        "tickvals": [10.0**n for n in decades],
+        "ticktext": [_decade(n) for n in decades],
         "ticks": "outside",
         "tickcolor": "var(--line)",
         "showline": True,
     }
 
 
-def _draw_roofs(figure: Figure, device: Device, dtype: str, window: Window) -> None:
-    roof, vector, ridge = device.matrix_rate(dtype), device.vector_rate(dtype), device.ridge(dtype)
+def _decade(power: int) -> str:
+    """10^power with its prefix (plotly's own end at T)."""
+    return f"{10 ** (power % 3)}{PREFIXES[power // 3]}" if power >= 0 else f"{10.0**power:g}"
+
+
+def _draw_memory_roofs(figure: Figure, device: Device, dtype: str, window: Window) -> None:
+    """What each level of memory can feed, up to what the device can compute."""
+    roof = device.matrix_rate(dtype)
     for level in device.levels:
-        top = roof / level.bandwidth
-        ends = (window.x[0], top), (window.x[0] * level.bandwidth, roof)
-        _line(figure, *ends, main=level is device.levels[-1])
+        name, line = ("memory", THICK) if level is device.levels[-1] else ("cache", THIN)
+        ends = (window.x[0], roof / level.bandwidth), (window.x[0] * level.bandwidth, roof)
+        _line(figure, *ends, line)
         start = max(window.x[0], window.y[0] / level.bandwidth)
         text = f"{level.name} {rate(level.bandwidth, 'B')}"
-        name = "memory" if level is device.levels[-1] else "cache"
         _label(figure, start, start * level.bandwidth, text, name=name, xanchor="left", yanchor="top")
-    _line(figure, (ridge, window.x[1]), (roof, roof), main=True)
-    _label(figure, ridge, roof, f"{'matrix' if vector < roof else 'compute'} {rate(roof, 'FLOP')}", **ABOVE_LEFT)
+
+
+def _draw_compute_roofs(figure: Figure, device: Device, dtype: str, window: Window) -> None:
+    """The rate of matrix products and, where it is lower, of vector operations; and the ridge."""
+    roof, vector, ridge = device.matrix_rate(dtype), device.vector_rate(dtype), device.ridge(dtype)
+    fastest = max(level.bandwidth for level in device.levels)
+    _line(figure, (roof / fastest, ridge), (roof, roof), THIN)
+    _line(figure, (ridge, window.x[1]), (roof, roof), THICK)
+    name = "matrix" if vector < roof else "compute"
+    _label(figure, ridge, roof, f"{name} {rate(roof, 'FLOP')}", xanchor="right", yanchor="bottom")
     if vector < roof:
         start = vector / device.bandwidth
-        _line(figure, (start, window.x[1]), (vector, vector), main=False)
-        _label(figure, start, vector, f"vector {rate(vector, 'FLOP')}", **ABOVE_LEFT)
-    _line(figure, (ridge, ridge), (window.y[0], roof), main=False)
+        _line(figure, (start, window.x[1]), (vector, vector), THIN)
+        text = f"vector {rate(vector, 'FLOP')}"
+        _label(figure, start, vector, text, name="vector", xanchor="right", yanchor="bottom")
+    _line(figure, (ridge, ridge), (window.y[0], roof), THIN)
     _label(figure, ridge, window.y[0], f"ridge {count(ridge)} FLOP/byte", xanchor="center", yanchor="bottom")
 
 
-def _line(figure: Figure, x: tuple[float, float], y: tuple[float, float], *, main: bool) -> None:
-    line = {"color": "var(--roof)", "width": 2.5} if main else {"color": "var(--muted)", "width": 1, "dash": "dot"}
+def _line(figure: Figure, x: tuple[float, float], y: tuple[float, float], line: Mapping[str, object]) -> None:
     figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
 
 

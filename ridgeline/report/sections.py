@@ -7,8 +7,8 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from ridgeline import __version__
-from ridgeline.report.basis import basis_rows, explain_command
-from ridgeline.report.charts import classes_in_order, memory_by_use, signed_errors, time_by_class
+from ridgeline.report.basis import device_rows, explain_command, report_rows
+from ridgeline.report.charts import MEMORY_PAINTS, classes_of, memory_by_use, signed_errors, time_by_class
 from ridgeline.report.figures import headline_cards
 from ridgeline.report.joined import JoinedPhase
 from ridgeline.report.markup import (
@@ -27,22 +27,23 @@ from ridgeline.report.markup import (
     table,
 )
 from ridgeline.report.roofline import roofline
-from ridgeline.report.style import CLASS_SYMBOLS, class_colour, class_symbol, phase_colour
+from ridgeline.report.style import class_paint, class_symbol, in_order, phase_colour
 from ridgeline.report.units import count, nbytes, percent, rate, seconds, signed_percent
+
+if TYPE_CHECKING:
+    from ridgeline.analysis.check import Check, PhaseCheck
+    from ridgeline.analysis.explain import Explanation
+    from ridgeline.hardware import Device
+
 
 #: What a kernel can be bound by, as said in a sentence.
 RESOURCES = {
     "matrix": "matrix products",
     "vector": "vector operations",
     "exp": "exponentials",
-    "memory": "memory",
-    "launch": "launches",
+    "memory": "reads and writes of memory",
+    "launch": "launches of kernels",
 }
-
-if TYPE_CHECKING:
-    from ridgeline.analysis.check import Check, PhaseCheck
-    from ridgeline.analysis.explain import Explanation
-    from ridgeline.hardware import Device
 
 
 def head(explanation: Explanation, device: Device, check: Check | None) -> str:
@@ -51,24 +52,27 @@ def head(explanation: Explanation, device: Device, check: Check | None) -> str:
     formats = f"weights in {explanation.weight_format}"
     if explanation.memory.cache_bytes_per_token:
         formats += f", KV cache in {explanation.cache_format}"
-    how = "predicted from its definition and the machine's figures"
-    if check is not None:
-        how += ", and measured"
-    requests = "1 request" if load.batch == 1 else f"{count(load.batch)} requests at once"
+    how = "predicted" if check is None else "predicted and measured"
+    parameters = count(explanation.parameters)
+    requests = "1 request" if load.batch == 1 else f"{count(load.batch)} requests at once, each"
     new = f" and {count(load.output)} new ones" if load.output else ""
+    written = f"Written on {date.today().isoformat()} by Ridgeline {__version__}"
     return heading(
         f"{explanation.model} on {device.title}",
-        f"Where the time of {explanation.model} goes ({count(explanation.parameters)} parameters, {formats}): {how}.",
-        f"The workload is {requests} of {count(load.prompt)} prompt tokens{new}{' each' if load.batch > 1 else ''}.",
-        f"Written on {date.today().isoformat()} by Ridgeline {__version__}; the machine's figures are of {device.date}.",
+        f"Where the time of {explanation.model} goes ({parameters} parameters, {formats}), {how}.",
+        f"The workload is {requests} of {count(load.prompt)} prompt tokens{new}.",
+        f"{written}; the machine's figures are of {device.date}.",
     ) + command(explain_command(explanation, device))
 
 
-def figures(explanation: Explanation, phases: Sequence[JoinedPhase]) -> str:
-    said = "Predicted"
+def figures_section(explanation: Explanation, phases: Sequence[JoinedPhase]) -> str:
     if any(joined.check is not None for joined in phases):
-        said += ", with what was measured below; an error is of time, above zero if the prediction is too slow"
-    return section("figures", "The figures that matter", paragraph(said + "."), cards(headline_cards(explanation, phases)))
+        said = "Predicted, and what was measured. Errors are of time: + if the prediction is too slow."
+    else:
+        said = "Predicted; these steps were not run."
+    return section(
+        "figures", "The figures that matter", paragraph(said), cards(headline_cards(explanation, phases))
+    )
 
 
 def roofline_section(device: Device, dtype: str, phases: Sequence[JoinedPhase]) -> str:
@@ -81,8 +85,9 @@ def roofline_section(device: Device, dtype: str, phases: Sequence[JoinedPhase]) 
         *(paragraph(_bound(joined)) for joined in phases),
         chart("roofline-chart", says, roofline(device, dtype, phases), key(_roofline_key(phases))),
         paragraph(
-            f"The larger a point, the more of its phase it takes. Left of the ridge, {count(device.ridge(dtype))} "
-            f"FLOP/byte, memory sets the limit; right of it, arithmetic on {dtype}."
+            f"The larger a point, the more of its phase's time it takes. Left of the ridge, "
+            f"{count(device.ridge(dtype))} FLOP/byte, memory sets the limit; right of it, arithmetic in "
+            f"{dtype} does."
         ),
         paragraph(f"No arithmetic, so no place on the chart: {', '.join(without)}.") if without else "",
         folded("Every operator in numbers", *(_operators(joined) for joined in phases)),
@@ -93,7 +98,7 @@ def _bound(joined: JoinedPhase) -> str:
     phase = joined.phase
     bound, took = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
     return (
-        f"{phase.name.capitalize()} does {count(phase.intensity)} FLOP a byte and is bound by {RESOURCES[bound]} for "
+        f"{phase.name.capitalize()} does {count(phase.intensity)} FLOP a byte; {RESOURCES[bound]} bind "
         f"{percent(took / phase.seconds)} of its predicted time."
     )
 
@@ -104,8 +109,7 @@ def _roofline_key(phases: Sequence[JoinedPhase]) -> Iterator[tuple[str, str]]:
         yield symbol("circle", colour, hollow=True), f"{name}, predicted"
         if joined.check is not None:
             yield symbol("circle", colour), f"{name}, measured"
-    drawn = {o.op_class for joined in phases for o in joined.operators if o.computes}
-    for name in (*(c for c in CLASS_SYMBOLS if c in drawn), *sorted(drawn.difference(CLASS_SYMBOLS))):
+    for name in in_order(o.op_class for joined in phases for o in joined.operators if o.computes):
         yield symbol(class_symbol(name), "var(--muted)", hollow=True), name
 
 
@@ -117,23 +121,23 @@ def _operators(joined: JoinedPhase) -> str:
             o.name,
             o.op_class,
             count(o.calls),
-            count(o.intensity) if o.computes else "–",
-            rate(o.flops / o.predicted, "FLOP") if o.computes else "–",
+            count(o.intensity) if o.computes else "-",
+            rate(o.flops / o.predicted, "FLOP") if o.computes else "-",
             o.bound,
             seconds(o.predicted),
             percent(o.predicted / total),
         )
         for o in joined.operators
     )
-    return table(f"{joined.phase.name}, predicted", columns, rows, text=(0, 1, 5))
+    return table(f"{joined.phase.name}, predicted", columns, rows, "llrrrlrr")
 
 
 def time_section(phases: Sequence[JoinedPhase]) -> str:
-    drawn = dict.fromkeys(name for joined in phases for name in classes_in_order(joined))
+    drawn = in_order(name for joined in phases for name in classes_of(joined))
     return section(
         "time",
         "Time by class of operator",
-        key((symbol("square", class_colour(name)), name) for name in drawn),
+        key((symbol("square", f"var(--{class_paint(name)})"), name) for name in drawn),
         side_by_side(*(_time_chart(joined) for joined in phases)),
     )
 
@@ -155,29 +159,34 @@ def memory_section(explanation: Explanation) -> str:
         tokens = load.batch * (load.prompt + load.output)
         per_token = f"{count(tokens)} tokens of {nbytes(memory.cache_bytes_per_token)}"
         rows.append(("KV cache", nbytes(memory.cache), per_token))
-    rows.append(("activations", nbytes(memory.activations), "the most that live at once"))
-    rows.append(("in use", nbytes(memory.total), f"{percent(memory.total / memory.device)} of the device"))
-    rows.append(("device", nbytes(memory.device), "decimal, 1 GB = 10^9 bytes"))
+    rows += [
+        ("activations", nbytes(memory.activations), "the most that live at once"),
+        ("in use", nbytes(memory.total), f"{percent(memory.total / memory.device)} of the device"),
+        ("device", nbytes(memory.device), "1 GB is 10⁹ bytes"),
+    ]
     if memory.cache_bytes_per_token:
-        rows.append(("tokens that fit", count(memory.tokens_that_fit), "of KV cache beside the rest"))
+        rows.append(("tokens that fit", count(memory.tokens_that_fit), "in the rest as KV cache"))
     says = f"{nbytes(memory.total)} in use of {nbytes(memory.device)}; the table below has the parts."
+    glyphs = ((symbol("square", f"var(--{paint})"), name) for name, paint in MEMORY_PAINTS.items())
     return section(
         "memory",
         "Memory by use",
+        key(glyphs),
         chart("memory-chart", says, memory_by_use(memory)),
-        table("Memory by use", ("use", "bytes", "what it is"), rows, text=(0, 2)),
+        table("Memory by use", ("use", "bytes", "what it is"), rows, "lrl"),
     )
 
 
 def errors_section(check: Check) -> str:
     worst = check.worst
+    where = f"{worst.name} at context {count(worst.context)}"
     return section(
         "errors",
         "Prediction against measurement",
         paragraph(
             f"Predicted first, then run. Totals are off by {percent(check.mape)} on average, at worst by "
-            f"{signed_percent(worst.error)} ({worst.name} at context {count(worst.context)}). Bars right of zero: the "
-            "prediction is too slow. A bar ends at 100 %, its text says the error."
+            f"{signed_percent(worst.error)} ({where}). Right of zero the prediction is too slow. A bar ends "
+            "at 100 %, its text says the error."
         ),
         side_by_side(*(_error_chart(i, phase) for i, phase in enumerate(check.phases))),
         folded("Every operator in numbers", *(_errors(phase) for phase in check.phases)),
@@ -187,7 +196,8 @@ def errors_section(check: Check) -> str:
 def _error_chart(index: int, phase: PhaseCheck) -> str:
     caption = (
         f"{phase.name.capitalize()} at context {count(phase.context)}: {seconds(phase.predicted)} predicted, "
-        f"{seconds(phase.measured)} measured; operators are off by {percent(phase.operator_mape)}, weighted by time"
+        f"{seconds(phase.measured)} measured; operators are off by {percent(phase.operator_mape)}, "
+        "weighted by time"
     )
     says = f"Signed error of every operator of {phase.name}; the table below has the numbers."
     return chart(f"errors-{index}", says, signed_errors(phase), caption=caption)
@@ -196,25 +206,31 @@ def _error_chart(index: int, phase: PhaseCheck) -> str:
 def _errors(phase: PhaseCheck) -> str:
     total = sum(o.measured for o in phase.operators)
     rows = [
-        (o.name, count(o.calls), seconds(o.predicted), seconds(o.measured), signed_percent(o.error))
-        + (percent(o.measured / total),)
+        (
+            o.name,
+            count(o.calls),
+            seconds(o.predicted),
+            seconds(o.measured),
+            signed_percent(o.error),
+            percent(o.measured / total),
+        )
         for o in phase.operators
     ]
-    rows.append(
-        ("whole step", "1", seconds(phase.predicted), seconds(phase.measured), signed_percent(phase.error), "")
-    )
+    whole = (seconds(phase.predicted), seconds(phase.measured), signed_percent(phase.error))
+    rows.append(("whole step", "1", *whole, ""))
     columns = ("operator", "calls", "predicted", "measured", "error", "share")
-    return table(f"{phase.name} at context {count(phase.context)}", columns, rows)
+    return table(f"{phase.name} at context {count(phase.context)}", columns, rows, "lrrrrr")
 
 
 def basis_section(explanation: Explanation, device: Device, dtype: str, check: Check | None) -> str:
-    columns = ("figure", "value", "stands on", "check it with")
-    rows = basis_rows(explanation, device, dtype, check)
+    machine = "The machine's figures; checked by ridgeline measure, run there"
+    report = "The report's numbers"
     return section(
         "basis",
         "What the numbers stand on",
         paragraph(f"{device.title}, {device.date}. Source: {device.source}."),
-        table("Figures, what each stands on, and how to check it", columns, rows, text=(0, 1, 2, 3)),
+        table(machine, ("figure", "value", "stands on"), device_rows(device, dtype), "lll"),
+        table(report, ("number", "stands on", "check it with"), report_rows(explanation, check), "llc"),
     )
 
 

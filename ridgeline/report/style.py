@@ -6,6 +6,7 @@ the value that holds when it draws.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,9 +25,16 @@ BETWEEN = "between operators"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 
 
-def class_colour(op_class: str) -> str:
-    known = op_class if op_class in CLASS_SYMBOLS else "other"
-    return f"var(--{known})"
+def in_order(classes: Iterable[str]) -> list[str]:
+    """Each class once: the known ones as they are drawn, then the others."""
+    present = set(classes)
+    known = [name for name in CLASS_SYMBOLS if name in present]
+    return known + sorted(present.difference(known))
+
+
+def class_paint(op_class: str) -> str:
+    """The name of a class's colour in page.css: ``var(--name)``, and ``var(--on-name)`` upon it."""
+    return op_class if op_class in CLASS_SYMBOLS else "other"
 
 
 def class_symbol(op_class: str) -> str:
@@ -50,7 +58,11 @@ def dress(figure: Figure, height: int, **layout: Any) -> Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 13, "color": "var(--text)"},
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        hoverlabel={"bgcolor": "var(--panel)", "bordercolor": "var(--line)", "font": {"color": "var(--text)"}},
+        hoverlabel={
+            "bgcolor": "var(--panel)",
+            "bordercolor": "var(--line)",
+            "font": {"color": "var(--text)"},
+        },
         **layout,
     )
     axis = {"gridcolor": "var(--grid)", "linecolor": "var(--line)", "zerolinecolor": "var(--line)"}

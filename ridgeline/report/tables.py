@@ -16,6 +16,7 @@ from ridgeline.report.units import count, nbytes, rate, seconds
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
+    from ridgeline.analysis.evaluate import Evaluation
     from ridgeline.analysis.explain import Explanation, Phase
     from ridgeline.engine.request import Result
     from ridgeline.hardware.measure import Measurement
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 #: Operators shown of each phase; the rest is summed in one line.
 SHOWN = 8
 BAR_WIDTH = 16
+#: What binds a kernel, in words.
+BOUNDS = {
+    "matrix": "the matrix units",
+    "vector": "the vector units",
+    "exp": "exponentials",
+    "memory": "memory",
+    "launch": "the time of a call",
+}
 
 
 @contextmanager
@@ -53,9 +62,11 @@ def show_explanation(console: Console, found: Explanation, *, elements: bool = F
         console.print(_request_line(found))
     for phase in found.phases:
         console.print()
-        console.print(_operators(phase, found.ridge, elements))
+        console.print(_operators(phase, elements))
         console.print(_sentence(phase))
     console.print()
+    ridge = f"The ridge point is {found.ridge:,.0f} FLOP/byte in {found.activation_format}"
+    console.print(f"{ridge}: below it memory binds, above it arithmetic.")
     console.print(_memory_line(found))
     console.print(f"[dim]Stands on: {stands_on(found.basis)}.[/dim]")
     for said in found.assumptions:
@@ -99,7 +110,7 @@ def _request_line(found: Explanation) -> str:
     )
 
 
-def _operators(phase: Phase, ridge: float, elements: bool) -> Table:
+def _operators(phase: Phase, elements: bool) -> Table:
     columns = (f"{phase.name}: operator", "calls", "time", "share", "", _per(elements), "bound by")
     table = _table(*columns, left=(0, 4, 6))
     kernels = sorted(phase.kernels, key=lambda k: k.seconds * k.repeat, reverse=True)
@@ -114,8 +125,6 @@ def _operators(phase: Phase, ridge: float, elements: bool) -> Table:
     if rest:
         share = rest / phase.seconds
         table.add_row(f"{len(kernels) - SHOWN} more", "", seconds(rest), f"{share:.1%}", _bar(share), "", "")
-    table.caption = f"ridge point {ridge:,.0f} FLOP/byte: below it memory binds, above it arithmetic"
-    table.caption_justify = "left"
     return table
 
 
@@ -123,7 +132,7 @@ def _sentence(phase: Phase) -> str:
     bound, bound_time = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
     kind, kind_time = max(phase.seconds_by_class.items(), key=lambda item: item[1])
     return (
-        f"{bound_time / phase.seconds:.0%} of {phase.name} is bound by {bound}; "
+        f"{bound_time / phase.seconds:.0%} of {phase.name} is bound by {BOUNDS[bound]}; "
         f"{kind} operators take {kind_time / phase.seconds:.0%} of it."
     )
 
@@ -215,6 +224,35 @@ def _operator_checks(phase: PhaseCheck) -> Table:
     for o in sorted(phase.operators, key=lambda o: o.measured, reverse=True)[:SHOWN]:
         table.add_row(o.name, str(o.calls), seconds(o.predicted), seconds(o.measured), _error(o.error))
     return table
+
+
+def show_evaluation(console: Console, found: Sequence[Evaluation], text: str) -> None:
+    """How well a model predicts a text, called ``text``, in one weight format or several, which are
+    compared with the first."""
+    first = found[0]
+    size = f"{nbytes(first.bytes)} in {first.tokens:,} tokens"
+    console.print(Text.assemble((first.model, "bold"), " on ", (text, "bold"), f", {size}"))
+    table = _table("weights", "bits/byte", "perplexity", f"vs {first.format}", "tokens/s")
+    for e in found:
+        change = round(e.perplexity / first.perplexity - 1, 4) + 0.0  # without the sign of a negative zero
+        table.add_row(
+            e.format,
+            f"{e.bits_per_byte:.4f}",
+            f"{e.perplexity:,.2f}",
+            "-" if e is first else f"{change:+.2%}",
+            f"{e.tokens_per_second:,.0f}",
+        )
+    console.print(table)
+    console.print(
+        f"Guided by the {first.format} weights, a compressor would store this text in "
+        f"{first.bits_per_byte / 8:.1%} of its bytes; the next token is as open as a choice among "
+        f"{first.perplexity:,.1f} equally likely ones."
+    )
+    least = first.window - first.stride + 1
+    console.print(
+        f"[dim]Every token is scored once, with {least:,} to {first.window:,} tokens before it, or all "
+        "that its document has. Lower is better.[/dim]"
+    )
 
 
 def show_validation(console: Console, results: Sequence[Any]) -> None:

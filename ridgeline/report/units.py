@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import floor, log10
 
-_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
 
@@ -44,7 +44,7 @@ def signed_percent(x: float) -> str:
     """A relative error: ``+3.2 %``, ``−12 %``."""
     percent = 100 * x
     digits = f"{abs(percent):.1f}" if abs(percent) < 9.95 else f"{abs(percent):,.0f}"
-    sign = "" if float(digits.replace(",", "")) == 0 else "+" if percent > 0 else "−"
+    sign = "" if float(digits.replace(",", "")) == 0 else "+" if percent > 0 else "\N{MINUS SIGN}"
     return f"{sign}{digits} %"
 
 
@@ -55,10 +55,10 @@ def percent(x: float) -> str:
 
 def _prefixed(x: float, unit: str) -> str:
     x = _rounded(x)
-    power = min(max(floor(log10(abs(x)) / 3), 0), len(_PREFIXES) - 1) if x else 0
+    power = min(max(floor(log10(abs(x)) / 3), 0), len(PREFIXES) - 1) if x else 0
     scaled = x / 1000**power
     digits = f"{scaled:.0f}" if unit == "B" and power == 0 else _digits(scaled)
-    return f"{digits} {_PREFIXES[power]}{unit}"
+    return f"{digits} {PREFIXES[power]}{unit}"
 
 
 def _rounded(x: float) -> float:

@@ -125,7 +125,7 @@ class _Loader:
     def _expect_copy(self, name: str, original: Weight) -> None:
         info = self.checkpoint.expect(name, original.shape)
         # A few rows at a time, since a conversion takes memory.
-        pieces = zip(self.checkpoint.tensor(name).split(1024), original.data.split(1024))
+        pieces = zip(self.checkpoint.tensor(name).split(64), original.data.split(64))
         if not all(torch.equal(copy.to(self.dtype), piece) for copy, piece in pieces):
             raise InputError(
                 f"{info.file}: tensor '{name}' differs from the one that config.json ties it to; "

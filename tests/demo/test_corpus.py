@@ -6,22 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ridgeline.errors import InputError
-
-pytest.importorskip("tokenizers")
-
 from tokenizers import Tokenizer
 
+from ridgeline.demo.heldout import HELD_OUT_MODULES, held_out
+from ridgeline.errors import InputError
 from training.corpus import (
-    HELD_OUT_MODULES,
     Corpus,
     SourceFile,
     collect,
-    held_out,
     without_overlap,
 )
-from training.data import SEPARATOR, batch_at, scored_windows, tokenise
+from training.data import SEPARATOR, batch_at, tokenise
 from training.tokenizer import END_OF_TEXT, MODEL_FOLDER, VOCABULARY
 
 
@@ -184,14 +179,3 @@ def test_epochs_differ_in_order():
     tokens = np.arange(1000, dtype=np.uint16)
     windows = (len(tokens) - 1) // 8 - 1
     assert (batch_at(tokens, windows, 8, 3, 0) != batch_at(tokens, windows, 8, 3, 1)).any()
-
-
-@given(size=st.integers(2, 300), half=st.integers(1, 20))
-def test_every_token_after_the_separator_is_scored_once(size, half):
-    tokens = np.arange(size, dtype=np.uint16)
-    scored = []
-    for window, first in scored_windows(tokens, 2 * half):
-        assert 1 <= first < len(window) <= 2 * half + 1
-        assert window[0] == 0 or first > half  # context on the left, but for the file's beginning
-        scored.extend(window[first:])
-    assert scored == list(range(1, size))

@@ -301,6 +301,20 @@ def test_the_consumer_of_a_stream_is_not_in_inference_mode(make):
         assert not torch.is_inference_mode_enabled()
 
 
+def test_generation_keeps_nothing_for_gradients(make):
+    generator = make()
+    weights = [weight.data for weight in generator.model.weights()]
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        run = generator.start([generator.request([5], max_tokens=3)])
+        list(run)
+        assert not run.cache.layer(0).keys.requires_grad
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+
+
 def test_the_cache_has_the_format_of_the_weights(twin):
     from ridgeline.models import load_config
     from ridgeline.weights.load import load_model

@@ -90,7 +90,19 @@ def test_the_noise_is_finite_and_repeats():
     noise = gumbel_noise([0, 0, 2**63 - 1], [0, 1, 2**40], tokens)
     assert noise.isfinite().all()
     assert torch.equal(noise, gumbel_noise([0, 0, 2**63 - 1], [0, 1, 2**40], tokens))
-    assert not torch.equal(noise[0], noise[1])
+
+
+def test_every_seed_position_and_token_has_its_own_noise():
+    pairs = [(seed, position) for seed in range(30) for position in range(30)]
+    seeds, positions = zip(*pairs, strict=True)
+    noise = gumbel_noise(seeds, positions, torch.arange(30).expand(len(pairs), 30))
+    assert len(noise.unique()) == noise.numel()
+
+
+def test_noise_belongs_to_the_token_and_not_to_its_rank():
+    tokens = torch.randperm(100, generator=torch.Generator().manual_seed(4))[None]
+    in_order = gumbel_noise([1], [2], torch.arange(100)[None])
+    assert torch.equal(gumbel_noise([1], [2], tokens), in_order[:, tokens[0]])
 
 
 # -- filters ---------------------------------------------------------------------------------------

@@ -34,8 +34,9 @@ def small(family, *, layers=3):
         "intermediate": 40 if grouped else 4 * 48,
         "window": 512,
     }
-    if hasattr(config, "windows"):
+    if config.family not in ("gpt2", "opt", "bert"):
         shape["windows"] = (4 if config.windows[0] >= 0 else -1,) * layers
+        shape["rope"] = replace(config.rope, dim=shape["head_dim"])
     return declare(replace(config, **shape))
 
 

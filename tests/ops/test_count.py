@@ -223,6 +223,15 @@ def test_a_window_leaves_blocks_before_it_unread():
     assert bytes_of(trace, Role.CACHE) == (8 - 1) * token
 
 
+def test_attention_is_as_tall_as_its_longest_span():
+    def rows(*spans):
+        (attend,) = (k for op, k in count(small("gpt2", layers=1), *spans).kernels() if op.kind == "attend")
+        return attend.rows
+
+    assert rows(3, 9, 5) == 9
+    assert rows(Span(numpy.array([3, 9])), Span(5)).tolist() == [5, 9]
+
+
 @pytest.mark.parametrize(("logits", "rows"), [("last", 2), ("all", 16)])
 def test_only_the_rows_that_want_logits_meet_the_head(logits, rows):
     model = small("gpt2")

@@ -163,6 +163,17 @@ def test_what_every_layer_reads_lives_until_the_last():
     assert trace(Count).memory().activations == 5 * (8 + 8 + 60) * BF16
 
 
+def test_an_entry_that_is_read_after_the_loop_lives_beside_what_replaces_it():
+    def trace(reading):
+        ops = reading()
+        x = ops.input("x", (5, 8), "bf16")
+        y = ops.repeat(mlp(8, 8, 8), lambda layer, x: ops.linear(x, layer.weight), x)
+        return ops.trace(ops.add(x, y))
+
+    assert trace(Count).memory() == trace(Unrolled).memory()
+    assert trace(Count).memory().activations == 5 * (8 + 8 + 8) * BF16
+
+
 def mlp_of_widths_60_to_8():
     return tuple(mlp(60, 8)[0] for _ in range(3))
 
@@ -209,11 +220,14 @@ def test_relu_keeps_its_result_and_silu_its_input_beside_it():
     assert held("silu") == 2 * 5 * 7 * BF16
 
 
-def test_the_logits_meet_their_gradient_at_the_peak():
-    model = small("gpt2", layers=1)
-    logits = 5 * model.config.vocab * BF16
-    training = count(model, 5, train=True)
-    assert training.backward().memory().activations >= 2 * logits
+def test_the_output_lives_until_its_gradient_is_first_read():
+    trace = count_mlp(mlp(30, 50, 1, 20), 5, activation=None, train=True).backward()
+    at_the_end = 30 + 50 + 1 + 20 + 20 + 1  # all layers' values, the output's gradient and its input's
+    at_the_second_layer = 30 + 50 + 1 + 50  # its two inputs and its two gradients: the output is gone
+    assert trace.memory().activations == 5 * max(at_the_end, at_the_second_layer) * BF16
+    trace = count_mlp(mlp(30, 50, 1, 40), 5, activation=None, train=True).backward()
+    at_the_end = 30 + 50 + 1 + 40 + 40 + 1
+    assert trace.memory().activations == 5 * max(at_the_end, at_the_second_layer) * BF16
 
 
 # -- sweeps -------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ridgeline.analysis.step import predict_step, trace_step
+from ridgeline.errors import InputError
 from ridgeline.hardware import Level, Provenance, load_device
 from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
 from ridgeline.models import declare, load_config
+from ridgeline.ops.count import Pairs
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import TORCH_CPU, UNFUSED
 from ridgeline.predict import predict
@@ -83,6 +85,7 @@ def test_every_prediction_says_what_it_stands_on():
 TABLE = LinearTable((1, 512), (1e5, 1e7), ((1e-5, 2e-4), (1e-3, 5e-2)), ((3e-5, 9e-4), (1e-3, 5e-2)))
 KERNELS = Kernels(
     reading="cpu",
+    threads=2,
     step=1e-4,
     linear={"bf16": TABLE},
     attend={"bf16": AttendCurve(2e-5, 2e10, 1e10, (16, 512), (1e10, 4e10))},
@@ -119,8 +122,83 @@ def test_a_model_that_fits_the_cache_reads_warm_weights():
     assert qkv.seconds == TABLE.seconds(1, 3 * 4096 * 4096 * 2, cached=True)
 
 
-def test_a_dtype_without_tables_falls_back_to_the_roofline():
+def test_a_dtype_that_was_not_measured_is_refused():
     model = declare(load_config("llama-2-7b"), "fp16")
-    prediction = predict(trace_step(model, [Span(1)], lowering=TORCH_CPU), MEASURED)
-    qkv = next(k for k in prediction.kernels if k.op == "attention.qkv")
-    assert qkv.seconds == pytest.approx(MEASURED.launch_seconds + qkv.bytes / MEASURED.bandwidth, rel=0.01)
+    with pytest.raises(InputError, match="not measured in fp16"):
+        predict(trace_step(model, [Span(1)], lowering=TORCH_CPU), MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("formats", "named"),
+    [({"weights": "int4-g128"}, "matmul in int4-g128"), ({"cache_format": "int8"}, "attend in int8")],
+)
+def test_a_format_without_tables_reaches_the_measured_rates_and_says_so(formats, named):
+    model = declare(load_config("llama-2-7b"), formats.get("weights", "bf16"))
+    if "weights" in formats:
+        model = declare(replace(load_config("llama-2-7b"), format="bf16"), formats["weights"])
+    trace = trace_step(model, [Span(1, 100)], cache_format=formats.get("cache_format"), lowering=TORCH_CPU)
+    prediction = predict(trace, MEASURED)
+    assert prediction.unmeasured == (named,)
+    assert prediction.basis["launch"] is Provenance.ASSUMED
+    assert "kernels" in prediction.basis
+
+
+def test_attention_is_timed_sequence_by_sequence():
+    """The cpu reading attends to one sequence after another, whatever else is in the batch."""
+
+    def attention(*spans):
+        trace = trace_step(LLAMA, spans, lowering=TORCH_CPU)
+        return next(k.seconds for k in predict(trace, MEASURED).kernels if k.kind == "attend")
+
+    one, prompt = attention(Span(1, 99)), attention(Span(64))
+    assert attention(Span(1, 99, count=8)) == pytest.approx(8 * one)
+    assert attention(Span(1, 99), Span(1, 99)) == pytest.approx(2 * one)
+    assert attention(Span(64), Span(1, 99)) == pytest.approx(prompt + one)
+
+
+def test_a_counting_convention_changes_no_time():
+    for device in (A100, MEASURED):
+        visible, square = (predict_step(LLAMA, device, [Span(512)], pairs=p) for p in Pairs)
+        assert visible.seconds == square.seconds
+        assert visible.flops.matrix < square.flops.matrix
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [],
+        [Span(0)],
+        [Span(-3, 10)],
+        [Span(1, -5)],
+        [Span(1, 0, count=0)],
+        [Span(1, 5000)],
+        [Span(numpy.array([1, 0]))],
+    ],
+)
+def test_impossible_spans_are_refused(spans):
+    with pytest.raises(InputError):
+        predict_step(LLAMA, A100, spans)
+
+
+def test_logits_are_of_the_last_row_or_of_all():
+    with pytest.raises(InputError, match="foo"):
+        predict_step(LLAMA, A100, [Span(1)], logits="foo")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threads": "x"},
+        {"threads": 0},
+        {"linear": {"bf16": {**KERNELS.to_dict()["linear"]["bf16"], "rows": []}}},
+        {"linear": {"bf16": {**KERNELS.to_dict()["linear"]["bf16"], "warm": [[1.0]]}}},
+        {"attend": {"bf16": {**KERNELS.to_dict()["attend"]["bf16"], "warm": -1.0}}},
+        {"simple": {"bf16": {"norm": {"overhead": 0.0, "throughput": 0.0}}}},
+        {"simple": {"bf16": {"norm": {"speed": 1.0}}}},
+        {"linear": None},
+    ],
+)
+def test_an_edited_kernel_table_is_refused_in_one_line(change):
+    edited = replace(MEASURED, kernels={**KERNELS.to_dict(), **change})
+    with pytest.raises(InputError, match="ridgeline measure"):
+        predict_step(LLAMA, edited, [Span(1)])

@@ -1,4 +1,4 @@
-"""The machine that a result was measured on, and where results go."""
+"""Where results go, and the machine that each was measured on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import ridgeline
 
 RESULTS = Path(__file__).parent / "results"
@@ -18,6 +16,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def fingerprint() -> dict[str, Any]:
     """What a reader needs to know of the machine and the software."""
+    import torch
+
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu_name(),
