@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from benchmarks.fingerprint import write_result
+from benchmarks.record import write_result
 from ridgeline import kernels
 
 #: Outputs and inputs of a layer's products; gate and up are one weight, and so are q, k and v.
