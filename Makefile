@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 # PyTorch through plain pip: 2.13.0 is the version the project is tested with; newer ones are accepted.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all sanitize lint bench clean
 .DEFAULT_GOAL := demo
 
-$(VENV)/run.stamp: pyproject.toml
+# The C++ kernels are compiled by pip, so a change of theirs is a reason to install again.
+NATIVE := CMakeLists.txt $(shell find csrc -type f)
+
+$(VENV)/run.stamp: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Ridgeline needs Python 3.11 or newer; set PYTHON=..." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -29,12 +32,23 @@ test: $(VENV)/dev.stamp
 test-all: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
+# The kernels' tests with AddressSanitizer, on a build of its own (minutes): -S keeps Python from the editable
+# install, whose kernels are not instrumented.
+SANITIZED := build/sanitized
+sanitize: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(SANITIZED) \
+		--config-settings cmake.define.RIDGELINE_SANITIZE=ON --config-settings build-dir=build/sanitize .
+	PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED):.:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+		LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+		$(BIN)/python -S -m pytest -p no:cacheprovider tests/kernels
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.check
+	$(BIN)/python -m benchmarks.linear
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis *.egg-info report.html

@@ -1,0 +1,7 @@
+#include "linear/arch_portable.h"
+// The instruction set comes first: the templates below are written in terms of it.
+#include "linear/products.h"
+
+namespace ridgeline {
+constinit const Products kPortableProducts = kProducts;
+}
