@@ -1,18 +1,23 @@
 """How good the predictions are on this machine: measure and check in pairs, the median error.
 
 Run as ``python -m benchmarks.check``. Each pair measures the machine first, then predicts and runs
-the demo model and TinyLlama-1.1B's shape with random bf16 weights.
+the demo model and TinyLlama-1.1B's shape with random bf16 weights, each command in a process of its
+own, as a user runs them: a process that has freed a model before gets its memory in smaller pages,
+and reads weights a third slower.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 from collections import defaultdict
+from typing import Any
 
 from benchmarks.record import write_result
-from ridgeline.analysis.check import Check, check
-from ridgeline.hardware.measure import measure
-from ridgeline.loading import Loaded, load
 
 PAIRS = 3
 #: Model, weights, prompt, and contexts of the decode steps.
@@ -24,43 +29,51 @@ CASES = (
 
 def run() -> dict[str, object]:
     """Every pair's phases and the median of their signed errors' sizes."""
-    loaded = [(load(name, weights=weights), prompt, contexts) for name, weights, prompt, contexts in CASES]
-    pairs = [_pair(loaded, i) for i in range(PAIRS)]
-    errors = defaultdict(list)
-    for pair in pairs:
-        for found in pair:
-            for phase in found.phases:
-                errors[found.model, phase.name, phase.context].append(phase)
-    rows = []
-    for (model, name, context), phases in errors.items():
-        rows.append(
-            {
-                "model": model,
-                "phase": name,
-                "context": context,
-                "predicted_ms": [round(p.predicted * 1e3, 3) for p in phases],
-                "measured_ms": [round(p.measured * 1e3, 3) for p in phases],
-                "error": [round(p.error, 4) for p in phases],
-                "median_absolute_error": round(statistics.median(abs(p.error) for p in phases), 4),
-                "operator_mape": [round(p.operator_mape, 4) for p in phases],
-            }
-        )
-    return {"pairs": PAIRS, "phases": rows}
+    phases: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for number in range(PAIRS):
+        with tempfile.TemporaryDirectory() as cache:
+            _ridgeline(cache, "measure")
+            for model, weights, prompt, contexts in CASES:
+                for phase in _check(cache, model, weights, prompt, contexts):
+                    phases[model, phase["name"], phase["context"]].append(phase)
+                    _show(number, model, phase)
+    return {"pairs": PAIRS, "phases": [_row(*key, found) for key, found in phases.items()]}
 
 
-def _pair(loaded: list[tuple[Loaded, int, tuple[int, ...]]], number: int) -> list[Check]:
-    device = measure().device
-    found = []
-    for model, prompt, contexts in loaded:
-        found.append(check(model, on=device, prompt=prompt, contexts=contexts))
-        for phase in found[-1].phases:
-            print(
-                f"pair {number + 1}: {found[-1].model:16} {phase.name:8} context {phase.context:5} "
-                f"predicted {phase.predicted * 1e3:9.3f} ms measured {phase.measured * 1e3:9.3f} ms "
-                f"error {phase.error:+7.1%}",
-                flush=True,
-            )
-    return found
+def _check(
+    cache: str, model: str, weights: str, prompt: int, contexts: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    asked = [word for context in contexts for word in ("--context", str(context))]
+    return _ridgeline(cache, "check", model, "--weights", weights, "--prompt", str(prompt), *asked)["phases"]
+
+
+def _ridgeline(cache: str, *arguments: str) -> dict[str, Any]:
+    """The JSON of a command, whose hardware file lies in the folder ``cache``."""
+    command = [sys.executable, "-m", "ridgeline.cli", *arguments, "--json"]
+    environment = {**os.environ, "RIDGELINE_CACHE": cache}
+    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def _row(model: str, name: str, context: int, phases: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "model": model,
+        "phase": name,
+        "context": context,
+        "predicted_ms": [round(p["predicted"] * 1e3, 3) for p in phases],
+        "measured_ms": [round(p["measured"] * 1e3, 3) for p in phases],
+        "error": [round(p["error"], 4) for p in phases],
+        "median_absolute_error": round(statistics.median(abs(p["error"]) for p in phases), 4),
+        "operator_mape": [round(p["operator_mape"], 4) for p in phases],
+    }
+
+
+def _show(number: int, model: str, phase: dict[str, Any]) -> None:
+    print(
+        f"pair {number + 1}: {model:16} {phase['name']:8} context {phase['context']:5} "
+        f"predicted {phase['predicted'] * 1e3:9.3f} ms measured {phase['measured'] * 1e3:9.3f} ms "
+        f"error {phase['error']:+7.1%}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

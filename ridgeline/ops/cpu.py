@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.protocol import Activation, Mask, Norm, Score, Weight
 from ridgeline.ops.reference import Reference, activate
 from ridgeline.ops.torch_batch import visible
@@ -24,6 +25,7 @@ class Cpu(Reference):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__(dtype, "cpu")
+        keep_freed_memory()
 
     def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
         return F.embedding(ids + offset if offset else ids, weight.data).to(self.dtype)
