@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
-#include "linear/half.h"
+#include "simd/half.h"
 #include "linear/job.h"
-#include "linear/math.h"
+#include "simd/math.h"
 
 // What happens to a tile of sums before it is stored: row scale, bias, activation, gate, residual.
 // Each is a pass over the tile, which lies in the first-level cache.

@@ -1,4 +1,4 @@
-#include "linear/arch_avx512.h"
+#include "simd/avx512.h"
 // The instruction set comes first: the templates below are written in terms of it.
 #include "linear/products.h"
 

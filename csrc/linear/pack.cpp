@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "linear/half.h"
+#include "simd/half.h"
 #include "linear/quantize.h"
 #include "threads/pool.h"
 

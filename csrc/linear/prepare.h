@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "linear/half.h"
+#include "simd/half.h"
 #include "linear/job.h"
 
 // Rows as the kernels read them: a tile of R rows lies step by step, the rows of a step side by side,

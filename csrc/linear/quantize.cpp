@@ -4,7 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "linear/half.h"
+#include "simd/half.h"
 
 namespace ridgeline {
 namespace {

@@ -3,12 +3,12 @@
 #include <cstdint>
 
 #include "linear/job.h"
-#include "linear/unroll.h"
+#include "simd/unroll.h"
 
 // Multiplying one tile: R rows against one panel of 32 outputs, into a float tile [R][32].
 //
 // Every output is one chain of operations over the inputs in their order, whatever R is, so a row
-// gets the same bits alone and among others. Arch is one instruction set; see arch_avx512.h.
+// gets the same bits alone and among others. Arch is one instruction set; see simd/avx512.h.
 namespace ridgeline {
 namespace {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "linear/half.h"
+#include "simd/half.h"
 
 // Four lanes in the compilers' own vectors: whatever 16-byte registers a machine has, or none.
 namespace ridgeline {

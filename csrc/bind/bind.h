@@ -1,0 +1,18 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+
+// Tensors come as addresses; ridgeline/kernels checks dtypes, shapes, strides and devices. The module needs
+// neither PyTorch nor NumPy.
+namespace ridgeline {
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+void bind_linear(nanobind::module_& m);
+
+}  // namespace ridgeline
