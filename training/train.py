@@ -2,12 +2,10 @@
 
 From the repository's root:
 
-    python -m training.train --minutes 25
-    python -m training.train --minutes 25 --resume     # goes on from a stopped run's last checkpoint
-    python -m training.evaluate                        # held-out bits per byte of what was saved
+    python -m training.train              # --resume goes on from a stopped run's last checkpoint
+    python -m training.evaluate           # held-out bits per byte of what was saved
 
-The budget is time, not steps: the learning rate follows the share of it that is used, so the run ends with
-the rate at zero on any machine. A checkpoint holds everything the next step depends on.
+A checkpoint holds everything the next step depends on.
 """
 
 import json
@@ -15,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +28,7 @@ from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
 from training.corpus import collect
 from training.data import batch_at, default_cache, tokenise
+from training.grow import grown
 from training.parameters import Parameters
 from training.tokenizer import MODEL_FOLDER
 
@@ -41,17 +40,20 @@ SMOOTHING = 0.98  # of the loss shown
 class Recipe:
     """Everything but the data that decides the run. Rates are those at the top of the schedule."""
 
-    minutes: float
+    tokens: int  # to train on
+    layers: int
     packages: tuple[str, ...] = ()
+    library_from: float = 0.0  # share of the tokens after which only the standard library is read
+    grown_from: str = ""  # folder of the shallower model that this one continues
     seed: int = 0
     step_tokens: int = 2048
     matrix_rate: float = 1e-2  # Muon
     other_rate: float = 4e-3  # AdamW
-    warmup: float = 0.02  # share of the budget
+    warmup: float = 0.02  # share of the tokens
     weight_decay: float = 0.1
     clip: float = 1.0  # largest norm of the gradient
     short_length: int = 512
-    long_from: float = 0.7  # share of the budget after which sequences have the model's full window
+    long_from: float = 0.7  # share of the tokens after which sequences have the model's full window
 
     def rate(self, progress: float) -> float:
         """Share of the top rate: rises over the warm-up, then falls to 0 along a cosine."""
@@ -114,12 +116,15 @@ class Optimizers:
 class Run:
     """A training run: the model, its optimizers, and how far it has come."""
 
-    def __init__(self, recipe: Recipe, tokens: np.ndarray) -> None:
+    def __init__(self, recipe: Recipe, library: np.ndarray, mixture: np.ndarray) -> None:
         self.recipe = recipe
-        self.tokens = tokens
-        config = load_config(MODEL_FOLDER)
+        self.library = library
+        self.mixture = mixture
+        config = replace(load_config(MODEL_FOLDER), layers=recipe.layers, windows=(-1,) * recipe.layers)
         self.parameters = Parameters(recipe.seed)
         self.model = build(config, self.parameters)
+        if recipe.grown_from:
+            self.parameters.load(grown(Path(recipe.grown_from), recipe.layers))
         self.ops = Reference()
         self.optimizers = Optimizers(self.parameters, recipe)
         self.window = config.window
@@ -128,21 +133,22 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Share of the time budget that is used."""
-        return self.seconds / (60 * self.recipe.minutes)
+        """Share of the recipe's tokens that the run has seen."""
+        return self.steps * self.recipe.step_tokens / self.recipe.tokens
 
     def step(self) -> float:
         """Train on the next batch; returns its mean loss in nats a token."""
-        started = time.perf_counter()
+        started = time.process_time()
         length = self.recipe.length(self.progress, self.window)
-        batch = batch_at(self.tokens, self.recipe.step_tokens // length, length, self.recipe.seed, self.steps)
+        tokens = self.library if self.progress >= self.recipe.library_from else self.mixture
+        batch = batch_at(tokens, self.recipe.step_tokens // length, length, self.recipe.seed, self.steps)
         with torch.autocast("cpu", torch.bfloat16):
             mean = losses(self.model, self.ops, torch.from_numpy(batch)).mean()
         mean.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.all(), self.recipe.clip)
         self.optimizers.step(self.recipe.rate(self.progress))
         self.steps += 1
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         return mean.item()
 
     def save(self, path: Path) -> None:
@@ -184,14 +190,15 @@ def follow(run: Run, checkpoint: Path) -> None:
 
     figures = TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s")
     with Progress("training", BarColumn(), figures, TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=60 * run.recipe.minutes, completed=run.seconds, loss=math.nan, rate=0.0)
+        seen = run.steps * run.recipe.step_tokens
+        task = bar.add_task("", total=run.recipe.tokens, completed=seen, loss=math.nan, rate=0.0)
         shown, saved_at = math.nan, run.seconds
         while run.progress < 1:
             before = run.seconds
             loss = run.step()
             shown = loss if math.isnan(shown) else SMOOTHING * shown + (1 - SMOOTHING) * loss
             rate = run.recipe.step_tokens / (run.seconds - before)
-            bar.update(task, completed=run.seconds, loss=shown, rate=rate)
+            bar.update(task, advance=run.recipe.step_tokens, loss=shown, rate=rate)
             if run.seconds - saved_at > CHECKPOINT_SECONDS:
                 run.save(checkpoint)
                 saved_at = run.seconds
@@ -199,7 +206,13 @@ def follow(run: Run, checkpoint: Path) -> None:
 
 
 def main(
-    minutes: Annotated[float, typer.Option(min=0.01, help="Training time, checkpoints not counted.")] = 25,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to train on.")] = 7_450_624,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the model.")] = 6,
+    grow_from: Annotated[str, typer.Option(help="Folder of a shallower model to continue.")] = "",
+    library_from: Annotated[
+        float, typer.Option(help="Share of the tokens after which packages are left out.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the noise and the order of the data.")] = 0,
     package: Annotated[list[str] | None, typer.Option(help="Train on this package's source too.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     cache: Annotated[Path | None, typer.Option(help="Folder of tokens and checkpoint.")] = None,
@@ -213,8 +226,9 @@ def main(
     cache = cache or default_cache()
     packages = tuple(package or ())
     tokenizer = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
-    corpus = tokenise(collect(packages), tokenizer, cache)
-    run = Run(Recipe(minutes, packages), corpus.training)
+    library = tokenise(collect(), tokenizer, cache).training
+    mixture = tokenise(collect(packages), tokenizer, cache).training if packages else library
+    run = Run(Recipe(tokens, layers, packages, library_from, grow_from, seed), library, mixture)
     if resume:
         run.load(cache / "checkpoint.pt")
     follow(run, cache / "checkpoint.pt")
@@ -224,8 +238,9 @@ def main(
     figures = {
         "steps": run.steps,
         "tokens_seen": run.steps * run.recipe.step_tokens,
-        "tokens_in_corpus": len(corpus.training),
-        "minutes": round(run.seconds / 60, 2),
+        "tokens_in_library": len(library),
+        "tokens_in_mixture": len(mixture),
+        "cpu_minutes": round(run.seconds / 60, 2),
     }
     print(json.dumps(figures, indent=2))
 
