@@ -6,16 +6,36 @@ one). Neither the number of threads nor what else is in a batch changes a result
 """
 
 from ridgeline.kernels.linear import PackedLinear, linear, linear_weight_only, pack_linear
+from ridgeline.kernels.rows import (
+    activate,
+    add,
+    add_layer_norm,
+    add_rms_norm,
+    embed,
+    layer_norm,
+    rms_norm,
+    rotate,
+    take_rows,
+)
 from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads
 
 __all__ = [
     "PackedLinear",
+    "activate",
+    "add",
+    "add_layer_norm",
+    "add_rms_norm",
     "available_isas",
+    "embed",
     "isa",
+    "layer_norm",
     "linear",
     "linear_weight_only",
     "pack_linear",
+    "rms_norm",
+    "rotate",
     "set_isa",
     "set_threads",
+    "take_rows",
     "threads",
 ]
