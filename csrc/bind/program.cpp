@@ -17,7 +17,7 @@ namespace {
 /// the outputs' addresses; the tables of rotary embedding.
 Frame frame_of(uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintptr_t workspace,
                uintptr_t weights, uintptr_t caches, const std::vector<uint64_t>& outputs, uintptr_t cosines,
-               uintptr_t sines) {
+               uintptr_t sines, int64_t angles) {
     Frame frame{};
     frame.step = Step::read(pointer<const int64_t>(numbers), pointer<const int32_t>(tables), table_stride);
     frame.workspace = pointer<uint8_t>(workspace);
@@ -26,6 +26,7 @@ Frame frame_of(uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintpt
     frame.outputs = outputs.data();
     frame.cosines = pointer<const float>(cosines);
     frame.sines = pointer<const float>(sines);
+    frame.angles = angles;
     return frame;
 }
 
@@ -34,10 +35,10 @@ template <auto method>
 auto with_frame() {
     return [](const Program& p, uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintptr_t workspace,
               uintptr_t weights, uintptr_t caches, const std::vector<uint64_t>& outputs, uintptr_t cosines,
-              uintptr_t sines) {
+              uintptr_t sines, int64_t angles) {
         nb::gil_scoped_release released;
         return (p.*method)(
-            frame_of(numbers, tables, table_stride, workspace, weights, caches, outputs, cosines, sines));
+            frame_of(numbers, tables, table_stride, workspace, weights, caches, outputs, cosines, sines, angles));
     };
 }
 
@@ -62,9 +63,9 @@ void bind_calls(nb::class_<Program>& program) {
              "x"_a, "layout"_a, "packed"_a, "bias"_a, "bias_dtype"_a, "activation"_a, "residual"_a.none(),
              "out"_a)
         .def("attend",
-             [](Program& p, Operand q, Operand k, Operand v, const KvLayout& layout, int64_t heads,
-                int64_t cache, const Mask& mask, float scale, bool rotated, Operand out) {
-                 p.add(attend_call(q, k, v, layout, heads, cache, mask, scale, rotated, out));
+             [](Program& p, Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
+                const Mask& mask, const Score& score, bool rotated, Operand out) {
+                 p.add(attend_call(q, k, v, layout, cache, mask, score, rotated, out));
              })
         .def("add", [](Program& p, Operand a, Operand b, Operand out) { p.add(add_call(a, b, out)); })
         .def("take_rows", [](Program& p, Operand x, Operand out) { p.add(take_rows_call(x, out)); });

@@ -1,5 +1,6 @@
 #include "program/calls.h"
 
+#include "attention/attention.h"
 #include "linear/linear.h"
 
 namespace ridgeline {
@@ -23,6 +24,18 @@ const int64_t* numbers(const Frame& frame, Source source) {
 
 Gather gather_of(const Frame& frame, Source source, int64_t offset, int64_t table_rows, const Operand& out) {
     return {frame.rows(out), out.columns, numbers(frame, source), offset, table_rows, vectors(frame, out)};
+}
+
+/// The matrix as vectors of `dim`, the rows of all sequences one after another.
+HeadRows head_rows(const Frame& frame, const Operand& x, int64_t dim) {
+    return {frame.at(x), Dtype::fp32, 0, x.stride, dim};
+}
+
+/// Turns the keys in place: nothing else reads them.
+void rotate_rows(const Frame& frame, const Operand& k, const KvLayout& layout) {
+    const Vectors keys = vectors(frame, k, layout.heads);
+    rotate({frame.rows(k), layout.heads, layout.dim, keys, frame.cosines, frame.sines, frame.angles, layout.dim,
+            frame.step.angles, keys});
 }
 
 }  // namespace
@@ -74,6 +87,34 @@ Program::Call linear_call(Operand x, const Layout& layout, int64_t packed, Store
         job.activation = activation;
         job.rows = frame.rows(out);
         linear(job);
+    };
+}
+
+Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
+                          const Mask& mask, const Score& score, bool rotated, Operand out) {
+    return [=](const Frame& frame) {
+        const Step& step = frame.step;
+        const Sequences sequences{step.sequences, step.lengths, step.past, step.tables, step.table_stride};
+        Angles angles{};
+        if (rotated) angles = {frame.cosines, frame.sines, layout.dim, step.angles};
+        const HeadRows keys = head_rows(frame, k, layout.dim), values = head_rows(frame, v, layout.value_dim);
+        Attention job{};
+        job.heads = q.columns / layout.dim;
+        job.sequences = sequences;
+        job.queries = head_rows(frame, q, layout.dim);
+        job.angles = angles;
+        job.source.layout = layout;
+        if (cache < 0) {
+            if (rotated) rotate_rows(frame, k, layout);
+            job.source.plain = {keys, values, 0};
+        } else {
+            job.source.blocks = reinterpret_cast<uint8_t*>(frame.caches[cache]);
+            append({sequences, keys, values, angles, layout, job.source.blocks});
+        }
+        job.mask = mask;
+        job.score = score;
+        job.out = head_rows(frame, out, layout.value_dim);
+        attention(job);
     };
 }
 

@@ -27,12 +27,10 @@ Program::Call norm_call(Operand x, NormKind kind, int64_t heads, Stored weight, 
                         Operand out);
 Program::Call linear_call(Operand x, const Layout& layout, int64_t packed, Stored bias, Activation activation,
                           std::optional<Operand> residual, Operand out);
-/// Rotates q and k, stores k and v in cache number `cache` of the frame, and attends; with cache -1 each sequence
-/// attends to its own rows alone, whose k must be rotated already.
-Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layout, int64_t heads, int64_t cache,
-                          const Mask& mask, float scale, bool rotated, Operand out);
-/// Turns `heads` vectors a row by the step's angles, in place.
-Program::Call rotate_call(Operand x, int64_t heads);
+/// Rotates q and k by the step's angles if `rotated`, stores k and v in cache number `cache` of the frame, and
+/// attends; with cache -1 each sequence attends to its own rows.
+Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
+                          const Mask& mask, const Score& score, bool rotated, Operand out);
 Program::Call add_call(Operand a, Operand b, Operand out);
 Program::Call take_rows_call(Operand x, Operand out);
 

@@ -29,8 +29,9 @@ struct Frame {
     const uint64_t* weights;
     const uint64_t* caches;
     const uint64_t* outputs;
-    const float* cosines;  // [positions, dim], of rotary embedding
+    const float* cosines;  // [angles, dim], of rotary embedding
     const float* sines;
+    int64_t angles;
 
     int64_t rows(const Operand& x) const {
         switch (x.rows) {

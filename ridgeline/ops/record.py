@@ -185,8 +185,10 @@ class Record:
         cache: tuple[KVCache, int] | None = None,
     ) -> Matrix:
         op = self._fold.note("attention")
-        raise NotImplementedError
-
+        if rope is not None and self._rope not in (None, rope):
+            raise InputError("the model's layers rotate by different angles, which a recorded step has not")
+        self._rope = rope or self._rope
+        out = self._new(q.columns // k_dim, q.rows)
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")
         out = self._new(a.columns, a.rows)
