@@ -51,4 +51,5 @@ NB_MODULE(_native, m) {
     bind_isa(m);
     bind_linear(m);
     bind_rows(m);
+    bind_sample(m);
 }

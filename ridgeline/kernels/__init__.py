@@ -18,6 +18,7 @@ from ridgeline.kernels.rows import (
     take_rows,
 )
 from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads
+from ridgeline.kernels.sample import log_probabilities, sample
 
 __all__ = [
     "PackedLinear",
@@ -31,9 +32,11 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_weight_only",
+    "log_probabilities",
     "pack_linear",
     "rms_norm",
     "rotate",
+    "sample",
     "set_isa",
     "set_threads",
     "take_rows",
