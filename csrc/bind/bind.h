@@ -16,5 +16,6 @@ T* pointer(uintptr_t address) {
 void bind_linear(nanobind::module_& m);
 void bind_program(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
+void bind_sample(nanobind::module_& m);
 
 }  // namespace ridgeline

@@ -52,4 +52,5 @@ NB_MODULE(_native, m) {
     bind_linear(m);
     bind_rows(m);
     bind_program(m);
+    bind_sample(m);
 }

@@ -6,6 +6,7 @@ one). Neither the number of threads nor what else is in a batch changes a result
 """
 
 from ridgeline.kernels.linear import PackedLinear, linear, linear_weight_only, pack_linear
+from ridgeline.kernels.packed_file import PackedFile, open_packed, save_packed
 from ridgeline.kernels.rows import (
     activate,
     add,
@@ -18,8 +19,10 @@ from ridgeline.kernels.rows import (
     take_rows,
 )
 from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads
+from ridgeline.kernels.sample import log_probabilities, sample
 
 __all__ = [
+    "PackedFile",
     "PackedLinear",
     "activate",
     "add",
@@ -31,9 +34,13 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_weight_only",
+    "log_probabilities",
+    "open_packed",
     "pack_linear",
     "rms_norm",
     "rotate",
+    "sample",
+    "save_packed",
     "set_isa",
     "set_threads",
     "take_rows",
