@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
+#include "attention/attention.h"
 #include "bind/bind.h"
 #include "program/calls.h"
 
@@ -13,11 +14,18 @@ using namespace nb::literals;
 namespace ridgeline {
 namespace {
 
+/// Throws std::domain_error for blocks that a cache of that many lacks.
+void check_step(const Step& step, int64_t blocks) {
+    if (blocks > 0)
+        check_sequences({step.sequences, step.lengths, step.past, step.tables, step.table_stride}, kPanelKeys, blocks);
+}
+
 /// A step as Python gives it: its numbers and block tables, the workspace, the weights' and the caches' addresses;
-/// the outputs' addresses; the tables of rotary embedding.
+/// the outputs' addresses; the tables of rotary embedding and
+/// their rows; the cache's blocks, 0 if there is none.
 Frame frame_of(uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintptr_t workspace,
                uintptr_t weights, uintptr_t caches, const std::vector<uint64_t>& outputs, uintptr_t cosines,
-               uintptr_t sines, int64_t angles) {
+               uintptr_t sines, int64_t angles, int64_t blocks) {
     Frame frame{};
     frame.step = Step::read(pointer<const int64_t>(numbers), pointer<const int32_t>(tables), table_stride);
     frame.workspace = pointer<uint8_t>(workspace);
@@ -27,6 +35,7 @@ Frame frame_of(uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintpt
     frame.cosines = pointer<const float>(cosines);
     frame.sines = pointer<const float>(sines);
     frame.angles = angles;
+    check_step(frame.step, blocks);
     return frame;
 }
 
@@ -35,10 +44,10 @@ template <auto method>
 auto with_frame() {
     return [](const Program& p, uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintptr_t workspace,
               uintptr_t weights, uintptr_t caches, const std::vector<uint64_t>& outputs, uintptr_t cosines,
-              uintptr_t sines, int64_t angles) {
+              uintptr_t sines, int64_t angles, int64_t blocks) {
         nb::gil_scoped_release released;
         return (p.*method)(
-            frame_of(numbers, tables, table_stride, workspace, weights, caches, outputs, cosines, sines, angles));
+            frame_of(numbers, tables, table_stride, workspace, weights, caches, outputs, cosines, sines, angles, blocks));
     };
 }
 

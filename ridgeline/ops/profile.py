@@ -42,6 +42,7 @@ class Fold:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.calls: list[int] = []  # of each operator, one a layer of its loop
         self._replay: int | None = None
 
     def layers(self, layers: Sequence[Layer]) -> Iterator[Layer]:
@@ -60,10 +61,12 @@ class Fold:
         """The number of the operator that is called now."""
         if self._replay is None:
             self.names.append(name)
+            self.calls.append(1)
             return len(self.names) - 1
         number = self._replay
         if self.names[number] != name:
             raise RuntimeError(f"identical layers ran different operators: {self.names[number]}, then {name}")
+        self.calls[number] += 1
         self._replay += 1
         return number
 

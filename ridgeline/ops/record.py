@@ -15,41 +15,48 @@ import torch
 
 from ridgeline import _native
 from ridgeline.errors import InputError
+from ridgeline.kernels.checks import DTYPES
+from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
 from ridgeline.ops.profile import Fold
 from ridgeline.ops.protocol import Activation, Batch, Heads, Layer, Mask, Norm, Rope, Score, Weight
 from ridgeline.ops.workspace import Use, place
 
 if TYPE_CHECKING:
-    from ridgeline.kernels.attention import KVCache
     from ridgeline.models.model import Model
+    from ridgeline.ops.native_cache import NativeCache
 
 Rows = _native.Rows
 Source = _native.Source
 #: Matrices begin on a cache line of their own.
 _ALIGNMENT = 64
-_DTYPES = {torch.float32: _native.Dtype.fp32, torch.bfloat16: _native.Dtype.bf16}
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Columns [column, column + columns) of value number ``value``, float32."""
+    """Columns [column, column + columns) of value number ``value``, float32; those of ``heads`` heads."""
 
     value: int
     column: int
     columns: int
     rows: Rows
+    heads: int = 1
+
+    @property
+    def dim(self) -> int:
+        return self.columns // self.heads
 
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel call of operator number ``op``: the matrices that it reads, the one that it makes, and how
-    it is added to a program once every matrix has its place.
+    """A kernel call of operator number ``op``, in that one's call number ``turn``: the matrices that it
+    reads, the one that it makes, and how it is added to a program once every matrix has its place.
 
     ``over`` is the input whose place the output may take.
     """
 
     op: int
+    turn: int
     inputs: tuple[Matrix, ...]
     output: Matrix
     add: Callable[[_native.Program, Callable[[Matrix], _native.Operand]], None]
@@ -63,7 +70,8 @@ class Recording:
     - ``weights``: the tensors that the calls know by number.
     - ``row_bytes``: what a row of the step takes of the workspace.
     - ``outputs``: the results; ``alone`` says that the pass returns one, not a tuple.
-    - ``ops``: the operators' names, as in traces, and ``calls`` the number of each call's operator.
+    - ``ops``: each operator's name, as in traces, and how often it is called.
+    - ``calls``: the operator that each kernel call belongs to, by number, and which call of it that is.
     """
 
     program: _native.Program
@@ -71,38 +79,48 @@ class Recording:
     row_bytes: int
     outputs: tuple[Matrix, ...]
     alone: bool
-    ops: tuple[str, ...]
-    calls: tuple[int, ...]
+    ops: tuple[tuple[str, int], ...]
+    calls: tuple[tuple[int, int], ...]
     rope: Rope | None
     segmented: bool
 
 
-def record(model: Model, *, logits: str, cache: KVCache | None) -> Recording:
+def record(model: Model, *, logits: str, cache: NativeCache | None, attention_format: str) -> Recording:
     """Record ``model``'s forward pass for ``logits`` of each sequence's ``last`` row or of ``all`` rows.
 
-    The recording serves every cache that is laid out like ``cache``; None is a pass without one.
+    The recording serves every cache that is laid out like ``cache``; None is a pass without one, whose
+    attention multiplies as ``attention_format``, bf16 or fp32, says.
     """
-    ops = Record()
-    wanted = Source.wanted if logits == "last" else None
-    batch = Batch(Source.ids, Source.positions, None, wanted, Source.first, Source.segments, ops.cached(cache))
+    ops = Record(KV_FORMATS[attention_format])
+    batch = Batch(
+        ids=Source.ids,
+        positions=Source.positions,
+        spans=None,
+        logit_rows=Source.wanted if logits == "last" else None,
+        first_rows=Source.first,
+        segments=Source.segments,
+        cache=None if cache is None else _RecordedCache(cache),
+    )
     result = model.forward(ops, batch)
-    return ops.finish(result if isinstance(result, tuple) else (result,), alone=not isinstance(result, tuple))
+    alone = not isinstance(result, tuple)
+    return ops.finish((result,) if alone else result, alone=alone)
 
 
 @dataclass(frozen=True)
 class _RecordedCache:
     """Stands for a cache in a recorded pass: its layers are numbers."""
 
-    like: KVCache
+    like: NativeCache
 
-    def layer(self, index: int) -> tuple[KVCache, int]:
+    def layer(self, index: int) -> tuple[NativeCache, int]:
         return self.like, index
 
 
 class Record:
     """The operators, noted. One instance records one pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, attention_format: _native.KvFormat) -> None:
+        self._attention_format = attention_format
         self._calls: list[Call] = []
         self._columns: list[int] = []  # of each value
         self._weights: dict[int, int] = {}  # number of each tensor, by its id
@@ -110,9 +128,6 @@ class Record:
         self._fold = Fold()
         self._rope: Rope | None = None
         self._segmented = False
-
-    def cached(self, cache: KVCache | None) -> _RecordedCache | None:
-        return None if cache is None else _RecordedCache(cache)
 
     # -- the operators ------------------------------------------------------------------------------
 
@@ -126,14 +141,14 @@ class Record:
             return self._call(
                 op, (), out, lambda program, at: program.embed_packed(ids, offset, number, layout, at(out))
             )
-        number, dtype, length = self._number(table), _DTYPES[table.dtype], table.shape[0]
+        number, dtype, length = self._number(table), DTYPES[table.dtype], table.shape[0]
         return self._call(
             op, (), out, lambda program, at: program.embed(ids, offset, number, dtype, length, at(out))
         )
 
     def norm(self, x: Matrix, norm: Norm) -> Matrix:
         op = self._fold.note(norm.weight.name)
-        return self._norm(op, x, self._new(x.columns, x.rows), norm, heads=1)
+        return self._norm(op, x, self._new(x.columns, x.rows), norm)
 
     def linear(
         self,
@@ -162,14 +177,14 @@ class Record:
     def split_heads(self, qkv: Matrix, heads: Heads) -> tuple[Matrix, Matrix, Matrix]:
         op = self._fold.note("split_heads")
         query, kv = heads.query * heads.dim, heads.kv * heads.dim
-        q = replace(qkv, columns=query)
-        k = replace(qkv, column=qkv.column + query, columns=kv)
-        v = replace(qkv, column=qkv.column + query + kv, columns=kv)
+        q = replace(qkv, columns=query, heads=heads.query)
+        k = replace(qkv, column=qkv.column + query, columns=kv, heads=heads.kv)
+        v = replace(qkv, column=qkv.column + query + kv, columns=kv, heads=heads.kv)
         # Nothing else reads the projections, so they are normalised where they are.
         if heads.query_norm is not None:
-            self._norm(op, q, q, heads.query_norm, heads=heads.query)
+            self._norm(op, q, q, heads.query_norm)
         if heads.key_norm is not None:
-            self._norm(op, k, k, heads.key_norm, heads=heads.kv)
+            self._norm(op, k, k, heads.key_norm)
         return q, k, v
 
     def attend(
@@ -182,13 +197,29 @@ class Record:
         mask: Mask,
         score: Score,
         rope: Rope | None = None,
-        cache: tuple[KVCache, int] | None = None,
+        cache: tuple[NativeCache, int] | None = None,
     ) -> Matrix:
         op = self._fold.note("attention")
         if rope is not None and self._rope not in (None, rope):
-            raise InputError("the model's layers rotate by different angles, which a recorded step has not")
+            raise InputError("layers rotate by different angles, and a recorded step has one table of them")
         self._rope = rope or self._rope
-        out = self._new(q.columns // k_dim, q.rows)
+        layout, number = self._own_rows(k, v) if cache is None else (cache[0].layout, cache[1])
+        seen = _native.AttentionMask(mask.causal, *mask.window, 0)
+        scores = _native.AttentionScore(score.scale, 0.0, 0, 0)
+        out = self._new(q.columns, q.rows)
+        return self._call(
+            op,
+            (q, k, v),
+            out,
+            lambda program, at: program.attend(
+                at(q), at(k), at(v), layout, number, seen, scores, rope is not None, at(out)
+            ),
+        )
+
+    def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
+        """How a pass without a cache multiplies its own keys and values; cache number -1."""
+        return _native.KvLayout(self._attention_format, k.heads, k.dim, v.dim), -1
+
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")
         out = self._new(a.columns, a.rows)
@@ -226,8 +257,8 @@ class Record:
             row_bytes=row_bytes,
             outputs=results,
             alone=alone,
-            ops=tuple(self._fold.names),
-            calls=tuple(call.op for call in self._calls),
+            ops=tuple(zip(self._fold.names, self._fold.calls, strict=True)),
+            calls=tuple((call.op, call.turn) for call in self._calls),
             rope=self._rope,
             segmented=self._segmented,
         )
@@ -259,7 +290,7 @@ class Record:
             offsets[value] = offset
         return offsets, row_bytes
 
-    def _norm(self, op: int, x: Matrix, out: Matrix, norm: Norm, *, heads: int) -> Matrix:
+    def _norm(self, op: int, x: Matrix, out: Matrix, norm: Norm) -> Matrix:
         weight, weight_dtype = self._vector(norm.weight)
         bias, bias_dtype = self._vector(norm.bias)
         kind = _native.NormKind.rms if norm.kind == "rms" else _native.NormKind.layer
@@ -268,7 +299,7 @@ class Record:
             (x,),
             out,
             lambda program, at: program.norm(
-                at(x), kind, heads, weight, weight_dtype, bias, bias_dtype, norm.eps, at(out)
+                at(x), kind, x.heads, weight, weight_dtype, bias, bias_dtype, norm.eps, at(out)
             ),
         )
 
@@ -284,7 +315,7 @@ class Record:
         add: Callable[[_native.Program, Callable[[Matrix], _native.Operand]], None],
         over: Matrix | None = None,
     ) -> Matrix:
-        self._calls.append(Call(op, inputs, output, add, over))
+        self._calls.append(Call(op, self._fold.calls[op] - 1, inputs, output, add, over))
         return output
 
     def _number(self, tensor: torch.Tensor) -> int:
@@ -298,4 +329,4 @@ class Record:
         """Number and dtype of a bias or a norm's weight; -1 for none."""
         if weight is None:
             return -1, _native.Dtype.fp32
-        return self._number(weight.data), _DTYPES[weight.data.dtype]
+        return self._number(weight.data), DTYPES[weight.data.dtype]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ridgeline.kernels.attention import KVCache
+from ridgeline.ops.native_cache import NativeCache
+from ridgeline.ops.profile import OpTime
 from ridgeline.ops.protocol import Rope, Span
 from ridgeline.ops.record import Recording, Rows
 from ridgeline.ops.rope import inverse_frequencies
@@ -23,13 +24,13 @@ class Replay:
         self.logits = logits
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._weights = array("Q", (tensor.data_ptr() for tensor in recording.weights))
-        self._turns = None if recording.rope is None else RopeTable(recording.rope)
+        self._angles = None if recording.rope is None else Angles(recording.rope)
 
     def run(
         self,
         ids: Sequence[int],
         spans: Sequence[Span],
-        cache: KVCache | None = None,
+        cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """The pass's results, float32, for a step of ``ids``, those of all ``spans`` one after another."""
@@ -41,22 +42,22 @@ class Replay:
         self,
         ids: Sequence[int],
         spans: Sequence[Span],
-        cache: KVCache | None = None,
+        cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
-    ) -> list[tuple[str, float]]:
-        """As :meth:`run`, for the seconds of each operator, those of all its layers together."""
+    ) -> list[OpTime]:
+        """As :meth:`run`, for the seconds of each operator's calls."""
         frame = self._frame(ids, spans, cache, segments)
-        seconds = [0.0] * len(self.recording.ops)
+        times = [OpTime(name, [0.0] * calls) for name, calls in self.recording.ops]
         measured = self.recording.program.profile(*frame.arguments)
-        for op, one in zip(self.recording.calls, measured, strict=True):
-            seconds[op] += one
-        return list(zip(self.recording.ops, seconds, strict=True))
+        for (op, turn), seconds in zip(self.recording.calls, measured, strict=True):
+            times[op].seconds[turn] += seconds
+        return times
 
     def _frame(
         self,
         ids: Sequence[int],
         spans: Sequence[Span],
-        cache: KVCache | None,
+        cache: NativeCache | None,
         segments: Sequence[int] | None,
     ) -> _Frame:
         recording = self.recording
@@ -65,7 +66,7 @@ class Replay:
         step = step_numbers(ids, spans, logits=self.logits, segments=segments, rope=recording.rope)
         rows = {Rows.all: len(ids), Rows.wanted: step.wanted, Rows.first: len(spans)}
         outputs = tuple(torch.empty(rows[x.rows], x.columns) for x in recording.outputs)
-        cosines, sines = (0, 0) if self._turns is None else self._turns.addresses(spans)
+        angles = (0, 0, 0) if self._angles is None else self._angles.addresses(spans)
         needed = recording.row_bytes * len(ids)
         if needed > self._workspace.numel():
             self._workspace = torch.empty(needed, dtype=torch.uint8)
@@ -80,8 +81,8 @@ class Replay:
                 _address(self._weights),
                 0 if cache is None else _address(cache.addresses),
                 [x.data_ptr() for x in outputs],
-                cosines,
-                sines,
+                *angles,
+                0 if cache is None else cache.blocks,
             ),
         )
 
@@ -95,22 +96,22 @@ class _Frame:
     arguments: tuple
 
 
-class RopeTable:
+class Angles:
     """cos and sin by position, float32 [positions, dim], grown as positions come."""
 
     def __init__(self, rope: Rope) -> None:
         self._rope = rope
         self._cosines = self._sines = torch.empty(0, rope.dim)
 
-    def addresses(self, spans: Sequence[Span]) -> tuple[int, int]:
-        """Where the tables lie that hold what a step of ``spans`` needs: by position, or by row of
+    def addresses(self, spans: Sequence[Span]) -> tuple[int, int, int]:
+        """Where cos and sin lie, and how many rows they have: the tables that hold what a step of ``spans`` needs: by position, or by row of
         the step where angles depend on the request (``is_dynamic``)."""
         if is_dynamic(self._rope):
             parts = [(torch.arange(s.past, s.past + s.rows), s.admitted) for s in spans]
             self._fill(parts)
         elif (needed := max(span.past + span.rows for span in spans)) > len(self._cosines):
             self._fill([(torch.arange(max(needed, 2 * len(self._cosines), 512)), 0)])
-        return self._cosines.data_ptr(), self._sines.data_ptr()
+        return self._cosines.data_ptr(), self._sines.data_ptr(), len(self._cosines)
 
     def _fill(self, parts: list[tuple[torch.Tensor, int]]) -> None:
         angles, factor = [], 1.0
