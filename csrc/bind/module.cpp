@@ -50,4 +50,5 @@ NB_MODULE(_native, m) {
     bind_threads(m);
     bind_isa(m);
     bind_linear(m);
+    bind_attention(m);
 }
