@@ -94,7 +94,8 @@ Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layou
                           const Mask& mask, const Score& score, bool rotated, Operand out) {
     return [=](const Frame& frame) {
         const Step& step = frame.step;
-        const Sequences sequences{step.sequences, step.lengths, step.past, step.tables, step.table_stride};
+        const Sequences sequences{step.sequences, step.lengths, step.past, cache < 0 ? nullptr : step.tables,
+                                  step.table_stride};
         Angles angles{};
         if (rotated) angles = {frame.cosines, frame.sines, layout.dim, step.angles};
         const HeadRows keys = head_rows(frame, k, layout.dim), values = head_rows(frame, v, layout.value_dim);
