@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ridgeline.analysis.step import predict_step
 from ridgeline.analysis.threads import threads
@@ -163,30 +163,27 @@ def _steps(config: ModelConfig, prompt: int, contexts: tuple[int, ...] | None) -
 def _run(loaded: Loaded, step: _Step, prediction: Prediction) -> PhaseCheck:
     import torch
 
-    from ridgeline.ops.profile import Profile
-
     model, ops, span = loaded.model, loaded.ops, step.span
-    ids = torch.randint(model.config.vocab, (span.rows,), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(model.config.vocab, (span.rows,), generator=torch.Generator().manual_seed(0)).tolist()
     cache, table = None, ()
     if model.config.is_decoder:
         spec = model.cache_spec(model.plain_format)
         blocks = -(-span.keys // spec.block_size)
         cache, table = ops.alloc_cache(spec, blocks), tuple(range(blocks))
         cache.randomise()
-    placed = Span(span.rows, span.past, table=table, admitted=span.keys)
-    profile = Profile(ops)
+    placed = [Span(span.rows, span.past, table=table, admitted=span.keys)]
 
-    def run(reading: Any) -> None:
-        model.forward(reading, ops.batch(ids, [placed], logits=step.logits, cache=cache))
+    def run() -> None:
+        ops.run(model, ids, placed, logits=step.logits, cache=cache)
 
     with torch.inference_mode():
         for _ in range(WARM_UP):
-            run(ops)
-        rounds = [_round(lambda: run(ops)) for _ in range(ROUNDS)]
+            run()
+        rounds = [_round(run) for _ in range(ROUNDS)]
         timings = []
         for _ in range(LEAST_STEPS):
-            run(profile)
-            timings.append([(r.name, len(r.seconds), r.total) for r in profile.take()])
+            records = ops.profile(model, ids, placed, logits=step.logits, cache=cache)
+            timings.append([(r.name, len(r.seconds), r.total) for r in records])
     return PhaseCheck(
         name=step.name,
         rows=span.rows,

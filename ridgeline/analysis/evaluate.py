@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,9 +228,8 @@ def _nats(
         first = part.start + past  # the token that row 0 reads; row r predicts the token first + r + 1
         wanted = min(max(part.scored - 1 - first, 0), rows)
         span = Span(rows, past, table=table, admitted=part.rows)
-        batch = ops.batch(document[first : first + rows], [span], logits="all", cache=cache)
-        batch = replace(batch, logit_rows=torch.arange(wanted, rows, device=ops.device))
-        logits = model.forward(ops, batch).float()
+        ids = document[first : first + rows].tolist()
+        logits = ops.run(model, ids, [span], logits=range(wanted, rows), cache=cache).float()
         targets = document[first + wanted + 1 : first + rows + 1].to(ops.device)
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         nats += losses.double().sum().item()

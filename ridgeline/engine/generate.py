@@ -16,7 +16,7 @@ from ridgeline.engine.request import GREEDY, Output, Request, Result, Sampling, 
 from ridgeline.engine.sampler import choose_tokens
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache
 from ridgeline.weights.tokenizer import TextStream, Tokenizer
@@ -41,7 +41,7 @@ class Generator:
         ops: Reference,
         tokenizer: Tokenizer | None = None,
         *,
-        block_size: int = 16,
+        block_size: int = BLOCK_TOKENS,
         token_budget: int = 512,
         cache_tokens: int | None = None,
         default_max_tokens: int | None = None,
@@ -250,7 +250,7 @@ class Run:
             ids += request.tokens[past : past + chunk.rows]
             spans.append(Span(chunk.rows, past, table=self.pool.table(request), admitted=request.longest))
         ops = self.generator.ops
-        return self.generator.model.forward(ops, ops.batch(ids, spans, logits="last", cache=self.cache))
+        return ops.run(self.generator.model, ids, spans, logits="last", cache=self.cache)
 
     def _commit(self, chunks: Sequence[Chunk], logits: torch.Tensor) -> list[Token]:
         """Note what was computed, choose a token for each request that has caught up, let those go that

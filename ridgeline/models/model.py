@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Batch, CacheSpec, Norm, Ops, T, Weight
+from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, T, Weight
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Model:
         """The format of what is never quantised, such as norms; the cache's too, unless it is chosen."""
         return next(w.format for w in self.weights() if not get_format(w.format).is_quantised)
 
-    def cache_spec(self, format: str, block_size: int = 16) -> CacheSpec:
+    def cache_spec(self, format: str, block_size: int = BLOCK_TOKENS) -> CacheSpec:
         """The key/value cache that this model needs."""
         c = self.config
         return CacheSpec(c.layers, c.kv_heads, c.head_dim, format, block_size)

@@ -14,11 +14,11 @@ import torch
 
 from ridgeline import kernels
 from ridgeline.ops.native_cache import NativeCache
-from ridgeline.ops.protocol import Activation, CacheSpec, Heads, Mask, Norm, Rope, Score, Span, Weight
+from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
 from ridgeline.ops.record import record
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.replay import Replay
-from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE, TorchSpans
+from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans
 from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ class Cpu(Reference):
         ids: Sequence[int],
         spans: Sequence[Span],
         *,
-        logits: str = "last",
+        logits: Wanted = "last",
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        return self._replay(model, logits, cache).run(ids, spans, cache, segments)
+        return self._replay(model, logits, cache).run(ids, spans, logits, cache, segments)
 
     def profile(
         self,
@@ -62,18 +62,19 @@ class Cpu(Reference):
         ids: Sequence[int],
         spans: Sequence[Span],
         *,
-        logits: str = "last",
+        logits: Wanted = "last",
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> list[OpTime]:
-        return self._replay(model, logits, cache).profile(ids, spans, cache, segments)
+        return self._replay(model, logits, cache).profile(ids, spans, logits, cache, segments)
 
-    def _replay(self, model: Model, logits: str, cache: NativeCache | None) -> Replay:
-        key = (id(model), logits, None if cache is None else cache.spec)
+    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay:
+        all_rows = logits == "all"
+        key = (id(model), all_rows, None if cache is None else cache.spec)
         if key not in self._replays:
-            recording = record(model, logits=logits, cache=cache, attention_format=self.attention_format)
+            recording = record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
             # The model is kept, so that its id stays its own.
-            self._replays[key] = model, Replay(recording, logits=logits)
+            self._replays[key] = model, Replay(recording)
         return self._replays[key][1]
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache:
@@ -114,7 +115,9 @@ class Cpu(Reference):
         rope: Rope | None = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
-        cos, sin = (None, None) if rope is None else (x[:, 0].contiguous() for x in spans.rotation(rope, q.dtype))
+        cos, sin = (
+            (None, None) if rope is None else (x[:, 0].contiguous() for x in spans.rotation(rope, q.dtype))
+        )
         options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
         if cache is not None:
             sequences = kernels.Sequences.of(spans)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 
-from ridgeline import _native
 from ridgeline.errors import InputError
 from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache
 from ridgeline.ops.protocol import CacheSpec
@@ -24,15 +23,15 @@ class NativeCache:
 
     def __init__(self, spec: CacheSpec, blocks: int) -> None:
         if spec.block_size != BLOCK_TOKENS:
-            raise InputError(f"block_size is {spec.block_size}; the kernels' blocks hold {BLOCK_TOKENS} tokens")
+            raise InputError(
+                f"block_size is {spec.block_size}; the kernels' blocks hold {BLOCK_TOKENS} tokens"
+            )
         self.spec = spec
         self.blocks = blocks
         whole = KVCache.empty(spec.layers * blocks, spec.kv_heads, spec.head_dim, spec.format)
         self.layout = whole.layout
         self._data = whole.data.view(spec.layers, blocks, -1)
-        self._layers = [
-            KVCache(layer, spec.kv_heads, spec.head_dim, spec.format) for layer in self._data
-        ]
+        self._layers = [KVCache(layer, spec.kv_heads, spec.head_dim, spec.format) for layer in self._data]
         self.addresses = array("Q", (layer.data.data_ptr() for layer in self._layers))
 
     def layer(self, index: int) -> KVCache:

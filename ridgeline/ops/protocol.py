@@ -21,6 +21,12 @@ from ridgeline.ops.numbers import Number
 T = Any  # a tensor of the reading: torch.Tensor, or a counted value
 Layer = TypeVar("Layer", bound="Layered")
 
+#: Tokens of a cache block: what the native kernels' caches are made of.
+BLOCK_TOKENS = 32
+
+#: The rows of a step that want logits: each sequence's last, all of them, or those of the given numbers.
+Wanted = Literal["last", "all"] | Sequence[int]
+
 #: Marks a dataclass field in which otherwise identical layers may differ (``ops.repeat``).
 PER_LAYER = {"per_layer": True}
 
@@ -143,6 +149,13 @@ class Span:
         return self.past + self.rows
 
 
+def wanted_rows(wanted: Wanted, starts: Sequence[int]) -> Sequence[int]:
+    """The numbers of the wanted rows of a step, whose sequences begin at ``starts``; its end is the last."""
+    if wanted == "all":
+        return range(starts[-1])
+    return [stop - 1 for stop in starts[1:]] if wanted == "last" else wanted
+
+
 class Spans(Protocol):
     """The spans of a batch; an executing reading keeps its index tensors beside them."""
 
@@ -157,7 +170,7 @@ class CacheSpec:
     kv_heads: int
     head_dim: int
     format: str
-    block_size: int = 16
+    block_size: int = BLOCK_TOKENS
 
     @property
     def elements_per_token(self) -> int:

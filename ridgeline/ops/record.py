@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from ridgeline import _native
 from ridgeline.errors import InputError
-from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.attention_cache import KV_FORMATS
+from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
 from ridgeline.ops.profile import Fold
 from ridgeline.ops.protocol import Activation, Batch, Heads, Layer, Mask, Norm, Rope, Score, Weight
@@ -85,8 +85,8 @@ class Recording:
     segmented: bool
 
 
-def record(model: Model, *, logits: str, cache: NativeCache | None, attention_format: str) -> Recording:
-    """Record ``model``'s forward pass for ``logits`` of each sequence's ``last`` row or of ``all`` rows.
+def record(model: Model, *, all_rows: bool, cache: NativeCache | None, attention_format: str) -> Recording:
+    """Record ``model``'s forward pass, with logits of all rows or of those that a step wants.
 
     The recording serves every cache that is laid out like ``cache``; None is a pass without one, whose
     attention multiplies as ``attention_format``, bf16 or fp32, says.
@@ -96,7 +96,7 @@ def record(model: Model, *, logits: str, cache: NativeCache | None, attention_fo
         ids=Source.ids,
         positions=Source.positions,
         spans=None,
-        logit_rows=Source.wanted if logits == "last" else None,
+        logit_rows=None if all_rows else Source.wanted,
         first_rows=Source.first,
         segments=Source.segments,
         cache=None if cache is None else _RecordedCache(cache),
@@ -223,9 +223,7 @@ class Record:
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")
         out = self._new(a.columns, a.rows)
-        return self._call(
-            op, (a, b), out, lambda program, at: program.add(at(a), at(b), at(out)), over=a
-        )
+        return self._call(op, (a, b), out, lambda program, at: program.add(at(a), at(b), at(out)), over=a)
 
     def take_rows(self, x: Matrix, rows: Source | None) -> Matrix:
         if rows is None:
@@ -283,7 +281,11 @@ class Record:
         for value in inner:
             size = -(-4 * self._columns[value] // _ALIGNMENT) * _ALIGNMENT
             below = over.get(value)
-            fits = below in index and last[below] == first[value] and self._columns[below] == self._columns[value]
+            fits = (
+                below in index
+                and last[below] == first[value]
+                and self._columns[below] == self._columns[value]
+            )
             uses.append(Use(size, first[value], last[value], index[below] if fits else None))
         places, row_bytes = place(uses)
         for value, offset in zip(inner, places, strict=True):

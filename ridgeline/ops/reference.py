@@ -7,7 +7,6 @@ dtype throughout, float32 or float64; under autocast it also trains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +23,7 @@ from ridgeline.ops.protocol import (
     Rope,
     Score,
     Span,
+    Wanted,
     Weight,
 )
 from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans, make_batch, rotate, visible
@@ -53,7 +53,7 @@ class Reference:
         ids: torch.Tensor | Sequence[int],
         spans: Sequence[Span],
         *,
-        logits: str = "last",
+        logits: Wanted = "last",
         cache: TorchCache | None = None,
         segments: torch.Tensor | None = None,
     ) -> Batch:
@@ -65,15 +65,13 @@ class Reference:
         ids: torch.Tensor | Sequence[int],
         spans: Sequence[Span],
         *,
-        logits: str = "last",
+        logits: Wanted = "last",
         cache: TorchCache | None = None,
         segments: torch.Tensor | Sequence[int] | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """What ``model`` makes of a packed step of ``ids``, those of all ``spans`` one after another: logits
-        of each span's ``last`` row or of ``all`` rows, or what else its pass returns."""
-        return model.forward(
-            self, self.batch(ids, spans, logits=logits, cache=cache, segments=segments)
-        )
+        of the wanted rows, or what else its pass returns."""
+        return model.forward(self, self.batch(ids, spans, logits=logits, cache=cache, segments=segments))
 
     def profile(
         self,
@@ -81,7 +79,7 @@ class Reference:
         ids: torch.Tensor | Sequence[int],
         spans: Sequence[Span],
         *,
-        logits: str = "last",
+        logits: Wanted = "last",
         cache: TorchCache | None = None,
         segments: torch.Tensor | Sequence[int] | None = None,
     ) -> list[OpTime]:

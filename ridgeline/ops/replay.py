@@ -10,7 +10,7 @@ import torch
 
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.profile import OpTime
-from ridgeline.ops.protocol import Rope, Span
+from ridgeline.ops.protocol import Rope, Span, Wanted
 from ridgeline.ops.record import Recording, Rows
 from ridgeline.ops.rope import inverse_frequencies
 from ridgeline.ops.step_numbers import StepNumbers, is_dynamic, step_numbers
@@ -19,9 +19,8 @@ from ridgeline.ops.step_numbers import StepNumbers, is_dynamic, step_numbers
 class Replay:
     """Runs one recording, with a workspace that grows to the largest step."""
 
-    def __init__(self, recording: Recording, *, logits: str) -> None:
+    def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self.logits = logits
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._weights = array("Q", (tensor.data_ptr() for tensor in recording.weights))
         self._angles = None if recording.rope is None else Angles(recording.rope)
@@ -30,11 +29,12 @@ class Replay:
         self,
         ids: Sequence[int],
         spans: Sequence[Span],
+        logits: Wanted,
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """The pass's results, float32, for a step of ``ids``, those of all ``spans`` one after another."""
-        frame = self._frame(ids, spans, cache, segments)
+        frame = self._frame(ids, spans, logits, cache, segments)
         self.recording.program.run(*frame.arguments)
         return frame.outputs[0] if self.recording.alone else frame.outputs
 
@@ -42,11 +42,12 @@ class Replay:
         self,
         ids: Sequence[int],
         spans: Sequence[Span],
+        logits: Wanted,
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> list[OpTime]:
         """As :meth:`run`, for the seconds of each operator's calls."""
-        frame = self._frame(ids, spans, cache, segments)
+        frame = self._frame(ids, spans, logits, cache, segments)
         times = [OpTime(name, [0.0] * calls) for name, calls in self.recording.ops]
         measured = self.recording.program.profile(*frame.arguments)
         for (op, turn), seconds in zip(self.recording.calls, measured, strict=True):
@@ -57,13 +58,14 @@ class Replay:
         self,
         ids: Sequence[int],
         spans: Sequence[Span],
+        logits: Wanted,
         cache: NativeCache | None,
         segments: Sequence[int] | None,
     ) -> _Frame:
         recording = self.recording
         if recording.segmented and segments is None:
             segments = [0] * len(ids)
-        step = step_numbers(ids, spans, logits=self.logits, segments=segments, rope=recording.rope)
+        step = step_numbers(ids, spans, logits=logits, segments=segments, rope=recording.rope)
         rows = {Rows.all: len(ids), Rows.wanted: step.wanted, Rows.first: len(spans)}
         outputs = tuple(torch.empty(rows[x.rows], x.columns) for x in recording.outputs)
         angles = (0, 0, 0) if self._angles is None else self._angles.addresses(spans)
@@ -104,8 +106,8 @@ class Angles:
         self._cosines = self._sines = torch.empty(0, rope.dim)
 
     def addresses(self, spans: Sequence[Span]) -> tuple[int, int, int]:
-        """Where cos and sin lie, and how many rows they have: the tables that hold what a step of ``spans`` needs: by position, or by row of
-        the step where angles depend on the request (``is_dynamic``)."""
+        """Where cos and sin lie for a step of ``spans``, and how many rows they have: rows by position, or
+        by row of the step where angles depend on the request (``is_dynamic``)."""
         if is_dynamic(self._rope):
             parts = [(torch.arange(s.past, s.past + s.rows), s.admitted) for s in spans]
             self._fill(parts)

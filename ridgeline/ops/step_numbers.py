@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from ridgeline.ops.protocol import Rope, Span
+from ridgeline.ops.protocol import Rope, Span, Wanted, wanted_rows
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,14 @@ def step_numbers(
     ids: Sequence[int],
     spans: Sequence[Span],
     *,
-    logits: str,
+    logits: Wanted,
     segments: Sequence[int] | None = None,
     rope: Rope | None = None,
 ) -> StepNumbers:
-    """The numbers of a step of ``ids``, those of all ``spans`` one after another, with logits of each span's
-    ``last`` row or of ``all`` rows."""
+    """The numbers of a step of ``ids``, those of all ``spans`` one after another."""
     rows = len(ids)
     starts = list(accumulate((span.rows for span in spans), initial=0))
-    wanted = [stop - 1 for stop in starts[1:]] if logits == "last" else range(rows)
+    wanted = wanted_rows(logits, starts)
     numbers = array("q", (rows, len(spans), len(wanted), segments is not None))
     numbers.extend(ids)
     for span in spans:

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import torch
 
-from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Rope, Span
+from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Rope, Span, Wanted, wanted_rows
 from ridgeline.ops.rope import inverse_frequencies
 
 TORCH_DTYPE = {
@@ -81,21 +81,20 @@ def make_batch(
     ids: torch.Tensor | Sequence[int],
     spans: Sequence[Span],
     *,
-    logits: str = "last",
+    logits: Wanted = "last",
     cache: TorchCache | None = None,
-    segments: torch.Tensor | None = None,
+    segments: torch.Tensor | Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """A packed step: ``ids`` of all spans one after another, logits of each span's ``last`` row
-    or of ``all`` rows. Token types default to 0."""
+    """A packed step: ``ids`` of all spans one after another, and which rows want logits. Token types
+    default to 0."""
     device = torch.device(device)
     laid_out = TorchSpans(tuple(spans), device)
     ids = torch.as_tensor(ids, dtype=torch.long, device=device)
     wanted = None
-    if logits == "last":
-        wanted = torch.tensor([stop - 1 for _, _, stop in laid_out.pieces()], device=device)
-    if segments is None:
-        segments = torch.zeros_like(ids)
+    if logits != "all":
+        wanted = torch.tensor(wanted_rows(logits, laid_out.starts), dtype=torch.long, device=device)
+    segments = torch.zeros_like(ids) if segments is None else torch.as_tensor(segments, device=device)
     first = torch.tensor(laid_out.starts[:-1], device=device)
     return Batch(ids, laid_out.positions, laid_out, wanted, first, segments, cache)
 

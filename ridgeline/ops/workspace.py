@@ -1,4 +1,4 @@
-"""Where the matrices of a recorded pass lie: one workspace, in which those that don't live at once share room."""
+"""Where the matrices of a recorded pass lie in its workspace: those that don't live at once share room."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def place(uses: Sequence[Use]) -> tuple[list[int], int]:
             offsets.append(offsets[use.over])
             continue
         taken = sorted(
-            (offset, offset + other.size)
-            for offset, other in zip(offsets, uses)
-            if other.last >= use.first
+            (offset, offset + other.size) for offset, other in zip(offsets, uses) if other.last >= use.first
         )
         offset = 0
         for begin, end in taken:

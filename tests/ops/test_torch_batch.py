@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ridgeline.ops.protocol import CacheSpec, Mask, Span
 from ridgeline.ops.reference import Reference
-from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.ops.torch_batch import TorchCache, TorchSpans, make_batch, visible
+from ridgeline.ops.torch_cpu import TorchCpu
 
 TOLERANCE = 1e-5  # of the largest logit
 READINGS = {"reference": Reference(), "torch-cpu": TorchCpu(torch.float32)}

@@ -17,7 +17,7 @@ def uses(draw):
 def test_what_lives_at_once_lies_apart(uses):
     offsets, size = place(uses)
     for i, (a, use) in enumerate(zip(offsets, uses)):
-        assert 0 <= a
+        assert a >= 0
         assert a + use.size <= size
         for b, other in zip(offsets[:i], uses):
             if other.last >= use.first:
