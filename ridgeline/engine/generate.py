@@ -129,7 +129,7 @@ class Generator:
         return Run(self, requests, BlockPool(blocks, self.block_size), cache)
 
     def _cache(self, blocks: int) -> TorchCache:
-        spec = self.model.cache_spec(next(self.model.weights()).format, self.block_size)
+        spec = self.model.cache_spec(self.model.plain_format, self.block_size)
         try:
             return self.ops.alloc_cache(spec, blocks)
         except RuntimeError:  # what PyTorch's CPU allocator raises

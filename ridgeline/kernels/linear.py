@@ -93,6 +93,14 @@ class PackedLinear:
         return weight
 
 
+def packed_bytes(shape: tuple[int, int], format: str, *, gated: bool = False) -> int:
+    """Bytes of a packed weight ``[out, in]``: the length that :class:`PackedLinear` wants of its data.
+
+    Raises InputError as :func:`pack_linear` does.
+    """
+    return _layout(shape, format, gated).bytes
+
+
 def pack_linear(
     weight: torch.Tensor,
     format: str,

@@ -75,12 +75,16 @@ class Profile:
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, T], T], x: T) -> T:
         first: Layer | None = None
         start = 0
-        for layer in layers:
+
+        def recorded(layer: Layer, x: T) -> T:
+            nonlocal first, start
             if first is not None and first.signature == layer.signature:
                 self._replay = start
             else:
                 first, start, self._replay = layer, len(self.records), None
-            x = body(layer, x)
+            return body(layer, x)
+
+        x = self.inner.repeat(layers, recorded, x)
         self._replay = None
         return x
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
+from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
 
 T = Any  # a tensor of the reading: torch.Tensor, or a counted value
@@ -32,13 +33,15 @@ class Weight:
 
     ``name`` is the role without the layer's number (``attention.qkv``), so that a trace, which
     holds identical layers once, and a profile, which meets each of them, can be joined by it.
-    A matrix is ``[out, in]``.
+    A matrix is ``[out, in]``. ``stored`` is the shape with the padding that it has in memory, if it
+    has any.
     """
 
     name: str
     shape: tuple[int, ...]
     format: str
     data: Any = None
+    stored: tuple[int, ...] | None = None
 
     @property
     def numel(self) -> int:
@@ -46,6 +49,11 @@ class Weight:
         for dim in self.shape:
             n *= dim
         return n
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes as stored, scales and padding included."""
+        return get_format(self.format).nbytes(self.stored or self.shape)
 
 
 @dataclass(frozen=True)
@@ -257,7 +265,7 @@ class Layered:
 
 def _signature(record: Any) -> Any:
     if isinstance(record, Weight):
-        return (record.name, record.shape, record.format)
+        return (record.name, record.shape, record.format, record.stored)
     fields = getattr(type(record), "__dataclass_fields__", None)
     if fields is None:
         return record

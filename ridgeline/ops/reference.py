@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ridgeline.kernels.linear import PackedLinear
 from ridgeline.ops.protocol import (
     Activation,
     Batch,
@@ -112,15 +113,16 @@ class Reference:
             if cache is None:
                 keys, values = k[start:stop].transpose(0, 1), v[start:stop].transpose(0, 1)
             else:
-                keys, values = (x.to(self.dtype) for x in cache.read(span))
+                keys, values = cache.read(span)
             outputs.append(self.attend_sequence(q[start:stop], keys, values, mask, score))
         return outputs[0].flatten(1) if len(outputs) == 1 else torch.cat(outputs).flatten(1)
 
     def attend_sequence(
         self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
     ) -> torch.Tensor:
-        """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] -> as q."""
-        return attention(q.transpose(0, 1), keys, values, mask, score)
+        """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] in the cache's dtype
+        -> as q."""
+        return attention(q.transpose(0, 1), keys.to(self.dtype), values.to(self.dtype), mask, score)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a + b
@@ -139,7 +141,9 @@ class Reference:
         return TorchCache(spec, blocks, self.device)
 
     def _data(self, weight: Weight) -> torch.Tensor:
-        return weight.data.to(self.dtype)
+        """The weight as a tensor: a packed one is what its format made of it, unpacked."""
+        data = weight.data.unpack() if isinstance(weight.data, PackedLinear) else weight.data
+        return data.to(self.dtype)
 
 
 def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from ridgeline.engine.generate import Generator, schedule
 from ridgeline.engine.request import GREEDY, Request, Sampling
 from ridgeline.errors import InputError
+from ridgeline.models import load_config
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
+from ridgeline.ops.torch_cpu import TorchCpu
+from ridgeline.weights.pack import load_packed
 
 WINDOW = 128
 VOCAB = 300
@@ -50,7 +53,7 @@ def twin(make_twin):
 
 @pytest.fixture(scope="module")
 def model(twin):
-    return twin.ours
+    return twin.packed
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def make(model):
     """A generator for the tiny Llama without a tokenizer; options as Generator's."""
 
     def make(tokenizer=None, **options):
-        return Generator(model, Cpu(torch.float32), tokenizer, **options)
+        return Generator(model, Cpu(), tokenizer, **options)
 
     return make
 
@@ -74,9 +77,9 @@ def some_prompt(length, seed=0):
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_greedy_tokens_are_the_argmax_of_the_reference_pass_by_pass(make_twin, architecture):
     """Each token from a full pass of the reference reading over all tokens before, without a cache."""
-    model, ops = make_twin(architecture, **FAMILIES[architecture]).ours, Reference()
+    model, ops = make_twin(architecture, **FAMILIES[architecture]).packed, Reference()
     tokens = some_prompt(20)
-    [result] = Generator(model, Cpu(torch.float32)).generate(tokens, max_tokens=30)
+    [result] = Generator(model, Cpu()).generate(tokens, max_tokens=30)
     for _ in range(30):
         logits = model.forward(ops, ops.batch(tokens, [Span(len(tokens))]))
         tokens.append(int(logits.argmax()))
@@ -301,8 +304,8 @@ def test_the_consumer_of_a_stream_is_not_in_inference_mode(make):
         assert not torch.is_inference_mode_enabled()
 
 
-def test_generation_keeps_nothing_for_gradients(make):
-    generator = make()
+def test_generation_keeps_nothing_for_gradients(twin):
+    generator = Generator(twin.ours, TorchCpu(torch.float32))
     weights = [weight.data for weight in generator.model.weights()]
     for weight in weights:
         weight.requires_grad_(True)
@@ -315,13 +318,10 @@ def test_generation_keeps_nothing_for_gradients(make):
             weight.requires_grad_(False)
 
 
-def test_the_cache_has_the_format_of_the_weights(twin):
-    from ridgeline.models import load_config
-    from ridgeline.weights.load import load_model
-
-    model = load_model(load_config(twin.folder), twin.folder, "bf16")
-    generator = Generator(model, Cpu(torch.bfloat16))
-    assert generator.start([generator.request([5])]).cache.spec.format == "bf16"
+@pytest.mark.parametrize(("weights", "cache"), [("bf16", "bf16"), ("fp32", "fp32"), ("int4-g32", "fp32")])
+def test_the_cache_has_the_format_of_the_weights_that_are_not_quantised(weights, cache, twin):
+    generator = Generator(load_packed(load_config(twin.folder), twin.folder, weights), Cpu())
+    assert generator.start([generator.request([5])]).cache.spec.format == cache
     [result] = generator.generate(some_prompt(20), max_tokens=3)
     assert len(result.ids) == 3
 
@@ -371,7 +371,7 @@ def test_a_request_larger_than_the_cache_is_refused(make):
 def test_a_cache_larger_than_memory_is_refused(model):
     endless = replace(model, config=replace(model.config, window=10**15))
     with pytest.raises(InputError, match=r"memory does not hold a cache of .* lower max_tokens"):
-        Generator(endless, Cpu(torch.float32)).generate([5])
+        Generator(endless, Cpu()).generate([5])
 
 
 def test_an_encoder_is_refused(make_twin):
@@ -384,4 +384,4 @@ def test_an_encoder_is_refused(make_twin):
         intermediate_size=64,
     ).ours
     with pytest.raises(InputError, match="is an encoder, which generates nothing"):
-        Generator(bert, Cpu(torch.float32))
+        Generator(bert, Cpu())
