@@ -115,9 +115,9 @@ class Cpu(Reference):
         rope: Rope | None = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
-        cos, sin = (
-            (None, None) if rope is None else (x[:, 0].contiguous() for x in spans.rotation(rope, q.dtype))
-        )
+        cos = sin = None
+        if rope is not None:
+            cos, sin = (x[:, 0].contiguous() for x in spans.rotation(rope, q.dtype))
         options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
         if cache is not None:
             sequences = kernels.Sequences.of(spans)

@@ -18,7 +18,7 @@ _INT8_SPREAD = 74.0
 class NativeCache:
     """A cache of ``blocks`` blocks, allocated at once and not filled: memory is taken as tokens come.
 
-    ``addresses`` are those of the layers' blocks. Raises InputError for a block size that is not the kernels'.
+    ``addresses`` are those of the layers' blocks. Raises InputError for another block size than the kernels'.
     """
 
     def __init__(self, spec: CacheSpec, blocks: int) -> None:
