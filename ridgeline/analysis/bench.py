@@ -226,7 +226,7 @@ class _Run:
         self.logits = "last" if config.is_decoder else "all"
         self.longest = test.depth + test.tokens
         generator = torch.Generator().manual_seed(0)
-        self.ids = torch.randint(config.vocab, (max(map(_rows, self.steps)),), generator=generator)
+        self.ids = torch.randint(config.vocab, (max(map(_rows, self.steps)),), generator=generator).tolist()
         self.cache, self.blocks = None, 0
         if config.is_decoder:
             spec = self.model.cache_spec(self.model.plain_format)
@@ -238,9 +238,9 @@ class _Run:
         import torch
 
         spans = [self._span(chunk) for chunk in chunks]
-        batch = self.ops.batch(self.ids[: _rows(chunks)], spans, logits=self.logits, cache=self.cache)
         with torch.inference_mode():
-            self.model.forward(self.ops, batch)
+            ids = self.ids[: _rows(chunks)]
+            self.ops.run(self.model, ids, spans, logits=self.logits, cache=self.cache)
 
     def _span(self, chunk: Chunk) -> Span:
         first = chunk.sequence * self.blocks
