@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline import kernels
+from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
 from ridgeline.ops.record import record
@@ -39,6 +40,7 @@ class Cpu(Reference):
 
     def __init__(self, attention_format: str = "bf16") -> None:
         super().__init__(torch.float32, "cpu")
+        keep_freed_memory()
         self.attention_format = attention_format
         self._replays: dict[tuple, tuple[Model, Replay]] = {}
 

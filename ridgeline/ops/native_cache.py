@@ -43,7 +43,7 @@ class NativeCache:
             self._data[:, target] = self._data[:, source]
 
     def randomise(self) -> None:
-        """Fill every block with noise of variance 1, as if tokens had been computed: for timing a long context."""
+        """Fill every block with noise of variance 1, as if tokens had been computed, to time them."""
         if self.spec.format == "int8":
             scales = 2 * BLOCK_TOKENS
             records = self._data.view(-1, self.spec.kv_heads, self._data.shape[-1] // self.spec.kv_heads)
