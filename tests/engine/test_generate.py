@@ -61,7 +61,7 @@ def make(model):
     """A generator for the tiny Llama without a tokenizer; options as Generator's."""
 
     def make(tokenizer=None, **options):
-        return Generator(model, Cpu(), tokenizer, **options)
+        return Generator(model, Cpu(attention_format="fp32"), tokenizer, **options)
 
     return make
 

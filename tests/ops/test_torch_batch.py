@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ridgeline.ops.protocol import CacheSpec, Mask, Span
 from ridgeline.ops.reference import Reference
-from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.ops.torch_batch import TorchCache, TorchSpans, make_batch, visible
 from ridgeline.ops.torch_cpu import TorchCpu
 
