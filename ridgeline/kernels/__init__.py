@@ -5,6 +5,9 @@ RIDGELINE_THREADS) with the best instruction set that the machine has (:func:`is
 one). Neither the number of threads nor what else is in a batch changes a result by a bit.
 """
 
+from ridgeline.kernels.attention import attention, attention_paged, attention_varlen, merge_states
+from ridgeline.kernels.attention_arguments import Sequences
+from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache, attend
 from ridgeline.kernels.linear import PackedLinear, linear, linear_weight_only, pack_linear
 from ridgeline.kernels.packed_file import PackedFile, open_packed, save_packed
 from ridgeline.kernels.rows import (
@@ -22,12 +25,19 @@ from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads,
 from ridgeline.kernels.sample import log_probabilities, sample
 
 __all__ = [
+    "BLOCK_TOKENS",
+    "KVCache",
     "PackedFile",
     "PackedLinear",
+    "Sequences",
     "activate",
     "add",
     "add_layer_norm",
     "add_rms_norm",
+    "attend",
+    "attention",
+    "attention_paged",
+    "attention_varlen",
     "available_isas",
     "embed",
     "isa",
@@ -35,6 +45,7 @@ __all__ = [
     "linear",
     "linear_weight_only",
     "log_probabilities",
+    "merge_states",
     "open_packed",
     "pack_linear",
     "rms_norm",
