@@ -16,9 +16,9 @@ cache. Conventions, the same everywhere:
   bf16 before they meet values of bf16. float32 tensors are float32 throughout.
 
 ``schedule`` is how the work is ordered: ``flash`` meets tiles of keys with a running softmax, ``split_kv``
-lets several threads share one row's keys, to the same bits; ``naive`` has all scores in memory; ``auto`` is one
-of the first two. A row's bits depend on its query and on the keys and values that it sees alone: not
-on the batch, on the layout or on the number of threads.
+lets several threads share one row's keys, to the same bits; ``naive`` has all scores in memory; ``auto`` is
+one of the first two. A row's bits depend on its query and on the keys and values that it sees alone: not on
+the batch, on the layout or on the number of threads.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def attention(
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_heads(name, tensor, "batch, rows, heads, dim")
     check_same_dtype(q=q, k=k, v=v)
-    batch, queries, heads, dim = q.shape
+    batch, queries = q.shape[:2]
     keys, kv_heads = k.shape[1:3]
-    check_sizes("k", k, (batch, keys, kv_heads, dim), f"q {list(q.shape)}")
+    check_sizes("k", k, (batch, keys, kv_heads, q.shape[3]), f"q {list(q.shape)}")
     check_sizes("v", v, (batch, keys, kv_heads, v.shape[3]), f"k {list(k.shape)}")
     check_groups(q, kv_heads, "k")
     rows = torch.full((batch,), queries)
@@ -121,7 +121,7 @@ def attention_varlen(
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_heads(name, tensor, "rows, heads, dim")
     check_same_dtype(q=q, k=k, v=v)
-    keys, kv_heads, dim = k.shape
+    keys, kv_heads = k.shape[:2]
     check_sizes("k", k, (keys, kv_heads, q.shape[2]), f"q {list(q.shape)}")
     check_sizes("v", v, (keys, kv_heads, v.shape[2]), f"k {list(k.shape)}")
     check_groups(q, kv_heads, "k")
@@ -165,7 +165,7 @@ def attention_paged(
     for name, tensor in (("k_pages", k_pages), ("v_pages", v_pages)):
         check_heads(name, tensor, "pages, tokens, heads, dim")
     check_same_dtype(q=q, k_pages=k_pages, v_pages=v_pages)
-    pages, tokens, kv_heads, dim = k_pages.shape
+    pages, tokens, kv_heads = k_pages.shape[:3]
     if tokens < 1:
         raise InputError(f"k_pages is {describe(k_pages)}; give pages of at least one token")
     check_sizes("k_pages", k_pages, (pages, tokens, kv_heads, q.shape[2]), f"q {list(q.shape)}")
@@ -191,8 +191,8 @@ def merge_states(o: torch.Tensor, lse: torch.Tensor) -> tuple[torch.Tensor, torc
     - ``lse``: float32 ``[states, ...]``, their natural logarithms of summed exponentials.
 
     Returns the output ``[..., dim]`` and LSE ``[...]``: with m the largest LSE and w = e^(lse - m),
-    sum(w o) / sum(w) and m + ln sum(w). States are added in their order. An infinite LSE, of either sign, is a
-    state without keys; of such alone the result is output 0 and LSE -inf.
+    sum(w o) / sum(w) and m + ln sum(w). States are added in their order. An infinite LSE, of either sign, is
+    a state without keys; of such alone the result is output 0 and LSE -inf.
 
     Raises InputError that names the argument for another dtype, shape, stride or device.
     """

@@ -10,7 +10,14 @@ import torch
 
 from ridgeline import _native
 from ridgeline.errors import InputError
-from ridgeline.kernels.checks import DTYPES, check_no_gradient, check_tensor, describe, has_overlapping_rows, overlap
+from ridgeline.kernels.checks import (
+    DTYPES,
+    check_no_gradient,
+    check_tensor,
+    describe,
+    has_overlapping_rows,
+    overlap,
+)
 from ridgeline.ops.protocol import Span
 
 SCHEDULES = {
@@ -162,9 +169,7 @@ def integers(name: str, tensor: torch.Tensor, dims: int, dtype: torch.dtype) -> 
     return tensor.to(dtype).contiguous()
 
 
-def result(
-    out: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-) -> torch.Tensor:
+def result(out: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """A new tensor for the output, of q's shape but v's dim, or the one that was given, checked."""
     shape = (*q.shape[:-1], v.shape[-1])
     if out is None:

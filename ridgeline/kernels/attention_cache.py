@@ -39,8 +39,8 @@ class KVCache:
 
     ``data`` is uint8 ``[blocks, bytes of a block]``, the same for every instruction set: a block may be
     copied, stored or shared as bytes. A block holds, head by head, its keys ``[dim / s, tokens, s]`` and its
-    values ``[tokens / s, dim, s]`` with s = 2 (fp32: 1), so that the lanes of a register are keys; int8 adds a
-    float32 scale of each token's key and of its value. Memory need not be cleared: what no
+    values ``[tokens / s, dim, s]`` with s = 2 (fp32: 1), so that the lanes of a register are keys; int8 adds
+    a float32 scale of each token's key and of its value. Memory need not be cleared: what no
     :func:`attend` has written is never seen.
 
     Raises InputError for an unknown format, sizes that are not positive (dim: 1 to 256), and data of another
@@ -124,15 +124,15 @@ def attend(
     - ``q``: float32 or bfloat16 ``[rows, heads, dim]``; ``k`` and ``v``: ``[rows, kv_heads, dim]``, each of
       either dtype. Views of one fused row do; only the elements of a head must lie side by side.
     - ``sequences``: whose rows these are, after how many tokens, and in which blocks.
-    - ``cos``, ``sin``: float32 ``[angles, dim]``, both halves alike: x cos + (-x2, x1) sin, where x1 and x2 are
-      the halves of a head. Row i takes angle ``positions[i]`` (int32 or int64 ``[rows]``), or angle i if
+    - ``cos``, ``sin``: float32 ``[angles, dim]``, both halves alike: x cos + (-x2, x1) sin, where x1 and x2
+      are the halves of a head. Row i takes angle ``positions[i]`` (int32 or int64 ``[rows]``), or angle i if
       ``positions`` is None. Without them nothing is rotated.
     - ``out``: where the result goes, float32 or bfloat16; a new tensor of q's dtype if None.
 
     The cache's format decides the arithmetic: ``fp32`` multiplies float32; ``bf16`` and ``int8`` round the
     rotated q to bf16, and read keys and values as they are stored, new ones too. int8 has a scale for each
-    token's key and value of a head, max|x| / 127, q rounded to nearest, ties to even; one that holds a NaN or an
-    infinity is NaN throughout. The other arguments and the result are those of
+    token's key and value of a head, max|x| / 127, q rounded to nearest, ties to even; one that holds a NaN
+    or an infinity is NaN throughout. The other arguments and the result are those of
     :func:`ridgeline.kernels.attention_varlen`.
 
     Raises InputError that names the argument for a wrong dtype, shape, stride or device, for tables and
@@ -147,13 +147,13 @@ def attend(
         check_sizes(name, tensor, (q.shape[0], cache.kv_heads, cache.dim), "the cache")
     check_groups(q, cache.kv_heads, "cache")
     _check_sequences(sequences, q.shape[0], cache)
-    angles, used = _angles(cos, sin, positions, q)
+    if positions is not None:
+        positions = integers("positions", positions, 1, torch.int64)
+    angles = _angles(cos, sin, positions, q)
     options = Options(causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule)
     out = result(out, q, k, v)
     source = _native.KvSource.blocks(cache.layout, cache.data.data_ptr())
-    _native.append(
-        sequences.native, head_rows(k), head_rows(v), angles, cache.layout, cache.data.data_ptr()
-    )
+    _native.append(sequences.native, head_rows(k), head_rows(v), angles, cache.layout, cache.data.data_ptr())
     return run(q, sequences, source, options, out, angles, return_lse)
 
 
@@ -171,12 +171,11 @@ def _check_sequences(sequences: Sequences, rows: int, cache: KVCache) -> None:
 
 def _angles(
     cos: torch.Tensor | None, sin: torch.Tensor | None, positions: torch.Tensor | None, q: torch.Tensor
-) -> tuple[_native.Angles, torch.Tensor | None]:
-    """The rotation, and the tensor of rows that it points to."""
+) -> _native.Angles:
     if cos is None and sin is None:
         if positions is not None:
             raise InputError("positions is given without cos and sin; give all three or none")
-        return NO_ANGLES, None
+        return NO_ANGLES
     rows, _, dim = q.shape
     if dim % 2:
         raise InputError(f"q has heads of {dim} elements; a rotation takes an even number")
@@ -193,12 +192,11 @@ def _angles(
     if positions is None:
         if len(cos) < rows:
             raise InputError(f"cos has {len(cos)} rows and q {rows}; give one a row, or positions")
-        return _native.Angles(cos.data_ptr(), sin.data_ptr(), dim, 0), None
-    positions = integers("positions", positions, 1, torch.int64)
+        return _native.Angles(cos.data_ptr(), sin.data_ptr(), dim, 0)
     check_sizes("positions", positions, (rows,), "q")
     if rows and not 0 <= int(positions.min()) <= int(positions.max()) < len(cos):
         raise InputError(f"positions reach outside of cos, which has {len(cos)} rows")
-    return _native.Angles(cos.data_ptr(), sin.data_ptr(), dim, positions.data_ptr()), positions
+    return _native.Angles(cos.data_ptr(), sin.data_ptr(), dim, positions.data_ptr())
 
 
 def _layout(kv_heads: int, dim: int, format: str) -> _native.KvLayout:

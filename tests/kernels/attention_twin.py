@@ -51,13 +51,15 @@ def attention(
         sink = sink_logits.double()[:, None, None].expand(heads, rows, 1)
         scores = torch.cat((scores, sink), 2)
         v = torch.cat((v, torch.zeros_like(v[:, :1] if keys else v.new_zeros(heads, 1, v.shape[2]))), 1)
-    lse = torch.logsumexp(scores, 2) if scores.shape[2] else torch.full((heads, rows), -torch.inf)
+    lse = torch.logsumexp(scores, 2) if scores.shape[2] else scores.new_full((heads, rows), -torch.inf)
     weights = torch.where(lse[..., None] == -torch.inf, 0.0, (scores - lse[..., None]).exp())
     # What a row doesn't see has no part in it, be it infinite or no number.
     hidden = ~seen if sink_logits is None else torch.nn.functional.pad(~seen, (0, 1))
     if v.isfinite().all():
         return (weights @ v).transpose(0, 1), lse
-    out = torch.stack([(weights[:, i, None] @ v.masked_fill(hidden[i, :, None], 0))[:, 0] for i in range(rows)])
+    out = torch.stack(
+        [(weights[:, i, None] @ v.masked_fill(hidden[i, :, None], 0))[:, 0] for i in range(rows)]
+    )
     return out, lse
 
 
