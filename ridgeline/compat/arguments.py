@@ -9,7 +9,7 @@ from ridgeline.errors import InputError
 
 
 def refuse_given(**arguments: object) -> None:
-    """InputError for the first argument that is given, be it only to say no: that is, neither None nor False."""
+    """InputError for the first argument that is neither None nor False."""
     for name, value in arguments.items():
         if value is not None and value is not False:
             raise InputError(f"{name} is given, which the CPU kernels have no counterpart of; leave it out")

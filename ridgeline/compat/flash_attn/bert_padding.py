@@ -22,9 +22,9 @@ def unpad_input(
     - ``attention_mask``: bool or integers ``[batch, seqlen]``; what is not 0 is kept.
     - ``unused_mask``: the same, of tokens that are kept besides but count as unused.
 
-    Returns ``[total, ...]`` kept states in order; int64 ``indices [total]``, each one's place in the flattened
-    batch; int32 ``cu_seqlens [batch + 1]``, where each sequence begins, and the last one ends; the longest
-    sequence; int32 ``seqused [batch]``, the tokens of each sequence that ``attention_mask`` keeps.
+    Returns ``[total, ...]`` kept states in order; int64 ``indices [total]``, each one's place in the
+    flattened batch; int32 ``cu_seqlens [batch + 1]``, where each sequence begins, and the last one ends; the
+    longest sequence; int32 ``seqused [batch]``, the tokens of each sequence that ``attention_mask`` keeps.
 
     Raises InputError for a mask of another shape.
     """

@@ -36,8 +36,8 @@ def flash_attn_func(
     - ``alibi_slopes``: float32 ``[heads]`` or ``[batch, heads]``.
     - ``deterministic``: accepted; every result is.
 
-    With ``return_attn_probs`` the result is (output, LSE, probabilities): float32 ``[batch, heads, seqlen_q]``
-    and, as in FlashAttention without dropout, no elements.
+    With ``return_attn_probs`` the result is (output, LSE, probabilities): float32 ``[batch, heads,
+    seqlen_q]`` and, as in FlashAttention without dropout, no elements.
 
     Raises InputError that names the argument for a wrong dtype, shape, stride or device, for ``dropout_p``
     other than 0, and for a tensor that wants a gradient.
@@ -129,12 +129,12 @@ def flash_attn_with_kvcache(
     - ``k_cache``, ``v_cache``, of q's dtype: ``[rows, seqlen, kv_heads, dim]``, one row a sequence, or with
       ``block_table`` pages ``[pages, page_size, kv_heads, dim]``.
     - ``k``, ``v``, of q's dtype: ``[batch, new, kv_heads, dim]``, written behind ``cache_seqlens`` tokens.
-    - ``rotary_cos``, ``rotary_sin``: float32 or bfloat16 ``[angles, rotary_dim / 2]``; the first rotary_dim dims
-      of k and q are rotated: pairs (2i, 2i + 1) if ``rotary_interleaved``, else (i, i + rotary_dim / 2). New key
-      i takes angle ``cache_seqlens`` + i; so does query i if ``causal`` or ``window_size`` limits anything, else
-      every query takes angle ``cache_seqlens``. Only with ``k``.
-    - ``cache_seqlens``: tokens that each sequence had before this call, an int or int32 ``[batch]``; None (not
-      with ``k``) is all of the cache.
+    - ``rotary_cos``, ``rotary_sin``: float32 or bfloat16 ``[angles, rotary_dim / 2]``; the first rotary_dim
+      dims of k and q are rotated: pairs (2i, 2i + 1) if ``rotary_interleaved``, else (i, i + rotary_dim / 2).
+      New key i takes angle ``cache_seqlens`` + i; so does query i if ``causal`` or ``window_size`` limits
+      anything, else every query takes angle ``cache_seqlens``. Only with ``k``.
+    - ``cache_seqlens``: tokens that each sequence had before this call, an int or int32 ``[batch]``; None
+      (not with ``k``) is all of the cache.
     - ``cache_batch_idx``: int32 ``[batch]``, the row of each sequence; not with ``block_table``.
     - ``cache_leftpad``: int32 ``[batch]``, where each sequence begins in its row; not with ``block_table``.
     - ``block_table``: int32 ``[batch, pages of a sequence]``, as in :func:`flash_attn_varlen_func`.

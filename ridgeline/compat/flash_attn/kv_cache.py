@@ -23,13 +23,14 @@ from ridgeline.kernels.checks import check_tensor, describe
 class Cache:
     """Keys and values [pages, tokens, kv_heads, dim]; a plain cache is one of a page a sequence.
 
-    ``tables``: int32 [sequences, columns], the pages of each sequence. ``first``: int64 [sequences], where
-    each begins, or None for 0.
+    ``tables``: int32 [sequences, columns], the pages of each sequence, that the caller calls ``tables_name``.
+    ``first``: int64 [sequences], where each begins, or None for 0.
     """
 
     k: torch.Tensor
     v: torch.Tensor
     tables: torch.Tensor
+    tables_name: str
     first: torch.Tensor | None
 
     @classmethod
@@ -50,7 +51,7 @@ class Cache:
         check_groups(q, k_cache.shape[2], "k_cache")
         if k_cache.shape[1] == 0:
             raise InputError(f"k_cache is {describe(k_cache)}; give room for at least one token")
-        batch = q.shape[0]
+        batch, tables_name = q.shape[0], "block_table" if block_table is not None else "cache_batch_idx"
         if block_table is not None:
             for name, given in (("cache_batch_idx", batch_idx), ("cache_leftpad", leftpad)):
                 if given is not None:
@@ -66,11 +67,11 @@ class Cache:
         if leftpad is not None:
             leftpad = integers("cache_leftpad", leftpad, 1, torch.int64)
             check_sizes("cache_leftpad", leftpad, (batch,), "q")
-        return cls(k_cache, v_cache, tables, leftpad)
+        return cls(k_cache, v_cache, tables, tables_name, leftpad)
 
     def past(self, seqlens: int | torch.Tensor | None) -> torch.Tensor:
         """int64 [sequences], the tokens that were there before the call."""
-        sequences, capacity = len(self.tables), self.tables.shape[1] * self.k.shape[1]
+        sequences, capacity = len(self.tables), self._capacity()
         if seqlens is None or isinstance(seqlens, int):
             past = torch.full((sequences,), capacity if seqlens is None else seqlens)
         else:
@@ -79,7 +80,8 @@ class Cache:
         self._check_room("cache_seqlens", past)
         if self.first is not None and bool(((self.first < 0) | (self.first > past)).any()):
             raise InputError(
-                f"cache_leftpad is {self.first.tolist()}; give numbers from 0 to cache_seqlens, {past.tolist()}"
+                f"cache_leftpad is {self.first.tolist()} and cache_seqlens {past.tolist()}; give numbers "
+                "from 0 to that"
             )
         return past
 
@@ -106,11 +108,17 @@ class Cache:
         self.k[page, slot] = k
         self.v[page, slot] = v
 
+    def _capacity(self) -> int:
+        return self.tables.shape[1] * self.k.shape[1]
+
     def _check_room(self, name: str, lengths: torch.Tensor) -> None:
+        """Whether the pages of sequences of ``lengths``, which ``name`` gives, are there."""
         pages, tokens = self.k.shape[:2]
-        if len(lengths) and int(lengths.min()) < 0:
-            raise InputError(f"{name} has {lengths.tolist()}; give numbers of at least 0")
-        Sequences(torch.zeros_like(lengths), lengths, self.tables).check(name, tokens, pages)
+        if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= self._capacity():
+            raise InputError(
+                f"{name} makes sequences of {lengths.tolist()} tokens; the cache holds {self._capacity()} of each"
+            )
+        Sequences(torch.zeros_like(lengths), lengths, self.tables).check(self.tables_name, tokens, pages)
 
 
 def rotated(
@@ -160,5 +168,5 @@ def _check_angles(cos: torch.Tensor | None, sin: torch.Tensor | None, dim: int) 
         check_tensor(name, angles)
         if angles.dim() != 2 or not 0 < 2 * angles.shape[1] <= dim or angles.shape != cos.shape:
             raise InputError(
-                f"{name} is {describe(angles)}; give two of [angles, rotary_dim / 2], rotary_dim at most {dim}"
+                f"{name} is {describe(angles)}; give two of [angles, rotary_dim / 2], rotary_dim up to {dim}"
             )

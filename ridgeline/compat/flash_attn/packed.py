@@ -26,7 +26,8 @@ def attend_varlen(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(output [total, heads, dim], LSE [heads, total]) of sequences of ``rows`` queries and ``keys`` keys.
 
-    ``slopes``: None, [heads] or [sequences, heads]; ``options`` are those of :func:`ridgeline.kernels.attention`.
+    ``slopes``: None, [heads] or [sequences, heads]; ``options`` are those of
+    :func:`ridgeline.kernels.attention`.
     """
     if not one_row_each(slopes, len(rows), q.shape[1]):
         starts = (cumulative(lengths) for lengths in (rows, keys))

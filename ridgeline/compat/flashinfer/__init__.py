@@ -1,16 +1,17 @@
 """FlashInfer's attention, states, paged caches and sampling on the CPU.
 
-``import ridgeline.compat.flashinfer as flashinfer`` is all that code for it needs to change; the functions are
-also in its modules ``decode``, ``prefill``, ``page``, ``cascade`` and ``sampling``.
+``import ridgeline.compat.flashinfer as flashinfer`` is all that code for it needs to change; the functions
+are also in its modules ``decode``, ``prefill``, ``page``, ``cascade`` and ``sampling``.
 
-Conventions are FlashInfer's, and mostly ours: ``NHD`` (tokens before heads) or ``HND`` keys and values; causal
-masks and windows aligned to the last key, ``window_left`` inclusive, -1 for no limit; the soft cap after the
-scale. An LSE is a logarithm to base 2, float32 ``[tokens, heads]``, where :mod:`ridgeline.kernels` has the
-natural one, ``[heads, tokens]``; a row without keys gives 0 and -inf in both. Different from FlashInfer are:
+Conventions are FlashInfer's, and mostly ours: ``NHD`` (tokens before heads) or ``HND`` keys and values;
+causal masks and windows aligned to the last key, ``window_left`` inclusive, -1 for no limit; the soft cap
+after the scale. An LSE is a logarithm to base 2, float32 ``[tokens, heads]``, where :mod:`ridgeline.kernels`
+has the natural one, ``[heads, tokens]``; a row without keys gives 0 and -inf in both. Different from
+FlashInfer are:
 
 - dtypes: float32 and bfloat16, where FlashInfer has float16, bfloat16 and 8 bits;
-- ``pos_encoding_mode`` is ``NONE`` only. Rotate with :func:`ridgeline.kernels.rotate`. FlashInfer's ALiBi comes
-  before the soft cap, where ours comes after, and counts from the first query, not from the last;
+- ``pos_encoding_mode`` is ``NONE`` only. Rotate with :func:`ridgeline.kernels.rotate`. FlashInfer's ALiBi
+  comes before the soft cap, where ours comes after, and counts from the first query, not from the last;
 - sampled tokens: drawn from the same distribution with noise of our own. See ``sampling``.
 """
 

@@ -46,7 +46,7 @@ def merge_state_in_place(
     s_other: torch.Tensor,
     mask: torch.Tensor | None = None,
 ) -> None:
-    """:func:`merge_state` written over ``v`` and ``s``, of the tokens only that bool ``mask [tokens]`` keeps."""
+    """:func:`merge_state` written over ``v`` and ``s``, for the tokens that bool ``mask [tokens]`` keeps."""
     _check_pair(("v", v), ("s", s), ("v_other", v_other), ("s_other", s_other))
     merged, lse = _merged(torch.stack((v, v_other)), torch.stack((s, s_other)))
     if mask is None:

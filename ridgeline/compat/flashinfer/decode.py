@@ -106,11 +106,12 @@ class BatchDecodeWithPagedKVCacheWrapper(PagedAttention):
         - ``indptr``, ``indices``, ``last_page_len``: see :mod:`ridgeline.compat.flashinfer.page`.
         - ``num_qo_heads``, a multiple of ``num_kv_heads``; ``head_dim``; ``page_size`` in tokens.
         - ``q_data_type``, ``kv_data_type`` (or ``data_type`` for both): what :meth:`run` is to hold q and the
-          cache to; None, other than in FlashInfer the default, is either. ``o_data_type``: the result's; None is q's.
+          cache to; None, other than in FlashInfer the default, is either. ``o_data_type``: the result's; None
+          is q's.
         - ``q_len_per_req``: queries of each sequence, which end it; they see one another causally.
         - ``window_left``, ``logits_soft_cap``, ``sm_scale`` as in :func:`single_decode_with_kv_cache`.
-        - ``rope_scale``, ``rope_theta``, ``non_blocking``, ``fixed_split_size``, ``disable_split_kv``: accepted, and
-          change nothing.
+        - ``rope_scale``, ``rope_theta``, ``non_blocking``, ``fixed_split_size``, ``disable_split_kv``:
+          accepted, and change nothing.
 
         Raises InputError that names the argument for a wrong dtype, shape or device, for page lists that do
         not fit together, for ``pos_encoding_mode`` other than ``NONE`` and for arguments not listed here.

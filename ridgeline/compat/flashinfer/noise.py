@@ -35,8 +35,8 @@ def counters(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the noise of each row's draws is a function of: (seeds, positions), int64 [rows, draws] each.
 
-    A position is (offset, number of the draw in the call). Without a ``seed`` one is taken from ``generator``,
-    or PyTorch's own.
+    A position is (offset, number of the draw in the call). Without a ``seed`` one is taken from
+    ``generator``, or PyTorch's own.
     """
     if seed is None:
         if offset is not None:

@@ -1,9 +1,9 @@
 """Paged caches in FlashInfer's form: pages listed sequence after sequence, with where each one's begin.
 
 ``kv_indptr`` int32 ``[batch + 1]`` says which of the ``kv_indices`` are a sequence's pages, and
-``kv_last_page_len`` int32 ``[batch]`` how many tokens its last page has, 1 to page_size; 0 if it has no pages.
-A cache is a pair of tensors, ``[pages, page_size, kv_heads, dim]`` (``NHD``) or ``[pages, kv_heads, page_size,
-dim]`` (``HND``), or one, ``[pages, 2, ...]``, of keys at 0 and values at 1.
+``kv_last_page_len`` int32 ``[batch]`` how many tokens its last page has, 1 to page_size; 0 if it has no
+pages. A cache is a pair of tensors, ``[pages, page_size, kv_heads, dim]`` (``NHD``) or ``[pages, kv_heads,
+page_size, dim]`` (``HND``), or one, ``[pages, 2, ...]``, of keys at 0 and values at 1.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def unpack(paged_kv_cache: PagedCache, kv_layout: str) -> tuple[torch.Tensor, to
     k, v = (nhd(cache, kv_layout) for cache in caches)
     if v.shape[:3] != k.shape[:3] or k.shape[1] == 0:
         raise InputError(
-            f"paged_kv_cache has keys {describe(k)} and values {describe(v)}; give as many of both in pages of "
-            "at least one token"
+            f"paged_kv_cache has keys {describe(k)} and values {describe(v)}; give as many of both, in pages "
+            "of at least one token"
         )
     return k, v
 

@@ -28,8 +28,8 @@ class Plan:
     """A batch of queries and where their keys lie.
 
     ``starts``: where the queries of each sequence begin, and the last ones end. ``tables``, ``lengths``: the
-    pages and the number of its keys. ``k_page``, ``v_page``: (tokens, kv_heads, dim). Dtypes are None for any.
-    The rest as the wrappers' ``plan`` has it.
+    pages and the number of its keys. ``k_page``, ``v_page``: (tokens, kv_heads, dim). Dtypes are None for
+    any. The rest as the wrappers' ``plan`` has it.
     """
 
     starts: torch.Tensor
@@ -50,8 +50,9 @@ class Plan:
 class PagedAttention:
     """A wrapper without a plan yet.
 
-    ``float_workspace_buffer`` may be None: it is not used. ``use_tensor_cores`` and ``backend`` are accepted, and
-    change nothing. Raises InputError for an unknown ``kv_layout``, ``use_cuda_graph`` and what goes with it.
+    ``float_workspace_buffer`` may be None: it is not used. ``use_tensor_cores`` and ``backend`` are accepted,
+    and change nothing. Raises InputError for an unknown ``kv_layout``, ``use_cuda_graph`` and what goes with
+    it.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class PagedAttention:
         - ``q_scale``, ``k_scale``: factors of the scores; ``v_scale``: a factor of the output.
         - ``out``: where the result goes, float32 or bfloat16. ``lse``: where the LSE goes, float32.
         - ``window_left``: instead of the plan's.
-        - ``sinks``: float32 ``[heads]``, logits that only enlarge the softmax's denominator; the LSE counts them.
+        - ``sinks``: float32 ``[heads]``, logits that only enlarge the softmax's denominator; the LSE counts
+          them.
         - ``enable_pdl``: accepted, and changes nothing.
 
         With ``return_lse`` the result is (output, LSE), the LSE float32 ``[rows, heads]``, to base 2.

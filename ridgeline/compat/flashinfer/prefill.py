@@ -48,8 +48,8 @@ def single_prefill_with_kv_cache(
     """Queries of one sequence over its keys: ``[queries, heads, value_dim]``.
 
     - ``q``: float32 or bfloat16 ``[queries, heads, dim]``, the last of them aligned to the last key.
-    - ``k``, ``v``, of q's dtype: ``[keys, kv_heads, dim]`` (``NHD``) or ``[kv_heads, keys, dim]`` (``HND``); v may
-      have a dim of its own.
+    - ``k``, ``v``, of q's dtype: ``[keys, kv_heads, dim]`` (``NHD``) or ``[kv_heads, keys, dim]`` (``HND``);
+      v may have a dim of its own.
     - ``o_dtype``: the result's, float32 or bfloat16; None is q's.
     - ``window_left``: a query sees this many keys before its own place, and with ``causal`` none behind it.
     - ``logits_soft_cap``: scores become cap tanh(score / cap); None or 0 is none.
@@ -129,16 +129,18 @@ class BatchPrefillWithPagedKVCacheWrapper(PagedAttention):
     ) -> None:
         """Says whose queries come and which pages hold their keys; :meth:`run` takes both, a layer at a time.
 
-        - ``qo_indptr``: int32 ``[batch + 1]``, where the queries of each sequence begin, and the last ones end.
+        - ``qo_indptr``: int32 ``[batch + 1]``, where the queries of each sequence begin, and the last ones
+          end.
         - ``paged_kv_indptr``, ``paged_kv_indices``, ``paged_kv_last_page_len``: see
           :mod:`ridgeline.compat.flashinfer.page`.
-        - ``num_qo_heads``, a multiple of ``num_kv_heads``; ``head_dim_qk``; ``head_dim_vo``, None for the same;
-          ``page_size`` in tokens.
-        - ``causal``, ``window_left``, ``logits_soft_cap``, ``sm_scale`` as in :func:`single_prefill_with_kv_cache`.
-        - ``q_data_type``, ``kv_data_type``: what :meth:`run` is to hold q and the cache to; None, other than in
-          FlashInfer the default, is either. ``o_data_type``: the result's; None is q's.
-        - ``rope_scale``, ``rope_theta``, ``non_blocking``, ``fixed_split_size``, ``disable_split_kv``: accepted, and
-          change nothing.
+        - ``num_qo_heads``, a multiple of ``num_kv_heads``; ``head_dim_qk``; ``head_dim_vo``, None for the
+          same; ``page_size`` in tokens.
+        - ``causal``, ``window_left``, ``logits_soft_cap``, ``sm_scale`` as in
+          :func:`single_prefill_with_kv_cache`.
+        - ``q_data_type``, ``kv_data_type``: what :meth:`run` is to hold q and the cache to; None, other than
+          in FlashInfer the default, is either. ``o_data_type``: the result's; None is q's.
+        - ``rope_scale``, ``rope_theta``, ``non_blocking``, ``fixed_split_size``, ``disable_split_kv``:
+          accepted, and change nothing.
 
         Raises InputError that names the argument for a wrong dtype, shape or device, for page lists that do
         not fit together, for ``pos_encoding_mode`` other than ``NONE``, for ``custom_mask``,

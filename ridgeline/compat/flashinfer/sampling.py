@@ -2,19 +2,20 @@
 
 What all the functions that draw share:
 
-- ``probs`` or ``logits``: float32 ``[rows, vocab]``. Probabilities need not add up to 1. 0 and -inf rule a token
-  out; a row that rules all out is refused.
-- ``indices``: int32 or int64 ``[batch]``, the row that each token is drawn from, and the dtype of the result; None
-  takes each row once, and gives int32.
-- ``top_k``, ``top_p``, ``min_p``: a number for all, or ``[batch]`` of them; ranges (0, vocab], (0, 1], [0, 1].
-- ``seed``, ``offset``: ints, or int64 ``[1]`` or ``[batch]``. Token i of a call is a function of its row, seed,
-  offset and i alone, so raise ``offset`` from call to call (from 0, by 1 will do). Without a seed it comes from
-  ``generator``, a torch.Generator of the CPU, or else from PyTorch's own. :func:`ridgeline.kernels.sample` draws
-  with noise that does not depend on i.
+- ``probs`` or ``logits``: float32 ``[rows, vocab]``. Probabilities need not add up to 1. 0 and -inf rule a
+  token out; a row that rules all out is refused.
+- ``indices``: int32 or int64 ``[batch]``, the row that each token is drawn from, and the dtype of the result;
+  None takes each row once, and gives int32.
+- ``top_k``, ``top_p``, ``min_p``: a number for all, or ``[batch]`` of them; ranges (0, vocab], (0, 1], [0,
+  1].
+- ``seed``, ``offset``: ints, or int64 ``[1]`` or ``[batch]``. Token i of a call is a function of its row,
+  seed, offset and i alone, so raise ``offset`` from call to call (from 0, by 1 will do). Without a seed it
+  comes from ``generator``, a torch.Generator of the CPU, or else from PyTorch's own.
+  :func:`ridgeline.kernels.sample` draws with noise that does not depend on i.
 - ``deterministic``: accepted; every result is. ``check_nan``: accepted; a NaN is always refused.
 
-The distribution is FlashInfer's, the noise is not. Of equally likely tokens the lowest ids stay, so that top-k
-keeps exactly k; FlashInfer may keep all that are as likely as the last.
+The distribution is FlashInfer's, the noise is not. Of equally likely tokens the lowest ids stay, so that
+top-k keeps exactly k; FlashInfer may keep all that are as likely as the last.
 
 All raise InputError that names the argument for a wrong dtype, shape, device or range.
 """
@@ -27,7 +28,7 @@ from ridgeline.compat.arguments import theirs
 from ridgeline.compat.flashinfer.noise import Seed, draw
 from ridgeline.compat.flashinfer.speculative import chain_speculative_sampling
 from ridgeline.errors import InputError
-from ridgeline.kernels.attention_arguments import check_sizes, integers
+from ridgeline.kernels.attention_arguments import integers
 from ridgeline.kernels.checks import check_matrix, describe
 
 Numbers = float | torch.Tensor
@@ -51,7 +52,8 @@ __all__ = [
 def softmax(
     logits: torch.Tensor, temperature: Numbers | None = None, enable_pdl: bool | None = None
 ) -> torch.Tensor:
-    """softmax(logits / temperature), float32 ``[rows, vocab]``; ``temperature`` above 0, a number or ``[rows]``."""
+    """softmax(logits / temperature), float32 ``[rows, vocab]``; ``temperature`` above 0, a number or
+    ``[rows]``."""
     check_matrix("logits", logits)
     by = _column("temperature", 1.0 if temperature is None else temperature, len(logits))
     if not bool((by > 0).all()):
@@ -260,14 +262,14 @@ def _column(name: str, value: Numbers, rows: int) -> torch.Tensor:
 
 def _ranks(scores: torch.Tensor) -> torch.Tensor:
     """How many of its row come before each element, by size and then by place."""
-    return scores.argsort(-1, descending=True, stable=True).argsort(-1)
+    return torch.argsort(scores, dim=-1, descending=True, stable=True).argsort(-1)
 
 
 def _top_p(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Whether the likelier tokens' probabilities do not reach ``top_p`` yet."""
     if not bool(((top_p > 0) & (top_p <= 1)).all()):
         raise InputError("top_p is out of range; give numbers above 0 and at most 1")
-    ordered, order = probs.double().sort(-1, descending=True, stable=True)
+    ordered, order = torch.sort(probs.double(), stable=True, dim=-1, descending=True)
     likelier = ordered.cumsum(-1) - ordered
     return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, likelier < top_p)
 

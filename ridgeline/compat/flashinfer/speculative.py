@@ -27,14 +27,14 @@ def chain_speculative_sampling(
     - ``draft_probs``: float32 ``[batch, n, vocab]``, what the drafted tokens were drawn from.
     - ``draft_token_ids``: int32 ``[batch, n]``.
     - ``target_probs``: float32 ``[batch, n + 1, vocab]``.
-    - ``maybe_output_accepted_token_num``, ``maybe_output_emitted_draft_token_num``: int32 ``[batch]``, to which the
-      counts are added in place; new zeros if None.
+    - ``maybe_output_accepted_token_num``, ``maybe_output_emitted_draft_token_num``: int32 ``[batch]``, to
+      which the counts are added in place; new zeros if None.
     - ``seed``, ``offset``, ``generator``, ``deterministic``: see :mod:`ridgeline.compat.flashinfer.sampling`.
 
-    A drafted token t is accepted with probability min(1, target(t) / draft(t)). At the first that is not, a token
-    is drawn from max(target - draft, 0) and the sequence ends; if none is rejected one more is drawn from the
-    target. ``tokens``: int32 ``[batch, n + 1]``, -1 after the end. ``emitted``: drafted tokens before the end.
-    ``accepted``: drafted tokens that pass, the end not considered.
+    A drafted token t is accepted with probability min(1, target(t) / draft(t)). At the first that is not, a
+    token is drawn from max(target - draft, 0) and the sequence ends; if none is rejected one more is drawn
+    from the target. ``tokens``: int32 ``[batch, n + 1]``, -1 after the end. ``emitted``: drafted tokens
+    before the end. ``accepted``: drafted tokens that pass, the end not considered.
 
     Raises InputError that names the argument for a wrong dtype, shape, device or range.
     """
@@ -43,7 +43,8 @@ def chain_speculative_sampling(
     seeds, positions = counters(batch, generator, seed, offset, draws=n + 1)
 
     def choose(probs: torch.Tensor, at: slice) -> torch.Tensor:
-        """A choice by each row of ``probs`` [.., choices], as many as ``at`` selects of every sequence's draws."""
+        """A choice by each row of ``probs`` [.., choices], as many as ``at`` selects of every sequence's
+        draws."""
         numbers = (numbers[:, at].flatten() for numbers in (seeds, positions))
         return kernels.sample(probs.flatten(0, -2).log(), 1.0, *numbers).view(batch, -1)
 
@@ -66,8 +67,8 @@ def chain_speculative_sampling(
 
 
 def _passing_share(draft: torch.Tensor, ids: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """min(1, target / draft) of each drafted token [batch, n]; what the draft gave nothing passes if the target
-    gives it anything."""
+    """min(1, target / draft) of each drafted token [batch, n]; what the draft gave nothing passes if the
+    target gives it anything."""
     at = ids.long()[..., None]
     p, q = (probs[:, : ids.shape[1]].gather(2, at)[..., 0] for probs in (target, draft))
     return torch.where(q > 0, p / q, (p > 0).float()).clamp(max=1)
