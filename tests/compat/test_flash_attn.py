@@ -15,7 +15,7 @@ from ridgeline.compat.flash_attn import flash_attn_func, flash_attn_varlen_func
 from ridgeline.errors import InputError
 from tests.compat.tensors import DIMS, LENGTHS, attention_each, draw, int32, near
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=100, deadline=None)
 SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
 
 options = st.fixed_dictionaries(

@@ -116,7 +116,7 @@ class Cache:
         pages, tokens = self.k.shape[:2]
         if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= self._capacity():
             raise InputError(
-                f"{name} makes sequences of {lengths.tolist()} tokens; the cache holds {self._capacity()} of each"
+                f"{name} makes sequences of {lengths.tolist()}; there is room for {self._capacity()} each"
             )
         Sequences(torch.zeros_like(lengths), lengths, self.tables).check(self.tables_name, tokens, pages)
 

@@ -41,7 +41,7 @@ def counters(
     if seed is None:
         if offset is not None:
             raise InputError("offset is given without a seed; give both, or a generator")
-        seed = torch.randint(torch.iinfo(torch.int64).max, (), generator=generator)
+        seed = torch.randint((1 << 63) - 1, (), generator=generator)
     elif generator is not None:
         raise InputError("generator is given with a seed; give one of the two")
     seeds, offsets = _each("seed", seed, rows), _each("offset", 0 if offset is None else offset, rows)
@@ -53,11 +53,11 @@ def counters(
 
 def _each(name: str, value: Seed, rows: int) -> torch.Tensor:
     """int64 [rows] from a number, or [1] or [rows] of them."""
-    try:
-        given = value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.int64)
-    except (RuntimeError, TypeError, ValueError):
-        raise InputError(f"{name} is {value!r}; give an int64 or a tensor of them") from None
-    whole = given.dtype in (torch.int32, torch.int64, torch.uint64)
-    if not whole or given.shape not in ((), (1,), (rows,)) or given.device.type != "cpu":
-        raise InputError(f"{name} is {describe(given)}; give int64 [1] or [{rows}] on the CPU")
-    return given.to(torch.int64).expand(rows)
+    if not isinstance(value, torch.Tensor):
+        if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 63:
+            raise InputError(f"{name} is {value!r}; give an int of 64 bits or a tensor of them")
+        return torch.full((rows,), value)
+    whole = value.dtype in (torch.int32, torch.int64, torch.uint64)
+    if not whole or value.shape not in ((), (1,), (rows,)) or value.device.type != "cpu":
+        raise InputError(f"{name} is {describe(value)}; give int64 [1] or [{rows}] on the CPU")
+    return value.to(torch.int64).expand(rows)
