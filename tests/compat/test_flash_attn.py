@@ -233,6 +233,10 @@ PAGED = {"k": draw(1, 4, 2, 2, 16), "v": draw(2, 4, 2, 2, 16), "block_table": in
             {**PAGED, "block_table": int32(0, 1, 2, 4).view(2, 2), "alibi_slopes": SLOPES.repeat(2, 1)},
         ),
         ("k", {**PAGED, "k": PAGED["k"][0]}),
+        ("v", {**PAGED, "v": PAGED["v"][:3]}),
+        ("v", {**PAGED, "v": PAGED["v"][:3], "alibi_slopes": SLOPES.repeat(2, 1)}),
+        ("k", {"k": None, "alibi_slopes": SLOPES.repeat(2, 1)}),
+        ("cu_seqlens_k", {**PAGED, "cu_seqlens_k": int32(0, 3), "alibi_slopes": SLOPES.repeat(2, 1)}),
     ],
 )
 def test_packed_sequences_that_do_not_fit_are_refused_by_name(named, arguments):

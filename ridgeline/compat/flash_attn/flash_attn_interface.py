@@ -50,7 +50,7 @@ def flash_attn_func(
         batch, rows, heads, _ = q.shape
         if one_row_each(alibi_slopes, batch, heads):
             check_sizes("k", k, (batch, *k.shape[1:]), "q")
-            check_sizes("v", v, k.shape, "k")
+            check_sizes("v", v, (batch, *v.shape[1:]), "q")
             out, lse = _dense(*one_by_one(q, k, v, alibi_slopes, **options), batch, rows)
         else:
             out, lse = attention(q, k, v, **options, alibi_slopes=alibi_slopes, return_lse=True)
@@ -92,12 +92,18 @@ def flash_attn_varlen_func(
     options = {"scale": softmax_scale, "causal": causal, "window": window_size, "softcap": softcap}
     with theirs(**_NAMES, k_pages="k", v_pages="v", key_lengths="cu_seqlens_k", block_tables="block_table"):
         check_heads("q", q, "total, heads, dim")
+        for name, tensor in (("k", k), ("v", v)):
+            check_heads(
+                name, tensor, "total, heads, dim" if block_table is None else "pages, page_size, heads, dim"
+            )
         rows = lengths("cu_seqlens_q", cu_seqlens_q, "max_seqlen_q", max_seqlen_q)
         keys = lengths("cu_seqlens_k", cu_seqlens_k, "max_seqlen_k", max_seqlen_k)
+        check_sizes("cu_seqlens_k", keys, tuple(rows.shape), "cu_seqlens_q")
         if block_table is None:
             out, lse = attend_varlen(q, k, v, rows, keys, alibi_slopes, **options)
         else:
             tables = integers("block_table", block_table, 2, torch.int32)
+            check_sizes("block_table", tables, (len(rows), tables.shape[1]), "cu_seqlens_q")
             out, lse = attend_paged(q, k, v, rows, keys, tables, alibi_slopes, **options)
     return (out, lse, out.new_empty(0)) if return_attn_probs else out
 

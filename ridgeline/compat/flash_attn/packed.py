@@ -32,7 +32,6 @@ def attend_varlen(
     if not one_row_each(slopes, len(rows), q.shape[1]):
         starts = (cumulative(lengths) for lengths in (rows, keys))
         return attention_varlen(q, k, v, *starts, alibi_slopes=slopes, return_lse=True, **options)
-    check_sizes("cu_seqlens_k", keys, (len(rows),), "cu_seqlens_q")
     parts = (
         _split("cu_seqlens_q", q, rows),
         _split("cu_seqlens_k", k, keys),
@@ -69,6 +68,7 @@ def attend_paged(
             **options,
         )
     pages, tokens = k_pages.shape[:2]
+    check_sizes("v_pages", v_pages, (*k_pages.shape[:3], v_pages.shape[3]), "k_pages")
     Sequences(rows, keys - rows, tables).check("block_tables", tokens, pages)
     ends = list(zip(tables, torch.zeros_like(keys) if first is None else first, keys))
     k, v = ([_cached(cache, *sequence) for sequence in ends] for cache in (k_pages, v_pages))

@@ -115,10 +115,14 @@ def unpack(paged_kv_cache: PagedCache, kv_layout: str) -> tuple[torch.Tensor, to
     return k, v
 
 
-def nhd(x: torch.Tensor, kv_layout: str) -> torch.Tensor:
-    """A view of [.., heads, tokens, dim] (``HND``) or [.., tokens, heads, dim] as the latter."""
+def check_layout(kv_layout: str) -> None:
     if kv_layout not in ("NHD", "HND"):
         raise InputError(f"kv_layout is {kv_layout!r}; choose one of: NHD, HND")
+
+
+def nhd(x: torch.Tensor, kv_layout: str) -> torch.Tensor:
+    """A view of [.., heads, tokens, dim] (``HND``) or [.., tokens, heads, dim] as the latter."""
+    check_layout(kv_layout)
     return x.transpose(-3, -2) if kv_layout == "HND" else x
 
 

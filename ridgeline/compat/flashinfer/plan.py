@@ -9,7 +9,7 @@ import torch
 from ridgeline import kernels
 from ridgeline.compat.arguments import refuse_given, theirs
 from ridgeline.compat.flashinfer.cascade import base_2
-from ridgeline.compat.flashinfer.page import PagedCache, nhd, unpack
+from ridgeline.compat.flashinfer.page import PagedCache, check_layout, unpack
 from ridgeline.errors import InputError
 from ridgeline.kernels.attention_arguments import check_heads, check_sizes
 
@@ -66,7 +66,7 @@ class PagedAttention:
         **others: object,
     ) -> None:
         refuse_given(use_cuda_graph=use_cuda_graph, **others)
-        nhd(torch.empty(0, 0, 0), kv_layout)
+        check_layout(kv_layout)
         self._kv_layout = kv_layout
         self._plan: Plan | None = None
 

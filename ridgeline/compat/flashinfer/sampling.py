@@ -71,8 +71,7 @@ def sampling_from_logits(
     offset: Seed | None = None,
 ) -> torch.Tensor:
     """Tokens drawn from softmax(logits): ``[batch]``. The module's text says what the arguments are."""
-    with theirs():
-        return _sample(logits, indices, generator, seed, offset)
+    return _sample(logits, indices, generator, seed, offset)
 
 
 def sampling_from_probs(
@@ -248,13 +247,21 @@ def _log(probs: torch.Tensor) -> torch.Tensor:
 
 
 def _check_top_k(top_k: Numbers) -> None:
-    if not bool((torch.as_tensor(top_k) > 0).all()):
+    k = _numbers("top_k", top_k)
+    if not bool(((k > 0) & (k == k.floor())).all()):
         raise InputError(f"top_k is {top_k}; give whole numbers above 0")
+
+
+def _numbers(name: str, value: Numbers) -> torch.Tensor:
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (RuntimeError, TypeError, ValueError):
+        raise InputError(f"{name} is {value!r}; give a number, or one for each row") from None
 
 
 def _column(name: str, value: Numbers, rows: int) -> torch.Tensor:
     """A number, or ``[rows]`` of them, as float64 [.., 1]."""
-    given = torch.as_tensor(value, dtype=torch.float64)
+    given = _numbers(name, value)
     if given.shape not in ((), (rows,)):
         raise InputError(f"{name} is {describe(given)}; give a number or [{rows}] of them")
     return given[..., None]
@@ -276,4 +283,7 @@ def _top_p(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 
 def _renormalised(probs: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     left = probs.double() * kept
-    return (left / left.sum(-1, keepdim=True)).to(probs.dtype)
+    total = left.sum(-1, keepdim=True)
+    if not bool((total > 0).all()):
+        raise InputError("probs has a row that does not add up to more than 0; give probabilities")
+    return (left / total).to(probs.dtype)
