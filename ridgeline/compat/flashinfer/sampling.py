@@ -25,13 +25,22 @@ from __future__ import annotations
 import torch
 
 from ridgeline.compat.arguments import theirs
+from ridgeline.compat.flashinfer.filters import (
+    Numbers,
+    check_top_k,
+    column,
+    kept_by_top_p,
+    ranks,
+    softmax,
+    top_k_mask_logits,
+    top_k_renorm_probs,
+    top_p_renorm_probs,
+)
 from ridgeline.compat.flashinfer.noise import Seed, draw
 from ridgeline.compat.flashinfer.speculative import chain_speculative_sampling
 from ridgeline.errors import InputError
 from ridgeline.kernels.attention_arguments import integers
-from ridgeline.kernels.checks import check_matrix, describe
-
-Numbers = float | torch.Tensor
+from ridgeline.kernels.checks import check_matrix
 
 __all__ = [
     "chain_speculative_sampling",
@@ -47,18 +56,6 @@ __all__ = [
     "top_p_renorm_probs",
     "top_p_sampling_from_probs",
 ]
-
-
-def softmax(
-    logits: torch.Tensor, temperature: Numbers | None = None, enable_pdl: bool | None = None
-) -> torch.Tensor:
-    """softmax(logits / temperature), float32 ``[rows, vocab]``; ``temperature`` above 0, a number or
-    ``[rows]``."""
-    check_matrix("logits", logits)
-    by = _column("temperature", 1.0 if temperature is None else temperature, len(logits))
-    if not bool((by > 0).all()):
-        raise InputError(f"temperature is {temperature}; give numbers above 0")
-    return torch.softmax(logits.float() / by.float(), -1)
 
 
 def sampling_from_logits(
@@ -100,7 +97,7 @@ def top_k_sampling_from_probs(
 ) -> torch.Tensor:
     """As :func:`sampling_from_probs`, of the ``top_k`` likeliest tokens."""
     with theirs(logits="probs"):
-        _check_top_k(top_k)
+        check_top_k(top_k)
         return _sample(_log(probs), indices, generator, seed, offset, top_k=top_k)
 
 
@@ -170,29 +167,6 @@ def top_k_top_p_sampling_from_logits(
     return _top_k_top_p(logits, top_k, top_p, filter_apply_order, indices, generator, seed, offset)
 
 
-def top_k_renorm_probs(probs: torch.Tensor, top_k: Numbers) -> torch.Tensor:
-    """``probs`` with the ``top_k`` likeliest tokens alone, adding up to 1; probs' shape and dtype.
-
-    ``probs``: float32 or bfloat16 ``[rows, vocab]``.
-    """
-    check_matrix("probs", probs)
-    _check_top_k(top_k)
-    return _renormalised(probs, _ranks(probs) < _column("top_k", top_k, len(probs)))
-
-
-def top_p_renorm_probs(probs: torch.Tensor, top_p: Numbers) -> torch.Tensor:
-    """``probs`` with the likeliest tokens alone that together reach ``top_p``, adding up to 1."""
-    check_matrix("probs", probs)
-    return _renormalised(probs, _top_p(probs, _column("top_p", top_p, len(probs))))
-
-
-def top_k_mask_logits(logits: torch.Tensor, top_k: Numbers) -> torch.Tensor:
-    """``logits`` with -inf at all but the ``top_k`` largest; logits' shape and dtype, float32 or bfloat16."""
-    check_matrix("logits", logits)
-    _check_top_k(top_k)
-    return logits.masked_fill(_ranks(logits) >= _column("top_k", top_k, len(logits)), -torch.inf)
-
-
 def _top_k_top_p(
     logits: torch.Tensor,
     top_k: Numbers,
@@ -201,15 +175,15 @@ def _top_k_top_p(
     indices: torch.Tensor | None,
     *noise: object,
 ) -> torch.Tensor:
-    _check_top_k(top_k)
+    check_top_k(top_k)
     if order == "top_k_first":
         return _sample(logits, indices, *noise, top_k=top_k, top_p=top_p)
     if order != "joint":
         raise InputError(f"filter_apply_order is {order!r}; choose one of: top_k_first, joint")
     check_matrix("logits", logits)
     chosen = logits if indices is None else logits[_rows(indices, len(logits))]
-    kept = _top_p(chosen.softmax(-1), _column("top_p", top_p, len(chosen)))
-    kept &= _ranks(chosen) < _column("top_k", top_k, len(chosen))
+    kept = kept_by_top_p(chosen.softmax(-1), column("top_p", top_p, len(chosen)))
+    kept &= ranks(chosen) < column("top_k", top_k, len(chosen))
     tokens = _sample(chosen.masked_fill(~kept, -torch.inf), None, *noise)
     return tokens if indices is None else tokens.to(indices.dtype)
 
@@ -244,46 +218,3 @@ def _log(probs: torch.Tensor) -> torch.Tensor:
     if bool((probs < 0).any()):
         raise InputError("probs has negative numbers; give probabilities")
     return probs.log()
-
-
-def _check_top_k(top_k: Numbers) -> None:
-    k = _numbers("top_k", top_k)
-    if not bool(((k > 0) & (k == k.floor())).all()):
-        raise InputError(f"top_k is {top_k}; give whole numbers above 0")
-
-
-def _numbers(name: str, value: Numbers) -> torch.Tensor:
-    try:
-        return torch.as_tensor(value, dtype=torch.float64)
-    except (RuntimeError, TypeError, ValueError):
-        raise InputError(f"{name} is {value!r}; give a number, or one for each row") from None
-
-
-def _column(name: str, value: Numbers, rows: int) -> torch.Tensor:
-    """A number, or ``[rows]`` of them, as float64 [.., 1]."""
-    given = _numbers(name, value)
-    if given.shape not in ((), (rows,)):
-        raise InputError(f"{name} is {describe(given)}; give a number or [{rows}] of them")
-    return given[..., None]
-
-
-def _ranks(scores: torch.Tensor) -> torch.Tensor:
-    """How many of its row come before each element, by size and then by place."""
-    return torch.argsort(scores, dim=-1, descending=True, stable=True).argsort(-1)
-
-
-def _top_p(probs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Whether the likelier tokens' probabilities do not reach ``top_p`` yet."""
-    if not bool(((top_p > 0) & (top_p <= 1)).all()):
-        raise InputError("top_p is out of range; give numbers above 0 and at most 1")
-    ordered, order = torch.sort(probs.double(), stable=True, dim=-1, descending=True)
-    likelier = ordered.cumsum(-1) - ordered
-    return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, likelier < top_p)
-
-
-def _renormalised(probs: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    left = probs.double() * kept
-    total = left.sum(-1, keepdim=True)
-    if not bool((total > 0).all()):
-        raise InputError("probs has a row that does not add up to more than 0; give probabilities")
-    return (left / total).to(probs.dtype)
