@@ -230,6 +230,7 @@ TABLE = int32(0, 1).view(2, 1)
         ("v_cache", {"v_cache": V_CACHE[:, :3]}),
         ("q", {"q": draw(1, 2, 1, 4, DIM).half()}),
         ("softmax_scale", {"softmax_scale": math.inf}),
+        ("window_size", {"window_size": 3}),
         ("alibi_slopes", {"alibi_slopes": SLOPES[:2]}),
         ("alibi_slopes", {"alibi_slopes": SLOPES.repeat(3, 1)}),
     ],

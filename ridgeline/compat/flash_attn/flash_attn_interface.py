@@ -151,7 +151,8 @@ def flash_attn_with_kvcache(
     result is (output, LSE), the LSE float32 ``[batch, heads, seqlen_q]``.
 
     Raises InputError that names the argument for a wrong dtype, shape, stride or device, for tokens that the
-    cache has no room for, and for tables that name what is not there; nothing has been written then.
+    cache has no room for, and for tables that name what is not there. Nothing has been written then, unless
+    it is the scale, window, softcap or slopes that do not fit.
     """
     options = {"scale": softmax_scale, "causal": causal, "window": window_size, "softcap": softcap}
     names = {"k_pages": "k_cache", "v_pages": "v_cache", "block_tables": "block_table"}
@@ -161,7 +162,7 @@ def flash_attn_with_kvcache(
         if k is not None or v is not None:
             cache.check_new(q, k, v, cache_seqlens)
         if rotary_cos is not None or rotary_sin is not None:
-            ordered = causal or tuple(window_size) != (-1, -1)
+            ordered = causal or window_size not in ((-1, -1), [-1, -1])
             q, k = rotated(q, k, rotary_cos, rotary_sin, past, ordered, rotary_interleaved)
         if k is not None:
             cache.append(k, v, past)
