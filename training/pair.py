@@ -1,4 +1,4 @@
-"""Make the demo pair from nothing: its tokenizer, its four stages of training, its figures.
+"""Make the demo pair from nothing: its tokenizer, its five stages of training, its figures.
 
 Run `python -m training.pair` from the repository's root. The same command goes on where a stopped one was;
 what the stages write is kept in a cache folder, and only the finished weights go into the package.

@@ -1,4 +1,4 @@
-"""How the demo pair came about: four stages, each with its schedule and what it begins from."""
+"""How the demo pair came about: five stages, each with its schedule and what it begins from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +47,28 @@ STAGES = (
         truth=0.1,
     ),
     Stage(
+        "later-draft",
+        DRAFT_FOLDER,
+        layers=3,
+        recipe=Recipe(
+            5_000_000,
+            PACKAGES,
+            library_from=0.5,
+            seed=3,
+            matrix_rate=4e-3,
+            other_rate=1.6e-3,
+            last_rate=1.0,
+        ),
+        begins_from="early-draft",
+        teacher="shallow-target",
+        truth=0.1,
+    ),
+    Stage(
         "draft",
         DRAFT_FOLDER,
         layers=3,
-        recipe=Recipe(5_000_000, seed=3),
-        begins_from="early-draft",
+        recipe=Recipe(4_000_000, seed=4, matrix_rate=4e-3, other_rate=1.6e-3),
+        begins_from="later-draft",
         teacher="target",
         truth=0.1,
     ),

@@ -61,13 +61,15 @@ class LinearTable:
 
 @dataclass(frozen=True)
 class AttendCurve:
-    """Attention of the cpu reading: a sequence of one query row reads keys at ``warm`` or ``fresh`` bytes a
-    second; several rows compute at ``flops_per_second`` by rows, visible pairs counted. ``overhead`` is
-    that of the kernel, which serves all sequences."""
+    """Attention of the cpu reading. A sequence of one query row reads keys at ``warm`` or ``fresh`` bytes a
+    second and computes at ``row_rate`` FLOP/s, one after the other; several rows compute at
+    ``flops_per_second`` by rows, visible pairs counted. ``overhead`` is that of the kernel, which serves
+    all sequences."""
 
     overhead: float
     warm: float
     fresh: float
+    row_rate: float
     rows: tuple[int, ...]
     flops_per_second: tuple[float, ...]
 
@@ -82,7 +84,7 @@ class AttendCurve:
 
     def _seconds(self, rows: float, flops: float, nbytes: float, cached: bool) -> float:
         if rows <= 1:
-            return nbytes / (self.warm if cached else self.fresh)
+            return nbytes / (self.warm if cached else self.fresh) + flops / self.row_rate
         measured = min(rows, self.rows[-1])  # a rate grows to a limit: it is not carried on beyond
         return flops / interpolate(self.rows, self.flops_per_second, measured)
 
@@ -166,7 +168,7 @@ def _check(kernels: Kernels) -> None:
         _check_axis(f"attend.{dtype}.rows", curve.rows)
         if len(curve.flops_per_second) != len(curve.rows):
             raise ValueError(f"attend.{dtype}.flops_per_second has not a rate for every row")
-        _check_positive(f"attend.{dtype}", (curve.warm, curve.fresh, *curve.flops_per_second))
+        _check_positive(f"attend.{dtype}", (curve.warm, curve.fresh, curve.row_rate, *curve.flops_per_second))
     for dtype, kinds in kernels.simple.items():
         _check_positive(f"simple.{dtype}", (affine.throughput for affine in kinds.values()))
 

@@ -90,7 +90,7 @@ KERNELS = Kernels(
     threads=2,
     step=1e-4,
     linear={"bf16": TABLE, "int4-g128": QUANTISED},
-    attend={"bf16": AttendCurve(2e-5, 2e10, 1e10, (16, 512), (1e10, 4e10))},
+    attend={"bf16": AttendCurve(2e-5, 2e10, 1e10, 1e11, (16, 512), (1e10, 4e10))},
     simple={"fp32": {kind: Affine(1e-6, 1e10) for kind in ("norm", "embed", "gather")}},
 )
 MEASURED = replace(
@@ -163,7 +163,7 @@ def test_attention_without_a_cache_multiplies_as_the_weights_that_are_not_quanti
     measured = replace(
         KERNELS,
         linear=dict.fromkeys(curves, TABLE),
-        attend={f: AttendCurve(0.0, 1e10, 1e10, (1, 2), (rate, rate)) for f, rate in curves.items()},
+        attend={f: AttendCurve(0.0, 1e10, 1e10, 1e11, (1, 2), (rate, rate)) for f, rate in curves.items()},
     )
     trace = trace_step(declare(load_config("bert-base"), weights), [Span(64)], lowering=CPU, logits="all")
     found = predict(trace, replace(MEASURED, kernels=measured.to_dict()))

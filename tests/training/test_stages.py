@@ -35,7 +35,7 @@ def test_the_last_stage_of_each_model_ships():
 
 
 def test_an_unknown_stage_is_refused_with_the_names_there_are():
-    with pytest.raises(InputError, match="choose shallow-target, target, early-draft, draft"):
+    with pytest.raises(InputError, match="choose shallow-target, target, early-draft, later-draft, draft"):
         stage_named("drafts")
 
 

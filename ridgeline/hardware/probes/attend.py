@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ridgeline.hardware.kernels import AttendCurve
 from ridgeline.hardware.probes.parts import fit
-from ridgeline.hardware.probes.passes import WIDE, attend, cache_spec, plain, recorded, span_of, width_of
+from ridgeline.hardware.probes.passes import (
+    MANY,
+    WIDE,
+    attend,
+    cache_spec,
+    plain,
+    recorded,
+    span_of,
+    width_of,
+)
 from ridgeline.hardware.timing import KernelProbe, Timings
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Batch, Ops
+from ridgeline.ops.protocol import Batch, Heads, Ops
 from ridgeline.ops.trace import CPU, SequenceWork
+
+if TYPE_CHECKING:
+    from ridgeline.ops.native_cache import NativeCache
+    from ridgeline.ops.replay import Replay
 
 #: Context of the short call that tells the overhead.
 SHORT = 64
@@ -25,46 +38,51 @@ def attend_probes(
     format: str, rows: Sequence[int], keys: int, memory: int, between: Callable[[], Sequence[Any]]
 ) -> list[KernelProbe]:
     """With a cache in ``format``: figures ``kernels.attend.FORMAT.short`` (one row, a short context),
-    ``.warm`` and ``.fresh`` (one row, ``keys`` keys that are near, or come round after ``memory`` bytes) and
-    ``.rows[ROWS]`` (a prompt). ``between`` runs before each call."""
-    layer = _Attention(format, max(*rows, keys), memory)
+    ``.warm`` and ``.fresh`` (one row, ``keys`` keys that are near, or come round after ``memory`` bytes),
+    ``.many`` (as warm, twice the query heads) and ``.rows[ROWS]`` (a prompt). ``between`` runs before each
+    call."""
+    cache = Blocks(format, max(*rows, keys), memory)
 
-    def probe(name: str, n: int, past: int, first: Callable[[int], int]) -> KernelProbe:
+    def probe(name: str, n: int, past: int, first: Callable[[int], int] = cache.same) -> KernelProbe:
+        heads = MANY if name == "many" else WIDE
+        replay = _recorded(heads, cache.data)
+
         def call() -> float:
-            return layer.seconds(n, past, first(n + past))
+            span = span_of(n, past, cache.data.spec.block_size, first(n + past))
+            return replay.profile([0] * n, [span], "last", cache.data)[ATTENTION].total
 
         return KernelProbe(_figure(format, name), call, prepare=between)
 
     return [
-        probe("short", 1, SHORT - 1, layer.same),
-        probe("warm", 1, keys - 1, layer.same),
-        probe("fresh", 1, keys - 1, layer.next),
-        *(probe(f"rows[{n}]", n, 0, layer.same) for n in rows),
+        probe("short", 1, SHORT - 1),
+        probe("warm", 1, keys - 1),
+        probe("fresh", 1, keys - 1, cache.next),
+        probe("many", 1, keys - 1),
+        *(probe(f"rows[{n}]", n, 0) for n in rows),
     ]
 
 
-class _Attention:
-    """Attention over one layer's cache of ``memory`` bytes, and of ``keys`` keys at least."""
+def _recorded(heads: Heads, cache: NativeCache) -> Replay:
+    table = plain("embedding", 1, width_of(heads))
+
+    def forward(ops: Ops, batch: Batch) -> Any:
+        # The result is no output of the pass: those are new memory at every step.
+        return ops.take_rows(attend(ops, ops.embed(batch.ids, table), heads, batch), batch.logit_rows)
+
+    return recorded(forward, cache)
+
+
+class Blocks:
+    """The blocks of one layer's cache of ``memory`` bytes, and of ``keys`` keys at least."""
 
     def __init__(self, format: str, keys: int, memory: int) -> None:
-        from ridgeline.ops.cpu import Cpu
+        from ridgeline.ops.native_cache import NativeCache
 
         spec = cache_spec(WIDE, format)
-        self._block_size = spec.block_size
-        block_bytes = Cpu().alloc_cache(spec, 1).layer(0).data.nbytes
-        self._cache = Cpu().alloc_cache(spec, max(self._blocks(keys), memory // block_bytes))
-        self._cache.randomise()
+        block_bytes = NativeCache(spec, 1).layer(0).data.nbytes
+        self.data = NativeCache(spec, max(-(-keys // spec.block_size), memory // block_bytes))
+        self.data.randomise()
         self._next = 0
-        table = plain("embedding", 1, width_of(WIDE))
-
-        def forward(ops: Ops, batch: Batch) -> Any:
-            attended = attend(ops, ops.embed(batch.ids, table), WIDE, batch)
-            return ops.take_rows(attended, batch.logit_rows)
-
-        self._replay = recorded(forward, self._cache)
-
-    def _blocks(self, keys: int) -> int:
-        return -(-keys // self._block_size)
 
     def same(self, keys: int) -> int:
         """The first block of keys that every such call reads."""
@@ -72,32 +90,37 @@ class _Attention:
 
     def next(self, keys: int) -> int:
         """The first block of keys that were not read for as long as there is memory."""
-        blocks = self._blocks(keys)
-        first = self._next if self._next + blocks <= self._cache.blocks else 0
+        blocks = -(-keys // self.data.spec.block_size)
+        first = self._next if self._next + blocks <= self.data.blocks else 0
         self._next = first + blocks
         return first
-
-    def seconds(self, rows: int, past: int, first: int) -> float:
-        span = span_of(rows, past, self._block_size, first)
-        return self._replay.profile([0] * rows, [span], "last", self._cache)[ATTENTION].total
 
 
 def read_attend(timings: Timings, format: str, rows: Sequence[int], keys: int, fastest: float) -> AttendCurve:
     """The curve as measured; keys are read no faster than the nearest cache is, ``fastest`` bytes/s."""
-    few, many = counted(format, 1, SHORT - 1).cache_bytes, counted(format, 1, keys - 1).cache_bytes
-    short, warm = (timings.seconds(_figure(format, name)) for name in ("short", "warm"))
-    line = fit(few, short, many, warm, fastest)
+    few, many = counted(format, 1, SHORT - 1), counted(format, 1, keys - 1)
+    short, warm, more, fresh = (
+        timings.seconds(_figure(format, n)) for n in ("short", "warm", "many", "fresh")
+    )
+    line = fit(few.cache_bytes, short, many.cache_bytes, warm, fastest)
+    # Twice the query heads read the same keys: what they take longer is the operations' share.
+    beyond = max(warm - line.overhead, LEAST_SHARE * warm)
+    computing = min(max(more - warm, LEAST_SHARE * beyond), (1 - LEAST_SHARE) * beyond)
 
-    def beyond(name: str) -> float:
+    def rate(name: str, flops: float) -> float:
         seconds = timings.seconds(_figure(format, name))
-        return max(seconds - line.overhead, LEAST_SHARE * seconds)
+        return flops / max(seconds - line.overhead, LEAST_SHARE * seconds)
+
+    def reading(seconds: float) -> float:
+        return max(seconds - line.overhead - computing, LEAST_SHARE * seconds)
 
     return AttendCurve(
         overhead=line.overhead,
-        warm=line.throughput,
-        fresh=min(many / beyond("fresh"), fastest),
+        warm=min(many.cache_bytes / reading(warm), fastest),
+        fresh=min(many.cache_bytes / reading(fresh), fastest),
+        row_rate=many.flops / computing,
         rows=tuple(rows),
-        flops_per_second=tuple(counted(format, n, 0).flops / beyond(f"rows[{n}]") for n in rows),
+        flops_per_second=tuple(rate(f"rows[{n}]", counted(format, n, 0).flops) for n in rows),
     )
 
 

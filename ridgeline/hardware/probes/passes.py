@@ -27,6 +27,8 @@ THETA = 10_000.0
 NARROW = Heads(query=4, kv=2, dim=16)
 #: Four query heads a key/value head, 64 wide, as many small and middling models have it.
 WIDE = Heads(query=16, kv=4, dim=64)
+#: The same keys for twice the queries.
+MANY = Heads(query=32, kv=4, dim=64)
 #: Context of the step whose cost beside its kernels is measured.
 STEP_CONTEXT = 512
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridgeline.hardware.probes.attend import SHORT, attend_probes, counted, read_attend
+from ridgeline.hardware.probes.attend import SHORT, Blocks, attend_probes, counted, read_attend
 from ridgeline.hardware.probes.linear import linear_probes, read_linear
 from ridgeline.hardware.probes.parts import (
     PARTS,
@@ -19,6 +19,7 @@ from ridgeline.hardware.probes.parts import (
 from ridgeline.hardware.probes.passes import WIDE, Step, plain
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import Timing, Timings
+from ridgeline.kernels import KVCache
 from ridgeline.kernels.linear import FORMATS
 from ridgeline.ops.profile import Profile
 from ridgeline.ops.protocol import Span
@@ -134,17 +135,15 @@ def test_a_fresh_weight_is_another_one_at_every_call_and_a_warm_one_the_same():
 @pytest.mark.parametrize("format", CACHES)
 def test_attention_is_timed_over_every_cache(format):
     found = run(attend_probes(format, (4, 16), 64, 1 << 20, nothing))
-    assert len(found) == 5
+    assert len(found) == 6
     assert all(0 < seconds < 1 for seconds in found.values())
 
 
 def test_fresh_keys_come_round_when_the_memory_is_used_up():
-    probes = {p.figure: p for p in attend_probes("bf16", (4,), 64, 1 << 20, nothing)}
-    layer = probes["kernels.attend.bf16.fresh"].call.__closure__
-    (attention,) = (c.cell_contents.__self__ for c in layer if hasattr(c.cell_contents, "__self__"))
-    firsts = [attention.next(64) for _ in range(2 * attention._cache.blocks)]
-    assert sorted(set(firsts)) == list(range(0, attention._cache.blocks - 1, 2))
-    assert firsts.count(0) > 1
+    blocks = KVCache.empty(5, WIDE.kv, WIDE.dim, "bf16")
+    cache = Blocks("bf16", keys=64, memory=blocks.data.nbytes)
+    assert [cache.next(64) for _ in range(4)] == [0, 2, 0, 2]
+    assert [cache.same(64) for _ in range(2)] == [0, 0]
 
 
 def test_attention_counts_visible_pairs_and_the_cache_that_is_read():
@@ -161,20 +160,25 @@ def attend_timings(**seconds):
 
 
 def test_the_attention_curve_goes_through_what_was_measured():
-    found = attend_timings(short=1.5, warm=3.0, fresh=5.0, rows4=2.0, rows16=11.0)
+    found = attend_timings(short=1.5, warm=3.0, many=3.5, fresh=5.0, rows4=2.0, rows16=11.0)
     curve = read_attend(found, "fp32", (4, 16), keys=256, fastest=1e12)
-    short, long = (counted("fp32", 1, keys - 1).cache_bytes for keys in (SHORT, 256))
-    assert curve.overhead + curve.seconds(1, 0.0, short, cached=True) == pytest.approx(1.5)
-    assert curve.overhead + curve.seconds(1, 0.0, long, cached=True) == pytest.approx(3.0)
-    assert curve.overhead + curve.seconds(1, 0.0, long, cached=False) == pytest.approx(5.0)
+    short, long = (counted("fp32", 1, keys - 1) for keys in (SHORT, 256))
+
+    def seconds(work, more_heads=1, cached=True):
+        return curve.overhead + curve.seconds(1, more_heads * work.flops, work.cache_bytes, cached=cached)
+
+    assert seconds(short) == pytest.approx(1.5)
+    assert seconds(long) == pytest.approx(3.0)
+    assert seconds(long, more_heads=2) == pytest.approx(3.5)
+    assert seconds(long, cached=False) == pytest.approx(5.0)
     prompt = curve.seconds(16, counted("fp32", 16, 0).flops, 0.0, cached=True)
     assert curve.overhead + prompt == pytest.approx(11.0)
 
 
-@given(SECONDS, SECONDS, SECONDS, SECONDS, SECONDS)
-def test_whatever_the_noise_attention_has_positive_rates(short, warm, fresh, rows4, rows16):
-    found = attend_timings(short=short, warm=warm, fresh=fresh, rows4=rows4, rows16=rows16)
+@given(SECONDS, SECONDS, SECONDS, SECONDS, SECONDS, SECONDS)
+def test_whatever_the_noise_attention_has_positive_rates(short, warm, many, fresh, rows4, rows16):
+    found = attend_timings(short=short, warm=warm, many=many, fresh=fresh, rows4=rows4, rows16=rows16)
     curve = read_attend(found, "fp32", (4, 16), keys=256, fastest=1e12)
     assert curve.overhead >= 0
-    assert min(curve.warm, curve.fresh, *curve.flops_per_second) > 0
+    assert min(curve.warm, curve.fresh, curve.row_rate, *curve.flops_per_second) > 0
     assert max(curve.warm, curve.fresh) <= 1e12
