@@ -331,7 +331,8 @@ def _load(model: str, weights: str):
 
 def _load_to_generate(model: str, weights: str, options: dict[str, float | None]):
     """The model, after what its config alone can refuse; says what its folder asks for in vain."""
-    from ridgeline.engine.request import Sampling, refuse_encoder
+    from ridgeline.engine.request import refuse_encoder
+    from ridgeline.engine.sampling import Sampling
     from ridgeline.models import load_config
 
     refuse_encoder(load_config(model))

@@ -24,7 +24,8 @@ from ridgeline.hardware.files import cache_folder
 from ridgeline.report.units import seconds
 
 if TYPE_CHECKING:
-    from ridgeline.engine.request import Sampling, Token
+    from ridgeline.engine.result import Token
+    from ridgeline.engine.sampling import Sampling
     from ridgeline.loading import Loaded
 
 #: Tokens of an answer where neither the user nor the model's folder says: a text has no end of its own.

@@ -4,18 +4,21 @@ The Gumbel-max trick draws from softmax(l) as argmax(l + g), g = -log(-log u) (G
 et al. 2014, arXiv 1411.0030). The uniform u is a hash of (seed, position, token id), so a draw depends
 on nothing else: not on the other rows, not on how the prompt was cut, not on what was drawn before.
 
-Order: repetition penalty, temperature, top-k, top-p, min-p, draw; that of transformers.
+Order: repetition, frequency and presence penalties, bias, temperature, top-k, top-p, min-p, draw; where
+transformers has the same, its order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence as Items
 from dataclasses import replace
 
 import torch
 
-from ridgeline.engine.request import Request, Sampling
+from ridgeline.engine.result import Logprobs
+from ridgeline.engine.sampling import Sampling
+from ridgeline.engine.sequence import Sequence
 
 # SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"), in int64,
 # whose products wrap like those of uint64.
@@ -27,23 +30,40 @@ _SECOND = 0x94D049BB133111EB - (1 << 64)
 _UNIFORM_BITS = 52
 
 
-def choose_tokens(logits: torch.Tensor, requests: Sequence[Request]) -> list[int]:
-    """The next token of each request from its row of ``logits``, [requests, vocab] of any float dtype.
+def choose_tokens(logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
+    """The next token of each sequence from its row of ``logits``, [sequences, vocab] of any float dtype.
 
     All is computed in float32, the noise in float64. Of equal logits greedy takes the lowest id.
     """
-    logits = _penalise(logits.float(), requests)
+    logits = penalised(logits.float(), sequences)
     chosen = logits.argmax(-1)
-    for sampling, rows in _rows_by_sampling(requests).items():
-        seeds = [requests[row].sampling.seed for row in rows]
-        positions = [len(requests[row].tokens) for row in rows]
+    for sampling, rows in _rows_by_sampling(sequences).items():
+        seeds = [sequences[row].sampling.seed for row in rows]
+        positions = [len(sequences[row].tokens) for row in rows]
         chosen[rows] = draw(logits[rows], sampling, seeds, positions)
     return chosen.tolist()
 
 
-def draw(
-    logits: torch.Tensor, sampling: Sampling, seeds: Sequence[int], positions: Sequence[int]
-) -> torch.Tensor:
+def choose_continuations(
+    logits: torch.Tensor, sequences: Items[Sequence], count: int
+) -> list[list[tuple[int, float]]]:
+    """The ``count`` likeliest tokens after each beam with their log-probabilities, the likeliest first."""
+    logprobs = penalised(logits.float(), sequences).log_softmax(-1)
+    values, tokens = logprobs.topk(min(count, logprobs.shape[-1]))
+    return [
+        list(zip(ids, row, strict=True)) for ids, row in zip(tokens.tolist(), values.tolist(), strict=True)
+    ]
+
+
+def logprobs_of(logits: torch.Tensor, chosen: int, top: int) -> Logprobs:
+    """Those of the ``chosen`` token and of the ``top`` likeliest, from one row of logits [vocab]."""
+    logprobs = logits.float().log_softmax(-1)
+    values, tokens = logprobs.topk(min(top, len(logprobs)))
+    best = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
+    return Logprobs(float(logprobs[chosen]), best)
+
+
+def draw(logits: torch.Tensor, sampling: Sampling, seeds: Items[int], positions: Items[int]) -> torch.Tensor:
     """A token for each row of float32 ``logits`` [rows, vocab]: int64 [rows].
 
     ``seeds`` stand in for the sampling's own; a position is the place in its sequence that the token takes.
@@ -74,7 +94,7 @@ def candidates(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, 
     return scores, tokens
 
 
-def gumbel_noise(seeds: Sequence[int], positions: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
+def gumbel_noise(seeds: Items[int], positions: Items[int], tokens: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise in float64 for int64 ``tokens`` [rows, n]: same shape.
 
     An element depends on its row's seed and position and on its token alone: they are hashed to the
@@ -100,22 +120,44 @@ def _shift(z: torch.Tensor, bits: int) -> torch.Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _penalise(logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
-    """Repetition penalty (Keskar et al. 2019, arXiv 1909.05858) on tokens of the prompt and output."""
-    if all(request.sampling.repetition_penalty == 1 for request in requests):
+def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
+    """Float32 ``logits`` [sequences, vocab] after each sequence's penalties and biases, which change a copy.
+
+    The repetition penalty (Keskar et al. 2019, arXiv 1909.05858) is on tokens of the prompt and output; with
+    c the times that a token is in the output, frequency and presence penalties take off
+    c * frequency + (c > 0) * presence, as OpenAI's API defines them.
+    """
+    if not any(_changes_logits(sequence.sampling) for sequence in sequences):
         return logits
     logits = logits.clone()
-    for row, request in zip(logits, requests, strict=True):
-        penalty = request.sampling.repetition_penalty
-        seen = torch.tensor(sorted(set(request.tokens)), device=logits.device)
-        row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+    for row, sequence in zip(logits, sequences, strict=True):
+        sampling = sequence.sampling
+        if sampling.repetition_penalty != 1:
+            seen = torch.tensor(sequence.tokens, device=row.device)
+            penalty = sampling.repetition_penalty
+            row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+        if sampling.frequency_penalty or sampling.presence_penalty:
+            output = torch.tensor(sequence.output, dtype=torch.int64, device=row.device)
+            tokens, times = output.unique(return_counts=True)
+            row[tokens] -= times * sampling.frequency_penalty + sampling.presence_penalty
+        for token, bias in sampling.logit_bias:
+            row[token] += bias
     return logits
 
 
-def _rows_by_sampling(requests: Sequence[Request]) -> dict[Sampling, list[int]]:
+def _changes_logits(sampling: Sampling) -> bool:
+    return bool(
+        sampling.repetition_penalty != 1
+        or sampling.frequency_penalty
+        or sampling.presence_penalty
+        or sampling.logit_bias
+    )
+
+
+def _rows_by_sampling(sequences: Items[Sequence]) -> dict[Sampling, list[int]]:
     """The rows that are sampled, those that differ in their seeds alone together."""
     groups: dict[Sampling, list[int]] = {}
-    for row, request in enumerate(requests):
-        if not request.sampling.greedy:
-            groups.setdefault(replace(request.sampling, seed=0), []).append(row)
+    for row, sequence in enumerate(sequences):
+        if not sequence.sampling.greedy:
+            groups.setdefault(replace(sequence.sampling, seed=0), []).append(row)
     return groups

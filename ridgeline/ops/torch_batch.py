@@ -148,6 +148,15 @@ class TorchCache:
     def layer(self, index: int) -> TorchLayerCache:
         return self._layers[index]
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Give block ``target`` the keys and values of block ``source``, in every layer."""
+        size = self.spec.block_size
+        for layer in self._layers:
+            for stored in (layer.keys, layer.values):
+                stored[:, target * size : (target + 1) * size] = stored[
+                    :, source * size : (source + 1) * size
+                ]
+
     def randomise(self) -> None:
         """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
         for layer in self._layers:

@@ -14,7 +14,8 @@ import pytest
 
 from ridgeline.chat.session import Session, Turn
 from ridgeline.chat.terminal import Terminal, chat
-from ridgeline.engine.request import GREEDY, Token
+from ridgeline.engine.result import Token
+from ridgeline.engine.sampling import GREEDY
 from ridgeline.errors import InputError
 from ridgeline.loading import load
 

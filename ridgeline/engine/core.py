@@ -1,0 +1,138 @@
+"""The engine without threads: requests in, one step at a time, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import torch
+
+from ridgeline.engine.beams import Beams, Hypothesis
+from ridgeline.engine.output import Output, timings
+from ridgeline.engine.request import Request
+from ridgeline.engine.result import Result, Token
+from ridgeline.engine.runner import Runner
+from ridgeline.engine.sampler import choose_continuations, choose_tokens, logprobs_of
+from ridgeline.engine.scheduler import Ready, Scheduler
+from ridgeline.engine.sequence import Group
+from ridgeline.weights.tokenizer import Tokenizer
+
+
+@dataclass
+class _Answer:
+    """What a request is waiting for: its place in the call, and how many of its outputs are to come."""
+
+    place: int
+    missing: int
+
+
+class Core:
+    """Steps of ``scheduler``, computed by ``runner``; text is that of ``tokenizer``, empty without one."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer | None) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self._answers: dict[Request, _Answer] = {}
+        self._outputs: dict[Group, Output] = {}
+        self._beams: dict[Group, Beams] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def submit(self, request: Request, place: int, submitted: float | None = None) -> None:
+        """Queue a request, whose tokens will carry ``place``; it came at ``submitted``, by default now.
+
+        Raises InputError if it would not fit even if it were alone.
+        """
+        group = self.scheduler.submit(request, submitted)
+        self._answers[request] = _Answer(place, request.samples)
+        if request.beams is not None:
+            self._beams[group] = Beams(request)
+
+    def abort(self, request: Request) -> None:
+        """Forget a request: nothing more comes of it, and its blocks are free. One that is not there is no
+        error: it may just have finished."""
+        for group in self.scheduler.abort(request):
+            self._outputs.pop(group, None)
+            self._beams.pop(group, None)
+        self._answers.pop(request, None)
+
+    @torch.inference_mode()
+    def step(self) -> list[Token]:
+        """Compute one packed batch, and return the tokens that it gave; none if there is nothing to do."""
+        plan = self.scheduler.schedule()
+        if not plan.chunks:
+            return []
+        logits = self.runner.run(plan)
+        ready = self.scheduler.commit(plan)
+        now = self.scheduler.clock.now()
+        tokens = self._sample([found for found in ready if found.group not in self._beams], logits, now)
+        for found in ready:
+            if found.group in self._beams:
+                tokens += self._search(found, logits, now)
+        return tokens
+
+    # -- sampling ------------------------------------------------------------------------------------
+
+    def _sample(self, ready: Items[Ready], logits: torch.Tensor, now: float) -> list[Token]:
+        """The next token of each group's one sequence; those that are finished leave."""
+        logits = logits[[found.rows[0] for found in ready]]
+        chosen = choose_tokens(logits, [found.group.sequences[0] for found in ready])
+        tokens = []
+        for found, row, token in zip(ready, logits, chosen, strict=True):
+            [sequence] = found.group.sequences
+            top = sequence.request.logprobs
+            sequence.accept(token)
+            logprobs = None if top is None else logprobs_of(row, token, top)
+            tokens.append(self._output(found.group).add(sequence, logprobs, now))
+            if sequence.finish_reason is not None:
+                self._finish(found.group, 1)
+        return tokens
+
+    def _output(self, group: Group) -> Output:
+        if group not in self._outputs:
+            place = self._answers[group.request].place
+            self._outputs[group] = Output(place, group, self.tokenizer)
+        return self._outputs[group]
+
+    # -- beam search ---------------------------------------------------------------------------------
+
+    def _search(self, ready: Ready, logits: torch.Tensor, now: float) -> list[Token]:
+        """Go on with the best beams; the results, and nothing before, once the search is over."""
+        group, beams = ready.group, self._beams[ready.group]
+        continuations = choose_continuations(logits[list(ready.rows)], group.sequences, beams.candidates)
+        branches = beams.advance([sequence.output for sequence in group.sequences], continuations)
+        if branches:
+            self.scheduler.branch(group, [branch.parent for branch in branches])
+            for sequence, branch in zip(group.sequences, branches, strict=True):
+                sequence.tokens.append(branch.token)
+            return []
+        place = self._answers[group.request].place
+        best = beams.finished[: group.request.samples]
+        results = [self._beam_result(group, sample, found, now) for sample, found in enumerate(best)]
+        self._finish(group, group.request.samples)
+        return [Token(place, result.ids[-1], result.text, result, result.sample) for result in results]
+
+    def _beam_result(self, group: Group, sample: int, found: Hypothesis, now: float) -> Result:
+        shown = found.ids[:-1] if found.finish_reason == "stop" else found.ids
+        return Result(
+            "" if self.tokenizer is None else self.tokenizer.decode(shown),
+            found.ids,
+            found.finish_reason,
+            len(group.request.prompt),
+            timings(group, now, now, 1),
+            sample,
+            group.sequences[0].reused,
+            score=found.score,
+        )
+
+    def _finish(self, group: Group, outputs: int) -> None:
+        self.scheduler.finish(group)
+        self._outputs.pop(group, None)
+        self._beams.pop(group, None)
+        answer = self._answers[group.request]
+        answer.missing -= outputs
+        if not answer.missing:
+            del self._answers[group.request]
