@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _PUBLIC = {
+    "Engine": "ridgeline.engine.engine",
     "InputError": "ridgeline.errors",
     "check": "ridgeline.analysis.check",
     "declare": "ridgeline.models",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ridgeline.analysis.explain import explain as explain
     from ridgeline.analysis.step import predict_step as predict_step
     from ridgeline.analysis.step import trace_step as trace_step
+    from ridgeline.engine.engine import Engine as Engine
     from ridgeline.errors import InputError as InputError
     from ridgeline.hardware import load_device as load_device
     from ridgeline.hardware.measure import measure as measure

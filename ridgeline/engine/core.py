@@ -10,12 +10,14 @@ import torch
 from ridgeline.engine.beams import Beams, Hypothesis
 from ridgeline.engine.output import Output, timings
 from ridgeline.engine.request import Request
-from ridgeline.engine.result import Result, Token
+from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import Runner
 from ridgeline.engine.sampler import choose_continuations, choose_tokens, logprobs_of
 from ridgeline.engine.scheduler import Ready, Scheduler
 from ridgeline.engine.sequence import Group
 from ridgeline.weights.tokenizer import Tokenizer
+
+Event = Token | Failure
 
 
 @dataclass
@@ -60,12 +62,19 @@ class Core:
         self._answers.pop(request, None)
 
     @torch.inference_mode()
-    def step(self) -> list[Token]:
-        """Compute one packed batch, and return the tokens that it gave; none if there is nothing to do."""
+    def step(self) -> list[Event]:
+        """Compute one packed batch, and return the tokens that it gave; none if there is nothing to do.
+
+        If it cannot be computed, the requests in it fail, and those that wait are served as before.
+        """
         plan = self.scheduler.schedule()
         if not plan.chunks:
             return []
-        logits = self.runner.run(plan)
+        try:
+            logits = self.runner.run(plan)
+        except Exception as error:
+            failed = dict.fromkeys(chunk.sequence.request for chunk in plan.chunks)
+            return [self._fail(request, error) for request in failed]
         ready = self.scheduler.commit(plan)
         now = self.scheduler.clock.now()
         tokens = self._sample([found for found in ready if found.group not in self._beams], logits, now)
@@ -76,20 +85,30 @@ class Core:
 
     # -- sampling ------------------------------------------------------------------------------------
 
-    def _sample(self, ready: Items[Ready], logits: torch.Tensor, now: float) -> list[Token]:
+    def _sample(self, ready: Items[Ready], logits: torch.Tensor, now: float) -> list[Event]:
         """The next token of each group's one sequence; those that are finished leave."""
         logits = logits[[found.rows[0] for found in ready]]
         chosen = choose_tokens(logits, [found.group.sequences[0] for found in ready])
         tokens = []
         for found, row, token in zip(ready, logits, chosen, strict=True):
             [sequence] = found.group.sequences
-            top = sequence.request.logprobs
+            if sequence.request not in self._answers:  # another of its samples has just failed
+                continue
             sequence.accept(token)
-            logprobs = None if top is None else logprobs_of(row, token, top)
-            tokens.append(self._output(found.group).add(sequence, logprobs, now))
+            try:
+                tokens.append(self._add_to_output(found.group, row, now))
+            except Exception as error:  # its text cannot be made: the others go on
+                tokens.append(self._fail(sequence.request, error))
+                continue
             if sequence.finish_reason is not None:
                 self._finish(found.group, 1)
         return tokens
+
+    def _add_to_output(self, group: Group, logits: torch.Tensor, now: float) -> Token:
+        [sequence] = group.sequences
+        top = sequence.request.logprobs
+        logprobs = None if top is None else logprobs_of(logits, sequence.tokens[-1], top)
+        return self._output(group).add(sequence, logprobs, now)
 
     def _output(self, group: Group) -> Output:
         if group not in self._outputs:
@@ -99,7 +118,7 @@ class Core:
 
     # -- beam search ---------------------------------------------------------------------------------
 
-    def _search(self, ready: Ready, logits: torch.Tensor, now: float) -> list[Token]:
+    def _search(self, ready: Ready, logits: torch.Tensor, now: float) -> list[Event]:
         """Go on with the best beams; the results, and nothing before, once the search is over."""
         group, beams = ready.group, self._beams[ready.group]
         continuations = choose_continuations(logits[list(ready.rows)], group.sequences, beams.candidates)
@@ -127,6 +146,11 @@ class Core:
             group.sequences[0].reused,
             score=found.score,
         )
+
+    def _fail(self, request: Request, error: Exception) -> Failure:
+        failure = Failure(self._answers[request].place, error)
+        self.abort(request)
+        return failure
 
     def _finish(self, group: Group, outputs: int) -> None:
         self.scheduler.finish(group)

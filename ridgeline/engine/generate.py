@@ -11,44 +11,40 @@ from ridgeline.engine.clock import RealClock
 from ridgeline.engine.core import Core
 from ridgeline.engine.prompts import Prompt, Requests
 from ridgeline.engine.request import Request
-from ridgeline.engine.result import Result, Token
+from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import ModelRunner
 from ridgeline.engine.scheduler import Limits, Scheduler
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache
-from ridgeline.weights.tokenizer import Tokenizer
 
 
 class Generator:
-    """Generates with ``model`` on the executing reading ``ops``.
+    """Generates with ``model`` on the executing reading ``ops``, what ``requests`` makes of the prompts.
 
-    A step computes at most ``token_budget`` tokens, of all its requests together. The cache holds
+    A step computes at most ``token_budget`` tokens, of at most ``sequences`` sequences. The cache holds
     ``cache_tokens`` tokens at once, by default as many as the requests of a call may need; requests
-    beyond wait their turn. A request that names no ``max_tokens`` generates at most
-    ``default_max_tokens``, and ends at the end of the model's window in any case.
+    beyond wait their turn.
 
-    Raises InputError if the model is an encoder or one of the numbers is below 1.
+    Raises InputError if one of the numbers is below 1.
     """
 
     def __init__(
         self,
         model: Model,
         ops: Reference,
-        tokenizer: Tokenizer | None = None,
+        requests: Requests,
         *,
         block_size: int = 16,
         token_budget: int = 512,
         sequences: int = 256,
         prefix_cache: bool = True,
         cache_tokens: int | None = None,
-        default_max_tokens: int | None = None,
     ) -> None:
-        self.requests = Requests(model.config, tokenizer, default_max_tokens)
         self.model = model
         self.ops = ops
-        self.tokenizer = tokenizer
+        self.requests = requests
         self.block_size = at_least_one("block_size", block_size)
         self.limits = Limits(token_budget, sequences, prefix_cache)
         self.cache_tokens = None if cache_tokens is None else at_least_one("cache_tokens", cache_tokens)
@@ -76,7 +72,7 @@ class Generator:
             blocks = min(blocks, self.cache_tokens // self.block_size)
         cache = make_cache(self.model, self.ops, blocks, self.block_size)
         scheduler = Scheduler(BlockPool(blocks, self.block_size), self.limits, RealClock())
-        core = Core(scheduler, ModelRunner(self.model, self.ops, cache), self.tokenizer)
+        core = Core(scheduler, ModelRunner(self.model, self.ops, cache), self.requests.tokenizer)
         for place, request in enumerate(requests):
             core.submit(request, place)
         return core
@@ -85,7 +81,10 @@ class Generator:
 def run(core: Core) -> Iterator[Token]:
     """All tokens of the requests that a core has, as they come."""
     while core.has_work:
-        yield from core.step()
+        for event in core.step():
+            if isinstance(event, Failure):
+                raise event.error
+            yield event
     core.scheduler.check()
 
 

@@ -24,8 +24,9 @@ MOST_STOPS = 16
 
 @dataclass(frozen=True)
 class Requests:
-    """Makes requests for one model. One that names no ``max_tokens`` generates at most those named here, and
-    ends at the end of the model's window in any case.
+    """Makes requests for one model. What a request leaves open is taken from here: how to choose tokens,
+    which of them end an output (by default those that the tokenizer names), and how many there are at most;
+    an output ends at the end of the model's window in any case.
 
     Raises InputError if the model is an encoder.
     """
@@ -33,18 +34,20 @@ class Requests:
     config: ModelConfig
     tokenizer: Tokenizer | None = None
     max_tokens: int | None = None
+    sampling: Sampling = GREEDY
+    stop_ids: Collection[int] | None = None
 
     def __post_init__(self) -> None:
         refuse_encoder(self.config)
         if self.max_tokens is not None:
-            at_least_one("default_max_tokens", self.max_tokens)
+            at_least_one("max_tokens", self.max_tokens)
 
     def make(
         self,
         prompt: Prompt,
         *,
         max_tokens: int | None = None,
-        sampling: Sampling = GREEDY,
+        sampling: Sampling | None = None,
         stop_ids: Collection[int] | None = None,
         stop: str | Sequence[str] = (),
         n: int = 1,
@@ -56,15 +59,15 @@ class Requests:
         """A checked request; see :class:`~ridgeline.engine.request.Request` for what is not said here.
 
         ``prompt`` is text, which the tokenizer encodes, or token ids; an empty one becomes the tokenizer's
-        first token. ``stop_ids`` end the output, by default the tokenizer's own.
+        first token. ``n`` outputs are wanted. ``stop_ids`` () never stop.
 
         Raises InputError, with ``name`` for the prompt, if the prompt is empty without such a token, holds an
         id outside the vocabulary, is text without a tokenizer, or does not fit the window with its output;
         and for an option that is out of range or does not go with another.
         """
         ids = self._prompt_ids(prompt, name)
-        if stop_ids is None:
-            stop_ids = () if self.tokenizer is None else self.tokenizer.eos_ids
+        sampling = self.sampling if sampling is None else sampling
+        stop_ids = self._default_stop_ids() if stop_ids is None else stop_ids
         most = self._max_tokens(len(ids), max_tokens, name)
         self._check_biases(sampling)
         _check_range("n", n, 1, MOST_SAMPLES)
@@ -93,6 +96,11 @@ class Requests:
         prompts = _as_prompts(prompts)
         names = ["the prompt"] if len(prompts) == 1 else [f"prompts[{i}]" for i in range(len(prompts))]
         return [self.make(prompt, **options, name=name) for prompt, name in zip(prompts, names, strict=True)]
+
+    def _default_stop_ids(self) -> Collection[int]:
+        if self.stop_ids is not None:
+            return self.stop_ids
+        return () if self.tokenizer is None else self.tokenizer.eos_ids
 
     def _prompt_ids(self, prompt: Prompt, name: str) -> tuple[int, ...]:
         if isinstance(prompt, str):

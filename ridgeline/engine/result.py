@@ -64,3 +64,11 @@ class Token:
     result: Result | None = None
     sample: int = 0
     logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ends the request at place ``request`` of the call, if it could not be computed."""
+
+    request: int
+    error: Exception

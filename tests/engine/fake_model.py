@@ -12,6 +12,7 @@ from ridgeline.engine.beams import Beams
 from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.clock import SimulatedClock
 from ridgeline.engine.core import Core
+from ridgeline.engine.result import Failure
 from ridgeline.engine.sampler import choose_continuations, choose_tokens
 from ridgeline.engine.scheduler import Limits, Scheduler
 from ridgeline.engine.sequence import Sequence
@@ -63,6 +64,8 @@ def results(core):
     found = {}
     while core.has_work:
         for token in core.step():
+            if isinstance(token, Failure):
+                raise token.error
             if token.result is not None:
                 found[token.request, token.sample] = token.result
         core.scheduler.check()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.engine.generate import Generator, collect, run
+from ridgeline.engine.prompts import Requests
 from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
 from ridgeline.errors import InputError
 from ridgeline.ops.cpu import Cpu
@@ -57,10 +58,14 @@ def model(twin):
 def make(model):
     """A generator for the tiny Llama without a tokenizer; options as Generator's."""
 
-    def make(tokenizer=None, **options):
-        return Generator(model, Cpu(torch.float32), tokenizer, **options)
+    def make(tokenizer=None, *, max_tokens=None, **options):
+        return generator(model, Requests(model.config, tokenizer, max_tokens), **options)
 
     return make
+
+
+def generator(model, requests=None, **options):
+    return Generator(model, Cpu(torch.float32), requests or Requests(model.config), **options)
 
 
 def some_prompt(length, seed=0):
@@ -76,7 +81,7 @@ def test_greedy_tokens_are_the_argmax_of_the_reference_pass_by_pass(make_twin, a
     """Each token from a full pass of the reference reading over all tokens before, without a cache."""
     model, ops = make_twin(architecture, **FAMILIES[architecture]).ours, Reference()
     tokens = some_prompt(20)
-    [result] = Generator(model, Cpu(torch.float32)).generate(tokens, max_tokens=30)
+    [result] = generator(model).generate(tokens, max_tokens=30)
     for _ in range(30):
         logits = model.forward(ops, ops.batch(tokens, [Span(len(tokens))]))
         tokens.append(int(logits.argmax()))
@@ -237,9 +242,9 @@ def test_a_stop_token_ends_the_output_and_stays_in_its_ids(make):
 def test_without_max_tokens_the_output_ends_with_the_window(make):
     [result] = make().generate(some_prompt(100))
     assert (len(result.ids), result.finish_reason) == (WINDOW - 100, "length")
-    [result] = make(default_max_tokens=5).generate(some_prompt(100))
+    [result] = make(max_tokens=5).generate(some_prompt(100))
     assert len(result.ids) == 5
-    [result] = make(default_max_tokens=50).generate(some_prompt(100))
+    [result] = make(max_tokens=50).generate(some_prompt(100))
     assert len(result.ids) == WINDOW - 100
 
 
@@ -370,7 +375,7 @@ def test_the_cache_has_the_format_of_the_weights(twin):
     from ridgeline.weights.load import load_model
 
     model = load_model(load_config(twin.folder), twin.folder, "bf16")
-    generator = Generator(model, Cpu(torch.bfloat16))
+    generator = Generator(model, Cpu(torch.bfloat16), Requests(model.config))
     assert generator.start([generator.requests.make([5])]).runner.cache.spec.format == "bf16"
     [result] = generator.generate(some_prompt(20), max_tokens=3)
     assert len(result.ids) == 3
@@ -419,7 +424,7 @@ def test_bad_input_is_refused_at_once_in_one_line(make, prompts, options, messag
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("option", ["block_size", "token_budget", "cache_tokens", "default_max_tokens"])
+@pytest.mark.parametrize("option", ["block_size", "token_budget", "sequences", "cache_tokens", "max_tokens"])
 def test_a_size_below_one_is_refused(make, option):
     with pytest.raises(InputError, match=f"{option} is 0, expected"):
         make(**{option: 0})
@@ -435,7 +440,7 @@ def test_a_request_larger_than_the_cache_is_refused(make):
 def test_a_cache_larger_than_memory_is_refused(model):
     endless = replace(model, config=replace(model.config, window=10**15))
     with pytest.raises(InputError, match=r"memory does not hold a cache of .* lower max_tokens"):
-        Generator(endless, Cpu(torch.float32)).generate([5])
+        generator(endless).generate([5])
 
 
 def test_an_encoder_is_refused(make_twin):
@@ -448,4 +453,4 @@ def test_an_encoder_is_refused(make_twin):
         intermediate_size=64,
     ).ours
     with pytest.raises(InputError, match="is an encoder, which generates nothing"):
-        Generator(bert, Cpu(torch.float32))
+        generator(bert)

@@ -122,7 +122,7 @@ def test_the_fake_model_notices_a_wrong_block():
     core.step()
     core.runner.blocks[0][0] = 39
     with pytest.raises(AssertionError):
-        core.step()
+        results(core)
 
 
 # -- the budget ------------------------------------------------------------------------------------
