@@ -28,6 +28,7 @@ _PUBLIC = {
     "load_device": "ridgeline.hardware",
     "measure": "ridgeline.hardware.measure",
     "predict_step": "ridgeline.analysis.step",
+    "simulate": "ridgeline.analysis.serving",
     "trace_step": "ridgeline.analysis.step",
     "validate": "ridgeline.validation",
     "write_report": "ridgeline.report",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ridgeline.analysis.check import check as check
     from ridgeline.analysis.evaluate import evaluate as evaluate
     from ridgeline.analysis.explain import explain as explain
+    from ridgeline.analysis.serving import simulate as simulate
     from ridgeline.analysis.step import predict_step as predict_step
     from ridgeline.analysis.step import trace_step as trace_step
     from ridgeline.engine.engine import Engine as Engine

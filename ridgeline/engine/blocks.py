@@ -73,17 +73,20 @@ class BlockPool:
 
     # -- a sequence's blocks -------------------------------------------------------------------------
 
-    def allocate(self, sequence: Hashable, tokens: int, prefix: Sequence[bytes] = ()) -> int:
+    def allocate(
+        self, sequence: Hashable, tokens: int, prefix: Sequence[bytes] = (), *, spare: int = 0
+    ) -> int:
         """Give a new sequence a table with room for ``tokens``, and say how many blocks were reused.
 
         The blocks published under the first hashes of ``prefix`` are shared, as far as there are such;
-        only the others are new. ``prefix`` must not be longer than the table. Raises OutOfBlocks.
+        only the others are new. ``prefix`` must not be longer than the table. Raises OutOfBlocks, also if
+        fewer than ``spare`` blocks would still be available.
         """
         if sequence in self._tables:
             raise ValueError(f"sequence {sequence!r} already has a table")
         reused = self._known(prefix)
         new = self.blocks_for(tokens) - len(reused)
-        self._refuse_beyond(new, self.available - sum(block in self._idle for block in reused))
+        self._refuse_beyond(new + spare, self.available - sum(block in self._idle for block in reused))
         for block in reused:
             self._idle.pop(block, None)
             self._holders[block] += 1

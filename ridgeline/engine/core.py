@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -77,38 +78,45 @@ class Core:
             return [self._fail(request, error) for request in failed]
         ready = self.scheduler.commit(plan)
         now = self.scheduler.clock.now()
-        tokens = self._sample([found for found in ready if found.group not in self._beams], logits, now)
-        for found in ready:
-            if found.group in self._beams:
-                tokens += self._search(found, logits, now)
-        return tokens
+        sampled = [found for found in ready if found.group not in self._beams]
+        searched = [found for found in ready if found.group in self._beams]
+        events = self._sample(sampled, logits, now)
+        for found in searched:
+            events += self._guarded(found.group.request, self._search, found, logits, now)
+        return events
+
+    def _guarded(
+        self, request: Request, answer: Callable[..., list[Event]], *arguments: object
+    ) -> list[Event]:
+        """What ``answer`` gives of the request; if it raises the request fails, and the others go on."""
+        if request not in self._answers:  # another of its samples has just failed
+            return []
+        try:
+            return answer(*arguments)
+        except Exception as error:
+            return [self._fail(request, error)]
 
     # -- sampling ------------------------------------------------------------------------------------
 
     def _sample(self, ready: Items[Ready], logits: torch.Tensor, now: float) -> list[Event]:
-        """The next token of each group's one sequence; those that are finished leave."""
+        """The next token of each group's one sequence."""
         logits = logits[[found.rows[0] for found in ready]]
         chosen = choose_tokens(logits, [found.group.sequences[0] for found in ready])
-        tokens = []
+        events: list[Event] = []
         for found, row, token in zip(ready, logits, chosen, strict=True):
-            [sequence] = found.group.sequences
-            if sequence.request not in self._answers:  # another of its samples has just failed
-                continue
-            sequence.accept(token)
-            try:
-                tokens.append(self._add_to_output(found.group, row, now))
-            except Exception as error:  # its text cannot be made: the others go on
-                tokens.append(self._fail(sequence.request, error))
-                continue
-            if sequence.finish_reason is not None:
-                self._finish(found.group, 1)
-        return tokens
+            events += self._guarded(found.group.request, self._accept, found.group, token, row, now)
+        return events
 
-    def _add_to_output(self, group: Group, logits: torch.Tensor, now: float) -> Token:
+    def _accept(self, group: Group, token: int, logits: torch.Tensor, now: float) -> list[Event]:
+        """The event of a sampled token; a sequence that is finished leaves."""
         [sequence] = group.sequences
-        top = sequence.request.logprobs
-        logprobs = None if top is None else logprobs_of(logits, sequence.tokens[-1], top)
-        return self._output(group).add(sequence, logprobs, now)
+        top = group.request.logprobs
+        sequence.accept(token)
+        logprobs = None if top is None else logprobs_of(logits, token, top)
+        event = self._output(group).add(sequence, logprobs, now)
+        if sequence.finish_reason is not None:
+            self._finish(group, 1)
+        return [event]
 
     def _output(self, group: Group) -> Output:
         if group not in self._outputs:

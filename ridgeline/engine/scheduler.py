@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from ridgeline.engine.blocks import BlockPool, Copy, OutOfBlocks
-from ridgeline.engine.checks import at_least_one
+from ridgeline.engine.checks import at_least_one, is_whole
 from ridgeline.engine.clock import Clock
 from ridgeline.engine.request import Request
 from ridgeline.engine.sequence import Group, Sequence, common_prefix
@@ -27,7 +27,8 @@ PRIORITY_SECONDS = 60.0
 class Limits:
     """A step computes at most ``token_budget`` tokens, of at most ``sequences`` sequences at once: of no more
     than the budget, so that none of them ever waits for its next token. Prompts are looked up in the cache
-    if ``prefix_cache``.
+    if ``prefix_cache``. A newcomer has to leave ``headroom`` blocks for every sequence that runs, because
+    whoever is admitted into the last block is soon preempted.
 
     Raises InputError that names the limit.
     """
@@ -35,10 +36,13 @@ class Limits:
     token_budget: int = 512
     sequences: int = 64
     prefix_cache: bool = True
+    headroom: int = 1
 
     def __post_init__(self) -> None:
         for name in ("token_budget", "sequences"):
             at_least_one(name, getattr(self, name))
+        if not is_whole(self.headroom) or self.headroom < 0:
+            raise InputError(f"headroom is {self.headroom!r}, expected a whole number of 0 blocks or more")
 
     @property
     def seats(self) -> int:
@@ -150,9 +154,10 @@ class Scheduler:
         their part of the budget, then prefill, and newcomers are admitted while there is any left.
         """
         copies: list[Copy] = []
-        for group in list(self.running):
-            if group in self.running:
-                copies += self._make_room(group)
+        place = 0
+        while place < len(self.running):  # the list may lose its end meanwhile
+            self._make_room(self.running[place], copies)
+            place += 1
         budget = self.limits.token_budget
         chunks: list[Chunk] = []
         for group in self._in_order_of_budget():
@@ -176,7 +181,9 @@ class Scheduler:
         for group in list(self.running):
             if group.sequences[0] in rows:
                 places = tuple(rows[sequence] for sequence in group.sequences)
-                ready += [Ready(member, places) for member in (group, *self._fork_siblings(group))]
+                ready.append(Ready(group, places))
+                if group.siblings:
+                    ready += [Ready(sibling, places) for sibling in self._fork_siblings(group)]
         return ready
 
     def branch(self, group: Group, parents: Iterable[int]) -> None:
@@ -213,14 +220,16 @@ class Scheduler:
         What the cache already holds of them is taken as computed, whole blocks of it, but never the last
         token, whose logits are wanted.
         """
-        if sum(other.seats for other in self.running) + group.seats > self.limits.seats:
+        seats = sum(other.seats for other in self.running)
+        if seats + group.seats > self.limits.seats:
             return False
         first, size = group.sequences[0], self.pool.block_size
         # Of several beams the first computes one more, so that the others find its blocks in the next step.
         wanted = 1 if len(group.sequences) == 1 else 2
         full = (len(first.tokens) - wanted) // size if self.limits.prefix_cache else 0
+        spare = self.limits.headroom * seats
         try:
-            reused = self.pool.allocate(first, len(first.tokens), first.hashes(full, size))
+            reused = self.pool.allocate(first, len(first.tokens), first.hashes(full, size), spare=spare)
         except OutOfBlocks:
             return False
         first.computed = reused * size
@@ -264,18 +273,19 @@ class Scheduler:
 
     # -- blocks --------------------------------------------------------------------------------------
 
-    def _make_room(self, group: Group) -> list[Copy]:
-        """Blocks for the tokens of a running group, and what has to be copied for it. While they run short
-        whoever's turn is last goes back to waiting, be it the group itself."""
-        copies: list[Copy] = []
-        while group in self.running:
+    def _make_room(self, group: Group, copies: list[Copy]) -> None:
+        """Get blocks for the tokens of a running group, and note what has to be copied for it. While they
+        run short whoever's turn is last goes back to waiting, be it the group itself."""
+        while True:
             try:
                 for sequence in group.sequences:
                     self._make_room_for(sequence, group, copies)
-                break
+                return
             except OutOfBlocks:
-                self._preempt(self.running[-1])
-        return copies
+                last = self.running[-1]
+                self._preempt(last)
+                if last is group:
+                    return
 
     def _make_room_for(self, sequence: Sequence, group: Group, copies: list[Copy]) -> None:
         if sequence not in self.pool and not self._resume(sequence, group):
