@@ -10,8 +10,8 @@ from ridgeline.analysis.step_cost import StepCost
 from ridgeline.engine.arrivals import Arrival
 from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.checks import at_least_one
+from ridgeline.engine.plan import Limits
 from ridgeline.engine.request import refuse_encoder
-from ridgeline.engine.scheduler import Limits
 from ridgeline.engine.simulate import Simulation
 from ridgeline.engine.simulate import simulate as run
 from ridgeline.errors import InputError

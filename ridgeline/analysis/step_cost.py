@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ridgeline.analysis.step import predict_step
-from ridgeline.engine.scheduler import Chunk, StepPlan
+from ridgeline.engine.plan import Chunk, StepPlan
 from ridgeline.hardware.device import Device
 from ridgeline.models.model import Model
 from ridgeline.ops.protocol import Span

@@ -1,8 +1,8 @@
 """A conversation, or a text that is being continued: its state, and what each command makes of it.
 
 A session is a value: a change gives a new one, and a change that is refused leaves the old one as it was.
-The whole conversation becomes the prompt of every answer. The keys and values of the part that did not
-change are computed again each time; sharing them between requests is up to the engine, which does not yet.
+The whole conversation becomes the prompt of every answer; the engine finds the keys and values of the part
+that did not change in its cache.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ import torch
 
 from ridgeline.engine.beams import Beams, Hypothesis
 from ridgeline.engine.output import Output, timings
+from ridgeline.engine.plan import Ready
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import Runner
 from ridgeline.engine.sampler import choose_continuations, choose_tokens, logprobs_of
-from ridgeline.engine.scheduler import Ready, Scheduler
+from ridgeline.engine.scheduler import Scheduler
 from ridgeline.engine.sequence import Group
 from ridgeline.weights.tokenizer import Tokenizer
 

@@ -14,11 +14,12 @@ from ridgeline.engine.checks import at_least_one
 from ridgeline.engine.clock import RealClock
 from ridgeline.engine.core import Core, Event
 from ridgeline.engine.generate import collect, make_cache
+from ridgeline.engine.plan import Limits
 from ridgeline.engine.prompts import Prompt
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import ModelRunner
-from ridgeline.engine.scheduler import Limits, Scheduler
+from ridgeline.engine.scheduler import Scheduler
 from ridgeline.engine.worker import Worker
 from ridgeline.hardware.host import this_host
 from ridgeline.loading import Loaded, load
@@ -57,8 +58,9 @@ class Engine:
         limits = Limits(token_budget, sequences, prefix_cache)
         at_least_one("block_size", block_size)
         if cache_tokens is None:
-            cache_tokens = default_cache_tokens(loaded.model, sequences)
-        blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
+            blocks = default_blocks(loaded.model, limits.seats, block_size)
+        else:
+            blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
         cache = make_cache(loaded.model, loaded.ops, blocks, block_size)
         self._scheduler = Scheduler(BlockPool(blocks, block_size), limits, RealClock())
         runner = ModelRunner(loaded.model, loaded.ops, cache)
@@ -90,8 +92,21 @@ class Engine:
 
         Raises EngineClosed if the engine is closed meanwhile, and whatever made a prompt fail.
         """
-        requests = self._requests.make_all(prompts, **options)
-        return collect(self._events(requests, progress))
+        requests = self._checked(prompts, options)
+        outputs = sum(request.samples for request in requests)
+        results: list[Token] = []
+        for token in self._tokens(requests):
+            if token.result is not None:
+                results.append(token)
+                if progress is not None:
+                    done = len(results)
+                    progress(f"generated {done} of {outputs}", done / outputs)
+        return collect(results)
+
+    def tokens(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> Iterator[Token]:
+        """The tokens of the prompt or prompts as they are generated, for a plain ``for``; those that are not
+        taken are aborted. Otherwise like :meth:`generate`; errors of the input come at once."""
+        return self._tokens(self._checked(prompts, options))
 
     def stream(self, prompt: Prompt, **options: Any) -> TokenStream:
         """The tokens of one prompt, for ``async for`` in the running event loop.
@@ -99,8 +114,8 @@ class Engine:
         ``options`` and errors are those of :meth:`~ridgeline.engine.prompts.Requests.make`; the errors come
         at once. The request is aborted if the loop over its tokens is left early, or its task is cancelled.
         """
-        [request] = self._requests.make_all([prompt], **options)
-        return TokenStream(self._worker, self._checked(request))
+        [request] = self._checked([prompt], options)
+        return TokenStream(self._worker, request)
 
     def drain(self) -> None:
         """Take no more requests, and return when those that there are have been answered."""
@@ -111,34 +126,29 @@ class Engine:
         the engine's thread has ended; may be called again."""
         self._finalizer()
 
-    def _checked(self, request: Request) -> Request:
-        self._scheduler.refuse_endless(request)
-        return request
-
-    def _events(
-        self, requests: Sequence[Request], progress: Callable[[str, float], None] | None
-    ) -> Iterator[Token]:
-        """All tokens of the requests; those that are left are aborted when something goes wrong."""
-        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    def _checked(self, prompts: Prompt | Sequence[Prompt], options: dict[str, Any]) -> list[Request]:
+        requests = self._requests.make_all(prompts, **options)
         for request in requests:
-            self._checked(request)
-        outputs = sum(request.samples for request in requests)
-        done = 0
+            self._scheduler.refuse_endless(request)
+        return requests
+
+    def _tokens(self, requests: Sequence[Request]) -> Iterator[Token]:
+        """All tokens of the requests; whatever is not finished when they are left is aborted."""
+        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        missing = sum(request.samples for request in requests)
         try:
             for place, request in enumerate(requests):
                 self._worker.submit(request, place, inbox.put)
-            while done < outputs:
+            while missing:
                 event = inbox.get()
                 if isinstance(event, Failure):
                     raise event.error
+                missing -= event.result is not None
                 yield event
-                done += event.result is not None
-                if progress is not None:
-                    progress(f"generated {done} of {outputs}", done / outputs)
-        except BaseException:
-            for request in requests:
-                self._worker.abort(request)
-            raise
+        finally:
+            if missing:
+                for request in requests:
+                    self._worker.abort(request)
 
 
 class TokenStream:
@@ -177,9 +187,10 @@ class TokenStream:
         self._finalizer()
 
 
-def default_cache_tokens(model: Model, sequences: int) -> int:
-    """As many tokens as ``sequences`` whole windows hold, or as fit in CACHE_SHARE of the free memory."""
-    spec = model.cache_spec(next(model.weights()).format)
-    token_bytes = get_format(spec.format).nbytes((spec.elements_per_token,))
+def default_blocks(model: Model, sequences: int, block_size: int) -> int:
+    """As many as ``sequences`` whole windows take, or as fit in CACHE_SHARE of the memory that is left."""
+    spec = model.cache_spec(next(model.weights()).format, block_size)
+    block_bytes = block_size * get_format(spec.format).nbytes((spec.elements_per_token,))
     free = this_host().memory_bytes - model.weight_bytes()
-    return max(1, min(sequences * model.config.window, int(CACHE_SHARE * free / token_bytes)))
+    windows = sequences * -(-model.config.window // block_size)
+    return max(1, min(windows, int(CACHE_SHARE * free / block_bytes)))

@@ -9,11 +9,12 @@ from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.checks import at_least_one
 from ridgeline.engine.clock import RealClock
 from ridgeline.engine.core import Core
+from ridgeline.engine.plan import Limits
 from ridgeline.engine.prompts import Prompt, Requests
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import ModelRunner
-from ridgeline.engine.scheduler import Limits, Scheduler
+from ridgeline.engine.scheduler import Scheduler
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model
 from ridgeline.ops.reference import Reference

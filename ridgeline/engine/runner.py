@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from ridgeline.engine.scheduler import StepPlan
+from ridgeline.engine.plan import StepPlan
 from ridgeline.models.model import Model
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference

@@ -9,78 +9,17 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count
 
 from ridgeline.engine.blocks import BlockPool, Copy, OutOfBlocks
-from ridgeline.engine.checks import at_least_one, is_whole
 from ridgeline.engine.clock import Clock
+from ridgeline.engine.plan import Chunk, Limits, Ready, StepPlan
 from ridgeline.engine.request import Request
 from ridgeline.engine.sequence import Group, Sequence, common_prefix
 from ridgeline.errors import InputError
 
 #: How much earlier a request seems to have come for every step of its priority, in seconds.
 PRIORITY_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """A step computes at most ``token_budget`` tokens, of at most ``sequences`` sequences at once: of no more
-    than the budget, so that none of them ever waits for its next token. Prompts are looked up in the cache
-    if ``prefix_cache``. A newcomer has to leave ``headroom`` blocks for every sequence that runs, because
-    whoever is admitted into the last block is soon preempted.
-
-    Raises InputError that names the limit.
-    """
-
-    token_budget: int = 512
-    sequences: int = 64
-    prefix_cache: bool = True
-    headroom: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("token_budget", "sequences"):
-            at_least_one(name, getattr(self, name))
-        if not is_whole(self.headroom) or self.headroom < 0:
-            raise InputError(f"headroom is {self.headroom!r}, expected a whole number of 0 blocks or more")
-
-    @property
-    def seats(self) -> int:
-        return min(self.sequences, self.token_budget)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What a step computes of one sequence: ``rows`` tokens after ``past``, in the blocks of ``table``.
-
-    Its last ``logits`` rows want logits: none while the sequence has not caught up.
-    """
-
-    sequence: Sequence
-    rows: int
-    past: int
-    table: tuple[int, ...]
-    logits: int
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """One step: block copies to make in their order, then the chunks to compute as one packed batch."""
-
-    chunks: tuple[Chunk, ...]
-    copies: tuple[Copy, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(chunk.rows for chunk in self.chunks)
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A group whose sequences have caught up, and for each of them the row of the step's logits."""
-
-    group: Group
-    rows: tuple[int, ...]
 
 
 class Scheduler:
@@ -113,7 +52,7 @@ class Scheduler:
         if needed > self.pool.blocks:
             raise InputError(
                 f"the request takes {needed} cache blocks of {self.pool.block_size} tokens with its output,"
-                f" and the cache has {self.pool.blocks}: lower max_tokens, or raise cache_tokens"
+                f" and the cache has {self.pool.blocks}: lower max_tokens, or make the cache larger"
             )
         if request.width > self.limits.seats:
             raise InputError(

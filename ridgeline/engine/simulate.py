@@ -11,8 +11,9 @@ from ridgeline.engine.arrivals import Arrival
 from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.clock import SimulatedClock
 from ridgeline.engine.metrics import Served, Serving, summarise
+from ridgeline.engine.plan import Limits, StepPlan
 from ridgeline.engine.request import Request
-from ridgeline.engine.scheduler import Limits, Scheduler, StepPlan
+from ridgeline.engine.scheduler import Scheduler
 
 
 class CostModel(Protocol):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ridgeline.analysis import step_cost
 from ridgeline.analysis.step import predict_step
 from ridgeline.analysis.step_cost import StepCost
-from ridgeline.engine.scheduler import Chunk, StepPlan
+from ridgeline.engine.plan import Chunk, StepPlan
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.protocol import Span

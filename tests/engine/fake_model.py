@@ -12,9 +12,10 @@ from ridgeline.engine.beams import Beams
 from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.clock import SimulatedClock
 from ridgeline.engine.core import Core
+from ridgeline.engine.plan import Limits
 from ridgeline.engine.result import Failure
 from ridgeline.engine.sampler import choose_continuations, choose_tokens
-from ridgeline.engine.scheduler import Limits, Scheduler
+from ridgeline.engine.scheduler import Scheduler
 from ridgeline.engine.sequence import Sequence
 
 VOCAB = 40

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ridgeline
-from ridgeline.engine.engine import Engine, default_cache_tokens
+from ridgeline.engine.engine import Engine, default_blocks
 from ridgeline.engine.generate import Generator
 from ridgeline.engine.prompts import Requests
 from ridgeline.engine.sampling import Sampling
@@ -90,6 +90,19 @@ def test_progress_is_told_for_every_output(engine):
     engine.generate([[5], [6]], max_tokens=3, n=2, progress=lambda doing, share: told.append(share))
     assert told[-1] == 1.0
     assert sorted(set(told) - {0.0}) == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_tokens_come_one_by_one_and_can_be_left(engine, alone):
+    [expected] = alone([5], max_tokens=60)
+    found = []
+    for token in engine.tokens([5], max_tokens=60):
+        found.append(token.id)
+        if len(found) == 3:
+            break
+    assert tuple(found) == expected.ids[:3]
+    assert tuple(token.id for token in engine.tokens([5], max_tokens=60)) == expected.ids
+    with pytest.raises(InputError):
+        engine.tokens([VOCAB])
 
 
 def test_the_next_call_finds_the_prefix_in_the_cache(engine):
@@ -338,9 +351,10 @@ def test_the_interpreter_ends_with_an_engine_in_use():
 
 
 def test_the_default_cache_holds_every_sequences_window_if_memory_does(loaded):
-    assert default_cache_tokens(loaded.model, 4) == 4 * WINDOW
+    assert default_blocks(loaded.model, 4, 16) == 4 * WINDOW // 16
+    assert default_blocks(loaded.model, 4, 100) == 4 * 2
     endless = replace(loaded.model, config=replace(loaded.config, window=10**12))
-    assert default_cache_tokens(endless, 4) < 10**12
+    assert default_blocks(endless, 4, 16) < 10**10
 
 
 @pytest.mark.parametrize("option", ["block_size", "token_budget", "sequences", "cache_tokens"])

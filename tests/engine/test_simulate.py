@@ -6,7 +6,7 @@ import pytest
 
 from ridgeline.engine.arrivals import Arrival, Lengths, poisson
 from ridgeline.engine.blocks import BlockPool
-from ridgeline.engine.scheduler import Limits
+from ridgeline.engine.plan import Limits
 from ridgeline.engine.simulate import simulate
 from ridgeline.errors import InputError
 

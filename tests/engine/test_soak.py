@@ -49,7 +49,7 @@ async def read(stream):
 
 def test_every_request_that_is_kept_is_answered_and_nothing_is_left_over():
     draw = random.Random(5)
-    core = fake_core(blocks=150, block_size=4, token_budget=200, sequences=48)
+    core = fake_core(blocks=60, block_size=4, token_budget=200, sequences=48, headroom=0)
     core.scheduler.clock = RealClock()
     worker = Worker(core)
     requests = [drawn(draw) for _ in range(REQUESTS)]
