@@ -101,7 +101,9 @@ class Core:
 
     def _sample(self, ready: Items[Ready], logits: torch.Tensor, now: float) -> list[Event]:
         """The next token of each group's one sequence."""
-        logits = logits[[found.rows[0] for found in ready]]
+        rows = [found.rows[0] for found in ready]
+        if rows != list(range(len(logits))):
+            logits = logits[rows]
         chosen = choose_tokens(logits, [found.group.sequences[0] for found in ready])
         events: list[Event] = []
         for found, row, token in zip(ready, logits, chosen, strict=True):

@@ -41,4 +41,5 @@ class ModelRunner:
             spans.append(Span(chunk.rows, chunk.past, table=chunk.table, admitted=longest))
         batch = self.ops.batch(ids, spans, logits="last", cache=self.cache)
         logits = self.model.forward(self.ops, batch)
-        return logits[[place for place, chunk in enumerate(plan.chunks) if chunk.logits]]
+        wanted = [place for place, chunk in enumerate(plan.chunks) if chunk.logits]
+        return logits if len(wanted) == len(plan.chunks) else logits[wanted]

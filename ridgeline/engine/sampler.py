@@ -26,6 +26,9 @@ _STEP = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 
+#: Elements whose noise is computed in one go: few enough that the steps in between stay in a core's cache.
+_AT_ONCE = 1 << 15
+
 #: Bits of a uniform number: with half a step added it is exact in float64, never 0 and never 1.
 _UNIFORM_BITS = 52
 
@@ -79,12 +82,12 @@ def candidates(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, 
     A score is the logit divided by the temperature, the row's largest made 0; -inf where top-p or min-p
     drops the token. Top-p counts the probabilities of what top-k left.
     """
-    scores = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
     vocab = logits.shape[-1]
     if sampling.top_k or sampling.top_p < 1:
-        scores, tokens = scores.topk(min(sampling.top_k or vocab, vocab))
+        logits, tokens = logits.topk(min(sampling.top_k or vocab, vocab))
     else:
-        tokens = torch.arange(vocab, device=logits.device).expand_as(scores)
+        tokens = torch.arange(vocab, device=logits.device).expand_as(logits)
+    scores = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_p < 1:
         probabilities = scores.softmax(-1)
         likelier = probabilities.cumsum(-1) - probabilities
@@ -103,21 +106,24 @@ def gumbel_noise(seeds: Items[int], positions: Items[int], tokens: torch.Tensor)
     seed = torch.tensor(seeds, dtype=torch.int64, device=tokens.device)
     position = torch.tensor(positions, dtype=torch.int64, device=tokens.device)
     state = mix(mix(seed + _STEP) + position * _STEP)
-    bits = _shift(mix((tokens + 1) * _STEP + state[:, None]), 64 - _UNIFORM_BITS)
-    uniform = (bits.double() + 0.5) * 2.0**-_UNIFORM_BITS
-    return uniform.log_().neg_().log_().neg_()
+    noise = torch.empty(tokens.shape, dtype=torch.float64, device=tokens.device)
+    rows = max(1, _AT_ONCE // max(1, tokens.shape[-1]))
+    for part, own, out in zip(tokens.split(rows), state.split(rows), noise.split(rows), strict=True):
+        bits = _shift(mix((part + 1).mul_(_STEP).add_(own[:, None])), 64 - _UNIFORM_BITS)
+        out.copy_(bits).add_(0.5).mul_(2.0**-_UNIFORM_BITS).log_().neg_().log_().neg_()
+    return noise
 
 
 def mix(z: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's output function of int64 ``z``: a bijection that scatters its bits."""
-    z = (z ^ _shift(z, 30)) * _FIRST
-    z = (z ^ _shift(z, 27)) * _SECOND
-    return z ^ _shift(z, 31)
+    """SplitMix64's output function of int64 ``z``, in place: a bijection that scatters its bits."""
+    z.bitwise_xor_(_shift(z, 30)).mul_(_FIRST)
+    z.bitwise_xor_(_shift(z, 27)).mul_(_SECOND)
+    return z.bitwise_xor_(_shift(z, 31))
 
 
 def _shift(z: torch.Tensor, bits: int) -> torch.Tensor:
     """z >> bits without the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:

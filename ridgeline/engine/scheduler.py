@@ -109,7 +109,7 @@ class Scheduler:
 
     def commit(self, plan: StepPlan) -> list[Ready]:
         """Note that the plan was computed: its full blocks can be shared from now on. The groups that choose
-        tokens next, samples that forked off a prompt among them."""
+        tokens next, samples that forked off a prompt among them, in the order of their logits."""
         rows: dict[Sequence, int] = {}
         for chunk in plan.chunks:
             chunk.sequence.computed += chunk.rows
@@ -123,7 +123,7 @@ class Scheduler:
                 ready.append(Ready(group, places))
                 if group.siblings:
                     ready += [Ready(sibling, places) for sibling in self._fork_siblings(group)]
-        return ready
+        return sorted(ready, key=lambda found: found.rows)
 
     def branch(self, group: Group, parents: Iterable[int]) -> None:
         """Replace the sequences of a beam group: for each place in ``parents`` a fork of the one there."""
