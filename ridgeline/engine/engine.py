@@ -9,25 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ridgeline.engine.blocks import BlockPool
+from ridgeline.engine.build import build_core, default_blocks
 from ridgeline.engine.checks import at_least_one
-from ridgeline.engine.clock import RealClock
-from ridgeline.engine.core import Core, Event
-from ridgeline.engine.generate import collect, make_cache
+from ridgeline.engine.core import Event
+from ridgeline.engine.generate import collect
 from ridgeline.engine.plan import Limits
 from ridgeline.engine.prompts import Prompt
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
-from ridgeline.engine.runner import ModelRunner
-from ridgeline.engine.scheduler import Scheduler
 from ridgeline.engine.worker import Worker
-from ridgeline.hardware.host import this_host
 from ridgeline.loading import Loaded, load
-from ridgeline.models.model import Model
-from ridgeline.ops.formats import get_format
-
-#: Of the memory that a model's weights leave, the share that its cache takes unless told otherwise.
-CACHE_SHARE = 0.5
 
 
 class Engine:
@@ -61,10 +52,9 @@ class Engine:
             blocks = default_blocks(loaded.model, limits.seats, block_size)
         else:
             blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
-        cache = make_cache(loaded.model, loaded.ops, blocks, block_size)
-        self._scheduler = Scheduler(BlockPool(blocks, block_size), limits, RealClock())
-        runner = ModelRunner(loaded.model, loaded.ops, cache)
-        self._worker = Worker(Core(self._scheduler, runner, loaded.tokenizer))
+        core = build_core(loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size)
+        self._scheduler = core.scheduler
+        self._worker = Worker(core)
         self._finalizer = weakref.finalize(self, self._worker.close)
 
     def __enter__(self) -> Engine:
@@ -185,12 +175,3 @@ class TokenStream:
         """Abort the request, if it is not finished."""
         self._missing = 0
         self._finalizer()
-
-
-def default_blocks(model: Model, sequences: int, block_size: int) -> int:
-    """As many as ``sequences`` whole windows take, or as fit in CACHE_SHARE of the memory that is left."""
-    spec = model.cache_spec(next(model.weights()).format, block_size)
-    block_bytes = block_size * get_format(spec.format).nbytes((spec.elements_per_token,))
-    free = this_host().memory_bytes - model.weight_bytes()
-    windows = sequences * -(-model.config.window // block_size)
-    return max(1, min(windows, int(CACHE_SHARE * free / block_bytes)))

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ridgeline.engine.blocks import BlockPool
+from ridgeline.engine.build import build_core
 from ridgeline.engine.checks import at_least_one
-from ridgeline.engine.clock import RealClock
 from ridgeline.engine.core import Core
 from ridgeline.engine.plan import Limits
 from ridgeline.engine.prompts import Prompt, Requests
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
-from ridgeline.engine.runner import ModelRunner
-from ridgeline.engine.scheduler import Scheduler
-from ridgeline.errors import InputError
 from ridgeline.models.model import Model
 from ridgeline.ops.reference import Reference
-from ridgeline.ops.torch_batch import TorchCache
 
 
 class Generator:
@@ -71,9 +66,8 @@ class Generator:
         blocks = sum(request.blocks_at_most(self.block_size) * request.samples for request in requests)
         if self.cache_tokens is not None:
             blocks = min(blocks, self.cache_tokens // self.block_size)
-        cache = make_cache(self.model, self.ops, blocks, self.block_size)
-        scheduler = Scheduler(BlockPool(blocks, self.block_size), self.limits, RealClock())
-        core = Core(scheduler, ModelRunner(self.model, self.ops, cache), self.requests.tokenizer)
+        tokenizer = self.requests.tokenizer
+        core = build_core(self.model, self.ops, tokenizer, self.limits, blocks, self.block_size)
         for place, request in enumerate(requests):
             core.submit(request, place)
         return core
@@ -93,15 +87,3 @@ def collect(tokens: Iterable[Token]) -> list[Result]:
     """The results of a stream that is consumed to its end, in the order of the prompts and their samples."""
     results = {(token.request, token.sample): token.result for token in tokens if token.result is not None}
     return [results[key] for key in sorted(results)]
-
-
-def make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> TorchCache:
-    """A cache of the format of the weights. Raises InputError if memory does not hold it."""
-    spec = model.cache_spec(next(model.weights()).format, block_size)
-    try:
-        return ops.alloc_cache(spec, blocks)
-    except RuntimeError:  # what PyTorch's CPU allocator raises
-        raise InputError(
-            f"memory does not hold a cache of {blocks * block_size} tokens: lower max_tokens, or cache_tokens"
-            " if there are several prompts"
-        ) from None

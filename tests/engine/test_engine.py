@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import ridgeline
-from ridgeline.engine.engine import Engine, default_blocks
+from ridgeline.engine.build import default_blocks
+from ridgeline.engine.engine import Engine
 from ridgeline.engine.generate import Generator
 from ridgeline.engine.prompts import Requests
 from ridgeline.engine.sampling import Sampling
