@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -33,13 +34,14 @@ class ModelRunner:
         for copy in plan.copies:
             self.cache.copy_block(copy.source, copy.target)
         ids: list[int] = []
-        spans = []
+        spans: list[Span] = []
+        wanted: list[int] = []
         for chunk in plan.chunks:
-            sequence, end = chunk.sequence, chunk.past + chunk.rows
-            ids += sequence.tokens[chunk.past : end]
+            sequence = chunk.sequence
+            ids += sequence.tokens[chunk.past : chunk.past + chunk.rows]
             longest = sequence.request.longest
             spans.append(Span(chunk.rows, chunk.past, table=chunk.table, admitted=longest))
-        batch = self.ops.batch(ids, spans, logits="last", cache=self.cache)
-        logits = self.model.forward(self.ops, batch)
-        wanted = [place for place, chunk in enumerate(plan.chunks) if chunk.logits]
-        return logits if len(wanted) == len(plan.chunks) else logits[wanted]
+            wanted += range(len(ids) - chunk.logits, len(ids))
+        batch = self.ops.batch(ids, spans, cache=self.cache)
+        rows = torch.tensor(wanted, dtype=torch.int64, device=batch.ids.device)
+        return self.model.forward(self.ops, replace(batch, logit_rows=rows))

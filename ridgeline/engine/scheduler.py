@@ -203,7 +203,6 @@ class Scheduler:
         self._free(group)
         for sequence in group.sequences:
             sequence.computed = 0
-        group.preemptions += 1
         self.preemptions += 1
         self._queue(group)
 

@@ -84,7 +84,6 @@ class Group:
     siblings: range = range(0)
     submitted: float = 0.0
     admitted: float | None = None
-    preemptions: int = 0
 
     @property
     def seats(self) -> int:
