@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.cases import OWN, PEERS
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -33,11 +34,55 @@ def check_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def peers_table(result: dict[str, Any]) -> str:
+    """Tokens a second beside the peers', a line for each of our runs, and the ratio to the fastest peer's."""
+    machine, peers = result["machine"], {w: name for w, name in PEERS.items() if w != OWN}
+    lines = [
+        f"| tokens/s | {' | '.join(PEERS.values())} | times the fastest peer |",
+        f"| --- |{' ---: |' * (len(PEERS) + 1)}",
+    ]
+    for row in result["rows"]:
+        found = row["contestants"]
+        first, *others = (c for c in found if c["worker"] == OWN)
+        theirs = {c["worker"]: c for c in found if c["worker"] != OWN}
+        ratio = f"{min(c['speedup'] for c in theirs.values()):.2f}" if theirs else ""
+        rates = (_rate(theirs.get(worker)) for worker in peers)
+        lines.append(f"| {row['title']} | {_rate(first)} | {' | '.join(rates)} | {ratio} |")
+        lines += [f"| - {c['name']} | {_rate(c)} |{'  |' * (len(peers) + 1)}" for c in others]
+    versions = {n: v for r in result["rows"] for c in r["contestants"] for n, v in c["versions"].items()}
+    formats = {f"{c['name']} {c['weights']}": None for r in result["rows"] for c in r["contestants"]}
+    lines += [
+        "",
+        f"Measured {machine['date']} on {machine['cpu']}, {machine['threads']} threads, which reads memory "
+        f"at {_best_read(result) / 1e9:.0f} GB/s at best. Weights: {', '.join(formats)}. Versions: "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}.",
+    ]
+    return "\n".join(lines)
+
+
+#: What writes each marked block, by the name of its results.
+BLOCKS = {"check_cpu": check_table, "peers": peers_table}
+
+
 def filled(readme: str) -> str:
     """The README with every marked block written anew."""
-    result = json.loads((RESULTS / "check_cpu.json").read_text())
-    block = f"<!-- figures: check_cpu -->\n{check_table(result)}\n<!-- end -->"
-    return re.sub(r"<!-- figures: check_cpu -->.*?<!-- end -->", lambda _: block, readme, flags=re.DOTALL)
+
+    def block(marked: re.Match[str]) -> str:
+        name = marked[1]
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        return f"<!-- figures: {name} -->\n{BLOCKS[name](result)}\n<!-- end -->"
+
+    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", block, readme, flags=re.DOTALL)
+
+
+def _rate(contestant: dict[str, Any] | None) -> str:
+    return "" if contestant is None else f"{contestant['tokens_per_second']:,.0f}"
+
+
+def _best_read(result: dict[str, Any]) -> float:
+    """Bytes a second of the best reader: the probe, or a generating contestant."""
+    found = (c.get("gbytes_per_second", 0.0) for row in result["rows"] for c in row["contestants"])
+    return max(result["read_bandwidth"], 1e9 * max(found, default=0.0))
 
 
 def _median_pair(phase: dict[str, Any]) -> int:

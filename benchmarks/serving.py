@@ -26,8 +26,8 @@ from ridgeline.engine.plan import Limits, StepPlan
 from ridgeline.engine.request import Request
 from ridgeline.engine.sampling import Sampling
 from ridgeline.loading import Loaded
+from ridgeline.ops.protocol import BLOCK_TOKENS
 
-BLOCK = 16
 SLOTS = 16
 STEPS = 32
 PROMPTS, OUTPUTS = (32, 512), (16, 256)
@@ -52,8 +52,8 @@ class Mix:
 
 def core_for(loaded: Loaded, requests: Sequence[Request], **limits: Any) -> Core:
     """A core whose cache holds all of the requests at once, and those."""
-    blocks = sum(request.blocks_at_most(BLOCK) * request.samples for request in requests)
-    core = build_core(loaded.model, loaded.ops, None, Limits(**limits), blocks, BLOCK)
+    blocks = sum(request.blocks_at_most(BLOCK_TOKENS) * request.samples for request in requests)
+    core = build_core(loaded.model, loaded.ops, None, Limits(**limits), blocks, BLOCK_TOKENS)
     for place, request in enumerate(requests):
         core.submit(request, place)
     return core

@@ -25,7 +25,7 @@ from ridgeline.engine.request import Request
 from ridgeline.hardware.device import Device
 from ridgeline.loading import Loaded
 
-LIMITS = {"batched_tokens": 512, "sequences": 16, "block_size": 16, "kv_tokens": 16384}
+LIMITS = {"batched_tokens": 512, "sequences": 16, "block_size": 32, "kv_tokens": 16384}
 PROMPTS, OUTPUTS = Lengths(32, 512), Lengths(16, 256)
 LOADS = (0.5, 0.8)
 

@@ -23,6 +23,13 @@ Model = Annotated[
     str,
     typer.Argument(help="A model folder, a hub id (org/name), a built-in config (see `models`), or demo."),
 ]
+FORMATS = "bf16, fp32, fp16, int8, int4-g32, int4-g64, int4-g128, or these three with -zp"
+Weights = Annotated[
+    str,
+    typer.Option(
+        help=f"auto: as stored; a format to convert to: {FORMATS}; random or random:FORMAT for random ones."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -36,7 +43,10 @@ def explain(
     ] = None,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
     weights: Annotated[
-        str, typer.Option(help="Storage format, e.g. bf16, int8, int4-g128; auto or random: the config's.")
+        str,
+        typer.Option(
+            help="Storage format, e.g. bf16, int8, int4-g128, also as random:FORMAT; auto or random: the config's."
+        ),
     ] = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
     attention: Annotated[
@@ -60,7 +70,7 @@ def explain(
         prompt=prompt,
         output=output,
         batch=batch,
-        weights=None if weights in ("auto", "random") else weights,
+        weights=None if weights in ("auto", "random") else weights.removeprefix("random:"),
         cache=cache,
         attention=attention,
         pairs=pairs,
@@ -88,7 +98,7 @@ def simulate(
     kv_tokens: Annotated[int | None, typer.Option(help="Tokens in the cache; as many as fit.")] = None,
     batched_tokens: Annotated[int, typer.Option(help="Tokens of a step at most.")] = 2048,
     sequences: Annotated[int, typer.Option(help="Sequences at once at most.")] = 256,
-    block_size: Annotated[int, typer.Option(help="Tokens of a cache block.")] = 16,
+    block_size: Annotated[int, typer.Option(help="Tokens of a cache block.")] = 32,
     headroom: Annotated[
         int, typer.Option(help="Blocks that a newcomer leaves free for each running sequence.")
     ] = 1,
@@ -130,7 +140,7 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that sum to p.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Least share of the likeliest's odds.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
-    weights: Annotated[str, typer.Option(help="auto, random, or a dtype to convert to.")] = "auto",
+    weights: Weights = "auto",
     as_json: Json = False,
 ) -> None:
     """Continue a prompt; the text streams as it is made."""
@@ -157,7 +167,7 @@ def chat(
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that sum to p.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Least share of the likeliest's odds.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
-    weights: Annotated[str, typer.Option(help="auto, random, or a dtype to convert to.")] = "auto",
+    weights: Weights = "auto",
 ) -> None:
     """Talk with a model, or let it continue your text; /help lists what it takes."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
@@ -205,7 +215,7 @@ def check(
     context: Annotated[
         list[int] | None, typer.Option(help="Context of a decode step; may be repeated.")
     ] = None,
-    weights: Annotated[str, typer.Option(help="auto, random, or a dtype to convert to.")] = "auto",
+    weights: Weights = "auto",
     as_json: Json = False,
 ) -> None:
     """Predict from the stored hardware file, then run, and show both."""
@@ -228,14 +238,66 @@ def check(
     show_check(_console(), found)
 
 
-@app.command("eval", epilog="Example: ridgeline eval demo --heldout --weights bf16,fp32")
+@app.command(epilog="Example: ridgeline bench demo --prompt 128,512 --depth 0,256 --batch 1,16")
+def bench(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="Lengths of prompts to read, like 128,512; 0: none.")] = "512",
+    generate: Annotated[
+        str | None, typer.Option(help="Numbers of tokens to generate; 64 if not given, of an encoder none.")
+    ] = None,
+    depth: Annotated[str, typer.Option(help="Tokens that are cached before, like 0,4096.")] = "0",
+    batch: Annotated[str, typer.Option(help="Sequences at once, like 1,16.")] = "1",
+    weights: Annotated[str, typer.Option(help="auto, random, or a format to convert to.")] = "auto",
+    repeat: Annotated[int, typer.Option(help="How often each test is timed.")] = 5,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads; what the machine was measured with, or all cores.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="What to print: table, csv or json.")] = "table",
+    output: Annotated[Path | None, typer.Option(help="The file to write to, instead of printing.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time reading prompts and generating, as llama-bench does, beside what is predicted."""
+    from ridgeline.analysis.bench import bench as run
+    from ridgeline.analysis.bench import bench_tests
+    from ridgeline.hardware import load_device, this_machine_file
+    from ridgeline.models import load_config
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report.bench import WRITERS
+    from ridgeline.report.tables import progress
+
+    form = "json" if as_json else form
+    if form not in WRITERS:
+        raise InputError(f"--format is {form!r}: choose among {', '.join(WRITERS)}")
+    config = load_config(model)
+    generate = generate or ("64" if config.is_decoder else "0")
+    lengths = {
+        "prompts": _numbers("--prompt", prompt),
+        "generates": _numbers("--generate", generate),
+        "depths": _numbers("--depth", depth),
+        "batches": _numbers("--batch", batch),
+    }
+    bench_tests(config, **lengths)
+    if output is not None:
+        refuse_unwritable(output)
+    on = load_device("this") if this_machine_file().is_file() else None
+    loaded = _load(model, weights)
+    with progress(_errors()) as report:
+        found = run(loaded, **lengths, repeat=repeat, threads=threads, on=on, progress=report)
+    if output is None:
+        WRITERS[form](found, sys.stdout)
+        return
+    with output.open("w", encoding="utf-8") as stream:
+        WRITERS[form](found, stream)
+
+
+@app.command("eval", epilog="Example: ridgeline eval demo --heldout --weights bf16,int8,int4-g128")
 def evaluate(
     model: Model,
     text: Annotated[Path | None, typer.Option(help="A text file in UTF-8, read as one document.")] = None,
     heldout: Annotated[
         bool, typer.Option("--heldout", help="The Python modules that the demo model never saw.")
     ] = False,
-    weights: Annotated[str, typer.Option(help="Formats to compare: auto, bf16, fp16, fp32.")] = "auto",
+    weights: Annotated[str, typer.Option(help=f"Formats to compare: auto, {FORMATS}.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Score how well a model predicts a text: perplexity and bits per byte."""
@@ -285,10 +347,11 @@ def demo(
 
 @app.command(epilog="Example: ridgeline models")
 def models(as_json: Json = False) -> None:
-    """List the built-in configs."""
+    """List the models that ship with Ridgeline: the demo pair, and configs without weights."""
     from ridgeline.models import builtin_names
+    from ridgeline.models.registry import DEMOS
 
-    names = ("demo", *builtin_names())
+    names = (*DEMOS, *builtin_names())
     _print_json(names) if as_json else print("\n".join(names))
 
 
@@ -363,14 +426,14 @@ def _load(model: str, weights: str):
     from ridgeline.report.tables import progress
 
     require_run_extra()
-    total = declare(load_config(model)).weight_bytes()
+    total = declare(load_config(model)).parameter_count()
     done = 0
 
     with progress(_errors()) as report:
 
-        def ready(nbytes: int) -> None:
+        def ready(parameters: int) -> None:
             nonlocal done
-            done += nbytes
+            done += parameters
             report(f"loading {model}", done / total)
 
         return load(model, weights=weights, progress=ready)
@@ -392,15 +455,23 @@ def _load_to_generate(model: str, weights: str, options: dict[str, float | None]
     return loaded
 
 
+def _numbers(option: str, text: str) -> list[int]:
+    """The whole numbers of a list like ``1,16``."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is {text!r}: give whole numbers, like 1,16") from None
+
+
 def _formats(weights: str) -> list[str]:
-    """The weight formats in a list like ``bf16,fp32``, each of which can be run."""
-    from ridgeline.loading import DTYPES
+    """The weight formats in a list like ``bf16,int8``, each of which can be run."""
+    from ridgeline.loading import FORMATS
 
     formats = [name.strip() for name in weights.split(",")]
     for name in formats:
-        if name not in ("auto", *DTYPES):
+        if name not in ("auto", *FORMATS):
             raise InputError(
-                f"--weights {name!r} cannot be evaluated: choose among auto, {', '.join(DTYPES)}"
+                f"--weights {name!r} cannot be evaluated: choose among auto, {', '.join(FORMATS)}"
             )
     return formats
 

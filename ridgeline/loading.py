@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model, ModelConfig
-from ridgeline.models.registry import DEMO, builtin_names, config_path, load_config
+from ridgeline.models.registry import DEMOS, builtin_names, config_path, load_config
 from ridgeline.weights.chat import ChatTemplate
 from ridgeline.weights.files import is_there
 from ridgeline.weights.generation import GenerationDefaults
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from ridgeline.engine.prompts import Prompt, Requests
     from ridgeline.engine.result import Result, Token
     from ridgeline.engine.sampling import Sampling
-    from ridgeline.ops.cpu import Cpu
+    from ridgeline.ops.torch_cpu import TorchCpu
 
-#: What ``weights`` may be besides ``auto`` and ``random``.
-DTYPES = ("bf16", "fp16", "fp32")
+#: The formats that weights can be run in. The native kernels have all but fp16, which PyTorch runs.
+FORMATS = (
+    *("bf16", "fp32", "fp16", "int8"),
+    *("int4-g32", "int4-g64", "int4-g128", "int4-g32-zp", "int4-g64-zp", "int4-g128-zp"),
+)
 
 #: The packages of the extra ``run`` without which nothing executes.
 _NEEDED = {"torch": "PyTorch", "tokenizers": "tokenizers", "jinja2": "Jinja2"}
@@ -35,13 +38,14 @@ _NEEDED = {"torch": "PyTorch", "tokenizers": "tokenizers", "jinja2": "Jinja2"}
 class Loaded:
     """A model with its weights in memory, and what its folder says about using it.
 
-    ``config.format`` is the format that the weights are in. ``folder`` is None for a built-in config;
-    ``tokenizer`` and ``chat_template`` are None where the folder has none.
+    ``config.format`` is the format that the weights are in: those that are multiplied, if it is a quantised
+    one. ``folder`` is None for a built-in config; ``tokenizer`` and ``chat_template`` are None where the
+    folder has none.
     """
 
     config: ModelConfig
     model: Model
-    ops: Cpu
+    ops: TorchCpu
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
     generation: GenerationDefaults
@@ -103,6 +107,27 @@ class Loaded:
         return collect(self.stream(prompts, **options))
 
 
+@dataclass(frozen=True)
+class WeightChoice:
+    """What ``weights`` asks for: the files' own or random ones, in ``format``, None for what they come in."""
+
+    random: bool
+    format: str | None
+
+
+def weight_choice(weights: str) -> WeightChoice:
+    """What ``auto``, ``random``, a format or ``random:FORMAT`` asks for. Raises InputError for others."""
+    if weights == "auto":
+        return WeightChoice(False, None)
+    if weights == "random":
+        return WeightChoice(True, None)
+    prefix, _, name = weights.rpartition(":") if isinstance(weights, str) else ("", "", weights)
+    if prefix not in ("", "random") or name not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise InputError(f"weights is {weights!r}, expected auto, random, random:FORMAT or a format: {known}")
+    return WeightChoice(prefix == "random", name)
+
+
 def load(
     model: str | Path,
     *,
@@ -110,38 +135,36 @@ def load(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Loaded:
-    """The model ``model``: ``demo``, a folder in Hugging Face format, a hub id, or a built-in config.
+    """The model ``model``: ``demo`` or its draft ``demo-draft``, a folder in Hugging Face format, a hub id,
+    or a built-in config.
 
-    ``weights`` is ``auto`` (the files, in the dtype they are stored in), a dtype to convert them to
-    (``bf16``, ``fp16`` or ``fp32``), or ``random``: N(0, 0.02) from ``seed`` in the config's dtype, the only
-    choice for a built-in config. ``progress`` is called with the bytes of each weight that is ready.
+    ``weights`` is ``auto`` (the files, in the format they are stored in), one of :data:`FORMATS` to convert
+    them to, or, the only choice for a built-in config, ``random``: N(0, 0.02) from ``seed`` in the config's
+    format, or in another one as ``random:int4-g128``. A quantised format is that of all weights that are
+    multiplied, the output head included; an embedding of its own, norms and biases keep bf16 or fp32.
+    ``progress`` is called with the parameters of each weight that is ready.
 
-    Raises InputError if the model or a file of it is missing, broken or not supported, or if PyTorch is.
+    Raises InputError if the model or a file of it is missing, broken or not supported, if a weight can't be
+    quantised, or if PyTorch is missing.
     """
-    if weights not in ("auto", "random", *DTYPES):
-        raise InputError(f"weights is {weights!r}, expected auto, random, {' or '.join(DTYPES)}")
+    choice = weight_choice(weights)
     config = load_config(model)
     builtin = str(model).lower() in builtin_names()
-    if builtin and weights != "random":
+    if builtin and not choice.random:
         raise InputError(
             f"{model} is a built-in config, which carries no weights: give a folder or a hub id, or random"
             " weights (--weights random)"
         )
     require_run_extra()
-    if weights == "random":
+    if choice.random:
         folder = None if builtin else config_path(model).parent
-        built = _random(config, seed, progress)
-    else:
-        folder = _folder(model)
-        built = _from_files(config, folder, weights, progress)
-    return _loaded(built, folder)
+        return _loaded(folder, *_random(config, choice.format or config.format, seed, progress))
+    folder = _folder(model)
+    config = replace(config, format=_stored_format(folder) or config.format)
+    return _loaded(folder, *_from_files(config, folder, choice.format or config.format, progress))
 
 
-def _loaded(model: Model, folder: Path | None) -> Loaded:
-    from ridgeline.ops.cpu import Cpu
-    from ridgeline.ops.torch_batch import TORCH_DTYPE
-
-    ops = Cpu(TORCH_DTYPE[model.config.format])
+def _loaded(folder: Path | None, model: Model, ops: TorchCpu) -> Loaded:
     if folder is None:
         return Loaded(model.config, model, ops, None, None, GenerationDefaults(), None)
     has_tokenizer = is_there(folder / "tokenizer.json")
@@ -156,19 +179,47 @@ def _loaded(model: Model, folder: Path | None) -> Loaded:
     )
 
 
-def _random(config: ModelConfig, seed: int, progress: Callable[[int], None] | None) -> Model:
-    from ridgeline.weights.load import random_model
+def _random(
+    config: ModelConfig, format: str, seed: int, progress: Callable[[int], None] | None
+) -> tuple[Model, TorchCpu]:
+    if not _is_native(format):
+        from ridgeline.weights.load import random_model
 
-    return random_model(config, seed=seed, progress=progress)
+        return random_model(replace(config, format=format), seed=seed, progress=progress), _torch(format)
+    from ridgeline.weights.pack import random_packed
+
+    return random_packed(config, format, seed, progress), _native()
 
 
 def _from_files(
-    config: ModelConfig, folder: Path, weights: str, progress: Callable[[int], None] | None
-) -> Model:
-    from ridgeline.weights.load import load_model
+    config: ModelConfig, folder: Path, format: str, progress: Callable[[int], None] | None
+) -> tuple[Model, TorchCpu]:
+    if not _is_native(format):
+        from ridgeline.weights.load import load_model
 
-    format = (_stored_format(folder) or config.format) if weights == "auto" else weights
-    return load_model(replace(config, format=format), folder, progress=progress)
+        return load_model(replace(config, format=format), folder, progress=progress), _torch(format)
+    from ridgeline.weights.pack import load_packed
+
+    return load_packed(config, folder, format, progress), _native()
+
+
+def _is_native(format: str) -> bool:
+    from ridgeline.kernels.linear import FORMATS
+
+    return format in FORMATS
+
+
+def _native() -> TorchCpu:
+    from ridgeline.ops.cpu import Cpu
+
+    return Cpu()
+
+
+def _torch(format: str) -> TorchCpu:
+    from ridgeline.ops.torch_batch import TORCH_DTYPE
+    from ridgeline.ops.torch_cpu import TorchCpu
+
+    return TorchCpu(TORCH_DTYPE[format])
 
 
 def _stored_format(folder: Path) -> str | None:
@@ -187,7 +238,8 @@ def _stored_format(folder: Path) -> str | None:
 def _folder(model: str | Path) -> Path:
     from ridgeline.weights.resolve import find_folder
 
-    return DEMO if str(model).lower() == "demo" else find_folder(str(model), ("demo", *builtin_names()))
+    ours = DEMOS.get(str(model).lower())
+    return ours or find_folder(str(model), (*DEMOS, *builtin_names()))
 
 
 def require_run_extra() -> None:

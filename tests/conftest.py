@@ -23,11 +23,19 @@ NOISE = 0.2
 
 @dataclass(frozen=True)
 class Twin:
-    """A small random model of transformers, and ours as loaded from the folder it was saved to."""
+    """A small random model of transformers, and ours as loaded from the folder it was saved to: as tensors,
+    and packed for the cpu reading."""
 
     theirs: Any
     ours: Any
+    packed: Any
     folder: Path
+
+    def on(self, ops: Any) -> Any:
+        """Ours, as the executing reading ``ops`` takes it."""
+        from ridgeline.ops.cpu import Cpu
+
+        return self.packed if isinstance(ops, Cpu) else self.ours
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +58,7 @@ def _make_twin(architecture: str, fields: dict[str, Any], folder: Path) -> Twin:
 
     from ridgeline.models import load_config
     from ridgeline.weights.load import load_model
+    from ridgeline.weights.pack import load_packed
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -59,4 +68,5 @@ def _make_twin(architecture: str, fields: dict[str, Any], folder: Path) -> Twin:
     for parameter in theirs.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=NOISE)
     theirs.save_pretrained(folder)
-    return Twin(theirs, load_model(load_config(folder), folder), folder)
+    config = load_config(folder)
+    return Twin(theirs, load_model(config, folder), load_packed(config, folder, "fp32"), folder)

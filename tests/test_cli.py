@@ -8,16 +8,8 @@ import sys
 import pytest
 
 COMMANDS = (
-    "explain",
-    "simulate",
-    "generate",
-    "measure",
-    "check",
-    "eval",
-    "validate",
-    "demo",
-    "models",
-    "devices",
+    *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo"),
+    *("models", "devices"),
 )
 
 
@@ -85,6 +77,18 @@ def test_json_is_json_and_nothing_else(tmp_path):
     assert "h200" in json.loads(ridgeline("devices", "--json", cache=tmp_path).stdout)
 
 
+def test_bench_writes_a_line_a_test_to_a_file(tmp_path):
+    path = tmp_path / "found" / "bench.csv"
+    lengths = ("--prompt", "8,4", "--generate", "2", "--depth", "0,3", "--repeat", "1", "--threads", "1")
+    shown = ridgeline("bench", "demo", *lengths, "--format", "csv", "--output", str(path), cache=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, ""), shown.stderr
+    header, *lines = path.read_text().splitlines()
+    assert header.startswith("model,format,")
+    assert [line.split(",")[3] for line in lines] == [
+        *("pp8", "pp8 @ d3", "pp4", "pp4 @ d3", "tg2", "tg2 @ d3"),
+    ]
+
+
 def test_validate_holds_and_shows_the_errata(tmp_path):
     shown = ridgeline("validate", cache=tmp_path)
     assert shown.returncode == 0
@@ -133,6 +137,12 @@ def broken_folder(path, config):
         (("generate", "no/such-model", "hello"), "no/such-model"),
         (("check", "gpt2", "--weights", "random"), "ridgeline measure"),
         (("check", "gpt2", "--weights", "random", "--on", "a100"), "datasheet"),
+        (("bench", "gpt2"), "--weights random"),
+        (("bench", "gpt2", "--depth", "0,many"), "--depth"),
+        (("bench", "gpt2", "--depth", "1000"), "pp512 @ d1000 reaches 1512 tokens"),
+        (("bench", "gpt2", "--format", "xml"), "table, csv, json"),
+        (("bench", "bert-base", "--generate", "8"), "is an encoder"),
+        (("bench", "demo", "--output", "/etc/passwd/bench.csv"), "/etc/passwd/bench.csv"),
         (("measure", "--threads", "0"), "threads"),
         (("measure", "--out", "/etc/passwd/this.toml"), "/etc/passwd/this.toml"),
     ],

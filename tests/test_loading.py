@@ -138,11 +138,14 @@ def test_the_demo_model_has_a_tokenizer():
     assert result.prompt_tokens == len(loaded.tokenizer.encode("def add(a, b):"))
 
 
-@pytest.mark.parametrize("name", ["demo", "Demo", "DEMO"])
-def test_names_are_understood_in_any_case(name):
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("demo", "model"), ("Demo", "model"), ("demo-draft", "draft"), ("DEMO-DRAFT", "draft")],
+)
+def test_names_are_understood_in_any_case(name, folder):
     loaded = load(name, weights="random")
-    assert loaded.config.name == "demo"
-    assert loaded.folder.name == "model"
+    assert loaded.config.name == name.lower()
+    assert loaded.folder.name == folder
 
 
 def test_progress_adds_up_to_the_bytes_of_the_weights(folder):

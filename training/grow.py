@@ -25,8 +25,13 @@ def origins(shallow: int, deep: int) -> list[tuple[int, bool]]:
     if not shallow <= deep <= 2 * shallow:
         raise InputError(f"a model of {shallow} layers grows to {shallow}..{2 * shallow} layers, not {deep}")
     added = deep - shallow
-    doubled = {shallow * (i + 1) // added - 1 for i in range(added)} if added else set()
-    return [(layer, copy) for layer in range(shallow) for copy in ((False, True) if layer in doubled else (False,))]
+    doubled = {shallow * (i + 1) // added - 1 for i in range(added)}
+    pairs = []
+    for layer in range(shallow):
+        pairs.append((layer, False))
+        if layer in doubled:
+            pairs.append((layer, True))
+    return pairs
 
 
 def grown(folder: Path, layers: int) -> dict[str, torch.Tensor]:
@@ -41,5 +46,6 @@ def grown(folder: Path, layers: int) -> dict[str, torch.Tensor]:
             match = _LAYER.fullmatch(name)
             if match and int(match[2]) == origin:
                 silent = copy and name.endswith(_ADDS_TO_RESIDUAL)
-                result[f"{match[1]}{index}{match[3]}"] = torch.zeros_like(tensor) if silent else tensor.clone()
+                made = torch.zeros_like(tensor) if silent else tensor.clone()
+                result[f"{match[1]}{index}{match[3]}"] = made
     return result

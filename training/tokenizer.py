@@ -12,7 +12,9 @@ from training.corpus import Corpus, collect
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-MODEL_FOLDER = Path(__file__).parent.parent / "ridgeline" / "demo" / "model"
+_DEMO = Path(__file__).parent.parent / "ridgeline" / "demo"
+MODEL_FOLDER = _DEMO / "model"
+DRAFT_FOLDER = _DEMO / "draft"
 
 VOCABULARY = 4096
 END_OF_TEXT = "<|endoftext|>"
@@ -80,10 +82,12 @@ def bytes_per_token(tokenizer: "Tokenizer", texts: list[str]) -> float:
 
 
 def main() -> None:
+    """Train the tokenizer and write it into the folders of both models."""
     corpus = collect()
     tokenizer = train(corpus)
     window = json.loads((MODEL_FOLDER / "config.json").read_text())["max_position_embeddings"]
-    save(tokenizer, MODEL_FOLDER, window)
+    for folder in (MODEL_FOLDER, DRAFT_FOLDER):
+        save(tokenizer, folder, window)
     rate = bytes_per_token(tokenizer, [file.text for file in corpus.held_out])
     print(f"{tokenizer.get_vocab_size()} tokens, {rate:.2f} bytes a token on the held-out files")
 

@@ -13,6 +13,10 @@ T* pointer(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
+void bind_attention(nanobind::module_& m);
 void bind_linear(nanobind::module_& m);
+void bind_program(nanobind::module_& m);
+void bind_rows(nanobind::module_& m);
+void bind_sample(nanobind::module_& m);
 
 }  // namespace ridgeline

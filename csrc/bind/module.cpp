@@ -50,4 +50,8 @@ NB_MODULE(_native, m) {
     bind_threads(m);
     bind_isa(m);
     bind_linear(m);
+    bind_attention(m);
+    bind_rows(m);
+    bind_program(m);
+    bind_sample(m);
 }

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
-#include "simd/half.h"
 #include "linear/job.h"
-#include "simd/math.h"
+#include "simd/activation.h"
+#include "simd/half.h"
 
 // What happens to a tile of sums before it is stored: row scale, bias, activation, gate, residual.
 // Each is a pass over the tile, which lies in the first-level cache.
@@ -61,15 +61,7 @@ inline void add_bias(const Job& job, const Tile& tile) {
 
 /// A gated product activates its gate, the first half of the columns.
 inline void activate(const Job& job, const Tile& tile) {
-    const int64_t columns = job.layout.panel_columns();
-    switch (job.activation) {
-        case Activation::none: return;
-        case Activation::silu: return map(tile, columns, silu);
-        case Activation::gelu: return map(tile, columns, gelu);
-        case Activation::gelu_tanh: return map(tile, columns, gelu_tanh);
-        case Activation::relu: return map(tile, columns, relu);
-        case Activation::tanh: return map(tile, columns, tanh);
-    }
+    with_activation(job.activation, [&](auto act) { map(tile, job.layout.panel_columns(), act); });
 }
 
 inline void multiply_by_gate(const Tile& tile) {

@@ -69,6 +69,17 @@ struct Layout {
         if (column >= product_columns()) return -1;
         return gated && lane >= half ? product_columns() + column : column;
     }
+
+    struct Place {
+        int64_t panel;
+        int lane;
+    };
+    /// Where the weight's row `r` lies.
+    Place place(int64_t r) const {
+        const int64_t column = r % product_columns();
+        const int64_t lane = column % panel_columns() + (r < product_columns() ? 0 : kPanel / 2);
+        return {column / panel_columns(), static_cast<int>(lane)};
+    }
 };
 
 }  // namespace ridgeline

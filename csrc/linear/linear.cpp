@@ -1,12 +1,10 @@
 #include "linear/linear.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "isa/isa.h"
 #include "threads/pool.h"
+#include "threads/scratch.h"
 
 namespace ridgeline {
 namespace {
@@ -25,32 +23,6 @@ const Products& products() {
         default: return kPortableProducts;
     }
 }
-
-/// Memory that a thread keeps from call to call.
-class Scratch {
-public:
-    uint8_t* reserve(int64_t bytes) {
-        if (bytes > size_) {
-            memory_.reset();
-            size_ = 0;
-            const int64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-            memory_.reset(static_cast<uint8_t*>(std::aligned_alloc(kAlignment, rounded)));
-            if (!memory_) throw std::bad_alloc();
-            size_ = rounded;
-        }
-        return memory_.get();
-    }
-
-private:
-    static constexpr int64_t kAlignment = 64;
-    struct Free {
-        void operator()(uint8_t* p) const { std::free(p); }
-    };
-    std::unique_ptr<uint8_t, Free> memory_;
-    int64_t size_ = 0;
-};
-
-int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 const uint8_t* row_of(const void* data, int64_t row, int64_t stride, Dtype dtype) {
     return static_cast<const uint8_t*>(data) + row * stride * (dtype == Dtype::fp32 ? 4 : 2);

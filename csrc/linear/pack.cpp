@@ -1,5 +1,6 @@
 #include "linear/pack.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -93,31 +94,47 @@ void pack_panel(const Layout& layout, const Matrix& weight, int64_t index, uint8
     }
 }
 
-float read_element(const Layout& layout, const uint8_t* panel, int64_t k, int lane) {
-    const uint8_t* from = slot(layout, const_cast<uint8_t*>(panel), k / layout.step(), lane);
-    const int64_t j = k % layout.step();
-    if (layout.format == Format::fp32) {
-        float w;
-        std::memcpy(&w, from, sizeof w);
-        return w;
-    }
-    if (layout.format == Format::bf16) {
+void unpack_floats(const Layout& layout, const uint8_t* panel, int lane, float* to) {
+    for (int64_t k = 0; k < layout.in; ++k) 
+        std::memcpy(to + k, panel + k * Layout::kStepBytes + lane * 4, sizeof *to);
+}
+
+void unpack_bf16(const Layout& layout, const uint8_t* panel, int lane, float* to) {
+    for (int64_t k = 0; k < layout.in; ++k) {
         uint16_t pair[2];
-        std::memcpy(pair, from, sizeof pair);
-        return from_bf16(pair[j]);
+        std::memcpy(pair, panel + k / 2 * Layout::kStepBytes + lane * 4, sizeof pair);
+        to[k] = from_bf16(pair[k % 2]);
     }
-    const int64_t group = layout.format == Format::int4 ? k / layout.group : 0;
+}
+
+float read_scale(const Layout& layout, const uint8_t* panel, int64_t group, int lane) {
     uint16_t scale;
     std::memcpy(&scale, panel + (group + 1) * layout.group_bytes() - Layout::kScaleBytes + 2 * lane,
                 sizeof scale);
-    if (layout.format == Format::int8) return from_fp16(scale) * static_cast<float>(from[j] - 128);
-    const int q = j < 4 ? from[j] & 15 : from[j - 4] >> 4;
-    int zero = 8;
-    if (layout.zero_points) {
-        const uint8_t both = panel[layout.zero_points_at() + group * Layout::kZeroBytes + lane % 16];
-        zero = lane < 16 ? both & 15 : both >> 4;
+    return from_fp16(scale);
+}
+
+void unpack_int8(const Layout& layout, const uint8_t* panel, int lane, float* to) {
+    const float scale = read_scale(layout, panel, 0, lane);
+    for (int64_t k = 0; k < layout.in; ++k)
+        to[k] = scale * static_cast<float>(panel[k / 4 * Layout::kStepBytes + lane * 4 + k % 4] - 128);
+}
+
+void unpack_int4(const Layout& layout, const uint8_t* panel, int lane, float* to) {
+    for (int64_t g = 0; g < layout.groups(); ++g) {
+        const float scale = read_scale(layout, panel, g, lane);
+        int zero = 8;
+        if (layout.zero_points) {
+            const uint8_t both = panel[layout.zero_points_at() + g * Layout::kZeroBytes + lane % 16];
+            zero = lane < 16 ? both & 15 : both >> 4;
+        }
+        const uint8_t* steps = panel + g * layout.group_bytes() + lane * 4;
+        const int64_t first = g * layout.group, inputs = std::min(layout.group, layout.in - first);
+        for (int64_t k = 0; k < inputs; ++k) {
+            const uint8_t both = steps[k / 8 * Layout::kStepBytes + k % 4];
+            to[first + k] = scale * static_cast<float>((k % 8 < 4 ? both & 15 : both >> 4) - zero);
+        }
     }
-    return from_fp16(scale) * static_cast<float>(q - zero);
 }
 
 }  // namespace
@@ -131,17 +148,20 @@ void pack(const Layout& layout, Matrix weight, uint8_t* packed, int64_t begin, i
     });
 }
 
+void unpack_row(const Layout& layout, const uint8_t* packed, int64_t row, float* to) {
+    const Layout::Place place = layout.place(row);
+    const uint8_t* panel = packed + place.panel * layout.panel_bytes();
+    switch (layout.format) {
+        case Format::fp32: return unpack_floats(layout, panel, place.lane, to);
+        case Format::bf16: return unpack_bf16(layout, panel, place.lane, to);
+        case Format::int8: return unpack_int8(layout, panel, place.lane, to);
+        case Format::int4: return unpack_int4(layout, panel, place.lane, to);
+    }
+}
+
 void unpack(const Layout& layout, const uint8_t* packed, float* weight) {
-    parallel_for(layout.panels(), [&](int64_t begin, int64_t end) {
-        for (int64_t p = begin; p < end; ++p) {
-            const uint8_t* panel = packed + p * layout.panel_bytes();
-            for (int lane = 0; lane < kPanel; ++lane) {
-                const int64_t row = layout.row(p, lane);
-                if (row < 0) continue;
-                for (int64_t k = 0; k < layout.in; ++k)
-                    weight[row * layout.in + k] = read_element(layout, panel, k, lane);
-            }
-        }
+    parallel_for(layout.out, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) unpack_row(layout, packed, row, weight + row * layout.in);
     });
 }
 

@@ -12,6 +12,9 @@ namespace ridgeline {
 /// Throws std::domain_error for a weight that can't be quantised.
 void pack(const Layout& layout, Matrix weight, uint8_t* packed, int64_t begin, int64_t end);
 
+/// What output `row` of a packed weight stands for, as float32 [in].
+void unpack_row(const Layout& layout, const uint8_t* packed, int64_t row, float* to);
+
 /// Row by row what a packed weight stands for, as float32 [out, in].
 void unpack(const Layout& layout, const uint8_t* packed, float* weight);
 

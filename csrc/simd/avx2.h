@@ -14,6 +14,7 @@ struct Arch {
     static constexpr int kMaxNibbleRows = 5;
     static constexpr int kStrip = 2;
     static constexpr int kInt8Offset = 0;  // dot_int8 takes the stored offset off
+    static constexpr float kPowerUnderflow = -252.0f;  // scale(1..2, this) is 0
 
     using F = __m256;
     using I = __m256i;
@@ -31,6 +32,16 @@ struct Arch {
     static F max(F a, F b) { return _mm256_max_ps(a, b); }
     static F min(F a, F b) { return _mm256_min_ps(a, b); }
     static F abs(F x) { return _mm256_andnot_ps(set(-0.0f), x); }
+    static float reduce_max(F x) {
+        const __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+        const __m128 quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
+        return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
+    }
+    static float reduce_sum(F x) {
+        const __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+        const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+        return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+    }
     static F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     /// x 2^n for a whole n of size 252 or less, in two steps, since a float holds 2^n for 127 at most.
     static F scale(F x, F n) {
@@ -83,6 +94,36 @@ struct Arch {
         const I kept = shift_right<16>(_mm256_blendv_epi8(rounded, quiet, nan));
         const I packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(kept, kept), 0x08);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+    }
+
+    /// The same where subnormal numbers may become 0.
+    static void store_normal_bf16(uint16_t* p, F x) { store_bf16(p, x); }
+    /// 8 whole numbers as bf16, which holds them exactly.
+    static void int8_to_bf16(const int8_t* from, uint16_t* to) {
+        const I q = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+        const I high = shift_right<16>(bits(to_float(q)));
+        const I packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+    }
+    /// Rows become columns.
+    static void transpose(I (&rows)[kLanes]) {
+        I t[kLanes];
+        for (int i = 0; i < kLanes; i += 2) {
+            t[i] = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
+            t[i + 1] = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        for (int i = 0; i < kLanes; i += 4) {
+            rows[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+            rows[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+            rows[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+            rows[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+        }
+        // rows[4 i + j] holds columns j and j + 4 of rows 4 i .. 4 i + 3.
+        for (int j = 0; j < 4; ++j) {
+            t[j] = _mm256_permute2x128_si256(rows[j], rows[4 + j], 0x20);
+            t[j + 4] = _mm256_permute2x128_si256(rows[j], rows[4 + j], 0x31);
+        }
+        for (int i = 0; i < kLanes; ++i) rows[i] = t[i];
     }
 
     /// acc + the products of each lane's two bf16, w and a.

@@ -15,6 +15,7 @@ struct Arch {
     static constexpr int kMaxNibbleRows = 13;  // taking nibbles out of bytes needs a mask beside them
     static constexpr int kStrip = 2;           // registers of columns that a tile works on at a time
     static constexpr int kInt8Offset = 128;    // int8 dot products take weights as stored, q + 128
+    static constexpr float kPowerUnderflow = -160.0f;  // scale(1..2, this) is 0
 
     using F = __m512;
     using I = __m512i;
@@ -32,6 +33,8 @@ struct Arch {
     static F max(F a, F b) { return _mm512_max_ps(a, b); }
     static F min(F a, F b) { return _mm512_min_ps(a, b); }
     static F abs(F x) { return _mm512_abs_ps(x); }
+    static float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
+    static float reduce_sum(F x) { return _mm512_reduce_add_ps(x); }
     static F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     /// x 2^n for a whole n.
     static F scale(F x, F n) { return _mm512_scalef_ps(x, n); }
@@ -82,6 +85,49 @@ struct Arch {
         const I kept = _mm512_mask_or_epi32(rounded, nan, b, set_int(0x400000));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                             _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
+    }
+
+    /// The same where subnormal numbers may become 0.
+    static void store_normal_bf16(uint16_t* p, F x) {
+#if defined(__AVX512BF16__)
+        __m256i packed;
+        asm("vcvtneps2bf16 %1, %0" : "=v"(packed) : "v"(x));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+#else
+        store_bf16(p, x);
+#endif
+    }
+    /// 16 whole numbers as bf16, which holds them exactly.
+    static void int8_to_bf16(const int8_t* from, uint16_t* to) {
+        const I q = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                            _mm512_cvtepi32_epi16(shift_right<16>(bits(to_float(q)))));
+    }
+    /// Rows become columns.
+    static void transpose(I (&rows)[kLanes]) {
+        I t[kLanes];
+        for (int i = 0; i < kLanes; i += 2) {
+            t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+            t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+        }
+        for (int i = 0; i < kLanes; i += 4) {
+            rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+            rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+            rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+            rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+        }
+        // rows[4 i + j] holds columns j, j + 4, j + 8, j + 12 of rows 4 i .. 4 i + 3.
+        for (int j = 0; j < 4; ++j) {
+            const I even = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0x88);
+            const I odd = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0xdd);
+            const I even_low = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0x88);
+            const I odd_low = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0xdd);
+            t[j] = _mm512_shuffle_i32x4(even, even_low, 0x88);
+            t[j + 8] = _mm512_shuffle_i32x4(even, even_low, 0xdd);
+            t[j + 4] = _mm512_shuffle_i32x4(odd, odd_low, 0x88);
+            t[j + 12] = _mm512_shuffle_i32x4(odd, odd_low, 0xdd);
+        }
+        for (int i = 0; i < kLanes; ++i) rows[i] = t[i];
     }
 
     /// acc + the products of each lane's two bf16, w and a.

@@ -35,6 +35,16 @@ inline F exp(F x) {
     return Arch::scale(Arch::add(e.rest, Arch::set(1.0f)), e.n);
 }
 
+/// 2^x for x <= 0, to 1.6e-7; exactly 1 at 0, and exactly 0 at -infinity. The polynomial is the minimax fit
+/// to 2^r over |r| <= 1/2 among those that are 1 at 0.
+inline F exp2_below_zero(F x) {
+    x = Arch::max(Arch::set(Arch::kPowerUnderflow), x);
+    const F n = Arch::round(x);
+    const F power = polynomial(Arch::sub(x, n), 0x1.5bba14p-10f, 0x1.3cea88p-7f, 0x1.c6b752p-5f,
+                               0x1.ebf9bcp-3f, 0x1.62e42ap-1f, 1.0f);
+    return Arch::scale(power, n);
+}
+
 /// 1 / (1 + e^-x), times x: x comes first so that it is not lost where e^-x overflows.
 inline F x_times_logistic(F x, F at) {
     return Arch::div(x, Arch::add(Arch::set(1.0f), exp(Arch::sub(Arch::zero(), at))));

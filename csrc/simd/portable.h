@@ -16,6 +16,7 @@ struct Arch {
     static constexpr int kMaxNibbleRows = 4;
     static constexpr int kStrip = 2;
     static constexpr int kInt8Offset = 128;
+    static constexpr float kPowerUnderflow = -252.0f;  // scale(1..2, this) is 0
 
     typedef float F __attribute__((vector_size(16)));
     typedef int32_t I __attribute__((vector_size(16)));
@@ -34,6 +35,11 @@ struct Arch {
     static F max(F a, F b) { return select(a > b, a, b); }
     static F min(F a, F b) { return select(a < b, a, b); }
     static F abs(F x) { return from_bits(bits(x) & 0x7fffffff); }
+    static float reduce_max(F x) {
+        const float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+        return a > b ? a : b;
+    }
+    static float reduce_sum(F x) { return (x[0] + x[2]) + (x[1] + x[3]); }
     /// To the nearest whole number, ties to even, for |x| < 2^22.
     static F round(F x) {
         const F shift = set(0x1.8p23f);
@@ -81,6 +87,20 @@ struct Arch {
     }
     static void store_bf16(uint16_t* p, F x) {
         for (int i = 0; i < kLanes; ++i) p[i] = to_bf16(x[i]);
+    }
+
+    /// The same where subnormal numbers may become 0.
+    static void store_normal_bf16(uint16_t* p, F x) { store_bf16(p, x); }
+    /// 4 whole numbers as bf16, which holds them exactly.
+    static void int8_to_bf16(const int8_t* from, uint16_t* to) {
+        for (int i = 0; i < kLanes; ++i) to[i] = to_bf16(from[i]);
+    }
+    /// Rows become columns.
+    static void transpose(I (&rows)[kLanes]) {
+        I t[kLanes];
+        for (int i = 0; i < kLanes; ++i)
+            for (int j = 0; j < kLanes; ++j) t[i][j] = rows[j][i];
+        for (int i = 0; i < kLanes; ++i) rows[i] = t[i];
     }
 
     /// acc + the products of each lane's two bf16, w and a.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ridgeline.analysis.step import predict_step
+from ridgeline.analysis.threads import threads
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.hardware.kernels import Kernels
@@ -118,7 +118,8 @@ def check(
     the machine was measured with.
 
     Raises InputError if a length is below 1 or beyond the model's window, if contexts are given for
-    an encoder, if ``on`` is a datasheet, or if this machine has not been measured.
+    an encoder, if ``on`` is a datasheet, or if this machine has not been measured, or not with weights in
+    the format that they are loaded in.
     """
     device = load_device(on) if not isinstance(on, Device) else on
     if not device.kernels:
@@ -127,12 +128,13 @@ def check(
     steps = _steps(loaded.model.config, prompt, contexts)
     predictions = [predict_step(loaded.model, device, [step.span], logits=step.logits) for step in steps]
     phases = []
-    threads = Kernels.from_dict(device.kernels).threads
+    measured_with = Kernels.from_dict(device.kernels).threads
     for i, (step, prediction) in enumerate(zip(steps, predictions, strict=True)):
         if progress is not None:
             rows, context = step.span.rows, step.span.keys
             progress(f"running {step.name} of {rows} rows at context {context}", i / len(steps))
-        phases.append(_run(loaded, step, prediction, threads))
+        with threads(measured_with):
+            phases.append(_run(loaded, step, prediction))
     return Check(loaded.model.config.name, device.name, device.date, tuple(phases))
 
 
@@ -158,33 +160,30 @@ def _steps(config: ModelConfig, prompt: int, contexts: tuple[int, ...] | None) -
     return [_Step("prefill", Span(prompt), "last"), *decodes]
 
 
-def _run(loaded: Loaded, step: _Step, prediction: Prediction, threads: int) -> PhaseCheck:
+def _run(loaded: Loaded, step: _Step, prediction: Prediction) -> PhaseCheck:
     import torch
 
-    from ridgeline.ops.profile import Profile
-
     model, ops, span = loaded.model, loaded.ops, step.span
-    ids = torch.randint(model.config.vocab, (span.rows,), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(model.config.vocab, (span.rows,), generator=torch.Generator().manual_seed(0)).tolist()
     cache, table = None, ()
     if model.config.is_decoder:
-        spec = model.cache_spec(next(model.weights()).format)
+        spec = model.cache_spec(model.plain_format)
         blocks = -(-span.keys // spec.block_size)
         cache, table = ops.alloc_cache(spec, blocks), tuple(range(blocks))
         cache.randomise()
-    placed = Span(span.rows, span.past, table=table, admitted=span.keys)
-    profile = Profile(ops)
+    placed = [Span(span.rows, span.past, table=table, admitted=span.keys)]
 
-    def run(reading: Any) -> None:
-        model.forward(reading, ops.batch(ids, [placed], logits=step.logits, cache=cache))
+    def run() -> None:
+        ops.run(model, ids, placed, logits=step.logits, cache=cache)
 
-    with torch.inference_mode(), _threads(threads):
+    with torch.inference_mode():
         for _ in range(WARM_UP):
-            run(ops)
-        rounds = [_round(lambda: run(ops)) for _ in range(ROUNDS)]
+            run()
+        rounds = [_round(run) for _ in range(ROUNDS)]
         timings = []
         for _ in range(LEAST_STEPS):
-            run(profile)
-            timings.append([(r.name, len(r.seconds), r.total) for r in profile.take()])
+            records = ops.profile(model, ids, placed, logits=step.logits, cache=cache)
+            timings.append([(r.name, len(r.seconds), r.total) for r in records])
     return PhaseCheck(
         name=step.name,
         rows=span.rows,
@@ -194,19 +193,6 @@ def _run(loaded: Loaded, step: _Step, prediction: Prediction, threads: int) -> P
         spread=max(rounds) / min(rounds) - 1,
         operators=_join(prediction, timings),
     )
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """PyTorch computes with as many threads as the machine was measured with."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _round(run: Callable[[], None]) -> float:

@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,14 @@ MOST_NATS = math.log(sys.float_info.max)
 class Evaluation:
     """How well a model predicted the ``documents``; what is scored is said at the top of this module.
 
-    ``format`` is that of the weights; ``window`` and ``stride`` are in tokens. ``tokens`` counts those
+    ``format`` is that of the weights, which take ``weight_bytes``; ``window`` and ``stride`` are in tokens. ``tokens`` counts those
     that were scored, ``bytes`` the UTF-8 bytes of the text, ``nats`` is the sum over the tokens, and
     ``seconds`` the time of the model's passes.
     """
 
     model: str
     format: str
+    weight_bytes: float
     documents: int
     window: int
     stride: int
@@ -156,7 +157,18 @@ def evaluate_tokens(
     tokens = sum(part.stop - part.scored for _, part in parts)
     if not nats / tokens < MOST_NATS:  # not a number compares false
         raise InputError(f"{config.name} overflows in {config.format}: its loss is {nats}; try fp32 weights")
-    return Evaluation(config.name, config.format, len(ids), window, stride, tokens, text_bytes, nats, seconds)
+    return Evaluation(
+        model=config.name,
+        format=config.format,
+        weight_bytes=model.weight_bytes(),
+        documents=len(ids),
+        window=window,
+        stride=stride,
+        tokens=tokens,
+        bytes=text_bytes,
+        nats=nats,
+        seconds=seconds,
+    )
 
 
 @dataclass(frozen=True)
@@ -216,9 +228,8 @@ def _nats(
         first = part.start + past  # the token that row 0 reads; row r predicts the token first + r + 1
         wanted = min(max(part.scored - 1 - first, 0), rows)
         span = Span(rows, past, table=table, admitted=part.rows)
-        batch = ops.batch(document[first : first + rows], [span], logits="all", cache=cache)
-        batch = replace(batch, logit_rows=torch.arange(wanted, rows, device=ops.device))
-        logits = model.forward(ops, batch).float()
+        ids = document[first : first + rows].tolist()
+        logits = ops.run(model, ids, [span], logits=range(wanted, rows), cache=cache).float()
         targets = document[first + wanted + 1 : first + rows + 1].to(ops.device)
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         nats += losses.double().sum().item()
@@ -226,7 +237,7 @@ def _nats(
 
 
 def _cache(model: Model, ops: Reference, tokens: int) -> TorchCache:
-    spec = model.cache_spec(next(model.weights()).format)
+    spec = model.cache_spec(model.plain_format)
     return ops.alloc_cache(spec, -(-tokens // spec.block_size))
 
 

@@ -10,17 +10,23 @@ from ridgeline.analysis.step import activation_format, default_lowering, predict
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
-from ridgeline.ops.formats import get_format, storage_format
+from ridgeline.ops.formats import get_format, product_format, storage_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU_NAIVE, Flops
+from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, TORCH_CPU, TORCH_CPU_NAIVE, Flops
 from ridgeline.predict import KernelTime, Prediction
 
 #: The most prompt or output tokens, or requests at once, that are taken to be meant.
 MOST = 1 << 30
 #: New tokens of a decoder's request, where it is not said how many.
 OUTPUT = 128
+#: Each way to run a model, with scores written to memory.
+NAIVE = {
+    lowering.name: naive
+    for lowering, naive in ((FUSED, NAIVE_ATTENTION), (CPU, CPU_NAIVE), (TORCH_CPU, TORCH_CPU_NAIVE))
+}
 #: Context lengths at which a long generation's steps are predicted.
 SAMPLES = 17
 
@@ -104,13 +110,15 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What :func:`explain` found. ``basis`` names what each part of the device's figures stands
-    on; ``assumptions`` is what a count cannot know or chose."""
+    """What :func:`explain` found. ``product_format`` is what weights are multiplied in, and ``ridge`` that of
+    such products; ``basis`` names what each part of the device's figures stands on; ``assumptions`` is
+    what a count cannot know or chose."""
 
     model: str
     parameters: int
     weight_format: str
     activation_format: str
+    product_format: str
     cache_format: str
     attention: str
     pairs: str
@@ -155,10 +163,14 @@ def explain(
     workload = Workload(prompt, _output(config, output), batch)
     _check_window(config, workload)
     built = declare(config, None if weights is None else storage_format(weights))
-    cache_format = activation_format(built) if cache is None else storage_format(cache)
+    cache_format = built.plain_format if cache is None else storage_format(cache)
     lowering = default_lowering(device)
+    activations = multiplied = activation_format(built, lowering)
+    if lowering.activations is not None:  # the native kernels: they pack weights and multiply in their kind
+        pad_products(built)
+        multiplied = product_format(weights or config.format)
     if _choice("attention", attention, Attention) is Attention.NAIVE:
-        lowering = NAIVE_ATTENTION if lowering is FUSED else TORCH_CPU_NAIVE
+        lowering = NAIVE[lowering.name]
     shown = _choice("pairs", pairs, Pairs)
     options = {"cache_format": cache_format, "lowering": lowering}
 
@@ -180,19 +192,20 @@ def explain(
         model=config.name,
         parameters=built.parameter_count(),
         weight_format=weights or config.format,
-        activation_format=activation_format(built),
+        activation_format=activations,
+        product_format=multiplied,
         cache_format=cache_format,
         attention=str(Attention(attention)),
         pairs=str(shown),
         device=device.name,
         device_title=device.title,
-        ridge=device.ridge(activation_format(built)),
+        ridge=device.ridge(multiplied),
         workload=workload,
         phases=tuple(phases),
         request=request,
         memory=memory,
         basis={section: source for p in phases for section, source in p.basis.items()},
-        assumptions=tuple(_assumptions(built, device, shown, memory, phases)),
+        assumptions=tuple(_assumptions(built, device, multiplied, shown, memory, phases)),
     )
 
 
@@ -290,14 +303,21 @@ def _memory(
 
 
 def _assumptions(
-    model: Model, device: Device, pairs: Pairs, memory: MemoryUse, phases: Sequence[Phase]
+    model: Model,
+    device: Device,
+    multiplied: str,
+    pairs: Pairs,
+    memory: MemoryUse,
+    phases: Sequence[Phase],
 ) -> Iterator[str]:
     if pairs is Pairs.VISIBLE:
         yield "attention counts only the query-key pairs that the mask lets through"
     else:
         yield "operations count the full square of query-key pairs, times only the visible ones"
-    if any(get_format(w.format).is_quantised for w in model.weights()):
-        yield f"quantised weights are expanded to {activation_format(model)} on chip and multiplied so"
+    if multiplied == "int8":
+        yield "activations are quantised to int8 on chip and multiplied so with the quantised weights"
+    elif any(get_format(w.format).is_quantised for w in model.weights()):
+        yield f"quantised weights are expanded to {multiplied} on chip and multiplied so"
     if not device.kernels:
         yield (
             f"every kernel reaches the device's rates and takes {device.launch_seconds * 1e6:.3g} µs to "

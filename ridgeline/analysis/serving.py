@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ridgeline.analysis.step import activation_format, predict_step, trace_step
+from ridgeline.analysis.step import default_lowering, predict_step, trace_step
 from ridgeline.analysis.step_cost import StepCost
 from ridgeline.engine.arrivals import Arrival
 from ridgeline.engine.blocks import BlockPool
@@ -19,8 +19,9 @@ from ridgeline.hardware import load_device
 from ridgeline.hardware.device import Device
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import Model, ModelConfig
+from ridgeline.models.products import pad_products
 from ridgeline.ops.formats import get_format, storage_format
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 
 #: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.
 MEMORY_SHARE = 0.9
@@ -63,7 +64,7 @@ def simulate(
     kv_tokens: int | None = None,
     batched_tokens: int = 2048,
     sequences: int = 256,
-    block_size: int = 16,
+    block_size: int = BLOCK_TOKENS,
     headroom: int = 1,
 ) -> SimulatedServing:
     """Serve ``arrivals`` with the engine's scheduler in simulated time, every step as long as predicted.
@@ -82,7 +83,9 @@ def simulate(
         raise InputError("there is no request to simulate: give at least one")
     _check_window(config, arrivals)
     built = declare(config, None if weights is None else storage_format(weights))
-    cache_format = activation_format(built) if cache is None else storage_format(cache)
+    if default_lowering(device).activations is not None:  # the native kernels pack weights
+        pad_products(built)
+    cache_format = built.plain_format if cache is None else storage_format(cache)
     scheduling = Limits(at_least_one("batched_tokens", batched_tokens), sequences, headroom=headroom)
     at_least_one("block_size", block_size)
     if kv_tokens is None:
@@ -115,8 +118,8 @@ def _check_window(config: ModelConfig, arrivals: Sequence[Arrival]) -> None:
 
 def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_tokens: int) -> int:
     rows = min(batched_tokens, model.config.window)
-    activations = trace_step(model, [Span(rows)], cache_format=cache_format).memory().activations
-    free = MEMORY_SHARE * device.memory_bytes - model.weight_bytes() - activations
+    step = trace_step(model, [Span(rows)], cache_format=cache_format, lowering=default_lowering(device))
+    free = MEMORY_SHARE * device.memory_bytes - model.weight_bytes() - step.memory().activations
     token_bytes = get_format(cache_format).nbytes((model.cache_spec(cache_format).elements_per_token,))
     if free < token_bytes:
         raise InputError(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
+from ridgeline.hardware.kernels import Kernels
 from ridgeline.models.model import Model
 from ridgeline.ops.count import Count, Pairs
-from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number, is_array
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import FUSED, TORCH_CPU, Lowering, Trace
+from ridgeline.ops.trace import FUSED, Lowering, Trace
 from ridgeline.predict.prediction import Prediction, predict
 
 
@@ -26,19 +26,18 @@ def trace_step(
 ) -> Trace:
     """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays.
 
-    A decoder keeps its keys and values in ``cache_format`` (that of its activations by default);
-    an encoder has no cache. ``logits`` are wanted of each sequence's ``last`` row or of ``all``.
+    A decoder keeps its keys and values in ``cache_format`` (by default that of the weights which are never
+    quantised); an encoder has no cache. ``logits`` are wanted of each sequence's ``last`` row or of ``all``.
 
     Raises InputError for no spans, rows or counts below 1, and sequences beyond the model's window.
     """
     _check_spans(model, spans)
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")
-    activations = activation_format(model)
-    ops = Count(activations=activations, lowering=lowering, pairs=pairs)
+    ops = Count(activations=activation_format(model, lowering), lowering=lowering, pairs=pairs)
     cache = None
     if model.config.is_decoder:
-        cache = ops.alloc_cache(model.cache_spec(cache_format or activations), 0)
+        cache = ops.alloc_cache(model.cache_spec(cache_format or model.plain_format), 0)
     batch = ops.batch(spans, logits=logits, cache=cache)
     return ops.trace(model.forward(ops, batch))
 
@@ -69,15 +68,14 @@ def predict_step(
     return prediction.counted_as(trace_step(model, spans, pairs=pairs, **options))
 
 
-def activation_format(model: Model) -> str:
-    """Activations take the format of the weights that are never quantised."""
-    embedding = next(model.weights())
-    return embedding.format if not get_format(embedding.format).is_quantised else model.config.format
+def activation_format(model: Model, lowering: Lowering) -> str:
+    """The implementation's own, or that of the weights which are never quantised."""
+    return lowering.activations or model.plain_format
 
 
 def default_lowering(device: Device) -> Lowering:
-    """What runs there: our cpu reading where its kernels were measured, else fused kernels."""
-    return TORCH_CPU if device.kernels else FUSED
+    """What runs there: the reading whose kernels were measured, or else fused kernels."""
+    return Kernels.from_dict(device.kernels).lowering if device.kernels else FUSED
 
 
 def _check_spans(model: Model, spans: Sequence[Span]) -> None:

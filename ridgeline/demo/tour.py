@@ -17,7 +17,8 @@ from ridgeline.outputs import refuse_unwritable
 from ridgeline.report import write_report
 from ridgeline.report.tables import progress, show_check, show_explanation, show_measurement, show_stream
 
-PROMPT = 'def read_lines(path):\n    """Return the lines of a text file."""\n'
+#: It ends with a word: a line break and the indentation after it are one token, which a prompt would cut.
+PROMPT = 'def read_lines(path):\n    """Return the lines of a text file."""\n    with'
 #: Greedy text of so small a model runs into loops. The folder's own top-p applies beside these.
 TEMPERATURE, SEED = 0.7, 3
 #: The workload that is explained and checked: it fits the demo model's window of 1,024 tokens.
@@ -45,35 +46,62 @@ def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
     begin = time.perf_counter()
     for path in (report, this_machine_file()):
         refuse_unwritable(path)
-    _heading(console, 1, "What this machine can do")
+    _heading(
+        console,
+        1,
+        "What this machine can do",
+        "Measured on fixed shapes that know nothing of any model; all predictions below rest on these alone.",
+    )
     with progress(console) as doing:
         measurement = measure(progress=doing, plan=plan)
     device = measurement.device
     save_device(device, this_machine_file())
     show_measurement(console, measurement, this_machine_file())
 
-    _heading(console, 2, f"The demo model writes Python, at temperature {TEMPERATURE} and seed {SEED}")
+    _heading(
+        console,
+        2,
+        f"The demo model writes Python, at temperature {TEMPERATURE} and seed {SEED}",
+        "It is small enough to ship and to train on a laptop: expect the shape of Python, not its sense.",
+    )
     loaded = load("demo")
     sampling = loaded.sampling(temperature=TEMPERATURE, seed=SEED)
     text = show_stream(console, loaded, PROMPT, max_tokens=NEW_TOKENS, sampling=sampling).text
 
-    _heading(console, 3, "Where its time should go, predicted from step 1 alone")
+    _heading(
+        console,
+        3,
+        "Where its time should go, predicted from step 1 alone",
+        f"A prompt of {PROMPT_TOKENS} tokens is read (prefill), then tokens come one by one (decode).",
+    )
     explanation = explain("demo", device, prompt=PROMPT_TOKENS, output=NEW_TOKENS)
     show_explanation(console, explanation)
 
-    _heading(console, 4, "Prediction held against measurement")
+    _heading(
+        console,
+        4,
+        "Prediction held against measurement",
+        "The same two steps, run and timed. Below zero the prediction was too fast, above zero too slow.",
+    )
     with progress(console) as doing:
         contexts = (PROMPT_TOKENS + 1,)  # the first step after the prompt, which step 3 predicts
         found = check(loaded, on=device, prompt=PROMPT_TOKENS, contexts=contexts, progress=doing)
     show_check(console, found)
 
-    _heading(console, 5, "The same as a page")
+    _heading(
+        console,
+        5,
+        "The same as a page",
+        "Charts of every operator, to keep or to send; one file, no network.",
+    )
     write_report(report, explanation, device, found, PROMPT + text)
     console.print(f"Wrote {report.resolve()}; open it in a browser.")
     console.print("Next: ridgeline explain llama-3-8b --on h100, or ridgeline --help")
     return Tour(measurement, text, explanation, found, report, time.perf_counter() - begin)
 
 
-def _heading(console: Console, number: int, title: str) -> None:
+def _heading(console: Console, number: int, title: str, meaning: str) -> None:
+    """The step's title, and in one sentence what its figures mean."""
     console.print()
     console.rule(f"[bold]{number}/5  {title}[/bold]", align="left")
+    console.print(f"[dim]{meaning}[/dim]", highlight=False)

@@ -12,7 +12,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.host import this_host
 from ridgeline.models.model import Model
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import CacheSpec
+from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache
 from ridgeline.weights.tokenizer import Tokenizer
@@ -35,21 +35,17 @@ def build_core(
 
 def default_blocks(model: Model, sequences: int, block_size: int) -> int:
     """As many as ``sequences`` whole windows take, or as fit in CACHE_SHARE of the memory that is left."""
-    spec = _cache_spec(model, block_size)
+    spec = model.cache_spec(model.plain_format, block_size)
     block_bytes = block_size * get_format(spec.format).nbytes((spec.elements_per_token,))
     free = this_host().memory_bytes - model.weight_bytes()
     windows = sequences * -(-model.config.window // block_size)
     return max(1, min(windows, int(CACHE_SHARE * free / block_bytes)))
 
 
-def _cache_spec(model: Model, block_size: int) -> CacheSpec:
-    """A cache in the format of the weights that are never quantised."""
-    return model.cache_spec(next(model.weights()).format, block_size)
-
-
-def _make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> TorchCache:
+def _make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> NativeCache | TorchCache:
+    spec = model.cache_spec(model.plain_format, block_size)
     try:
-        return ops.alloc_cache(_cache_spec(model, block_size), blocks)
+        return ops.alloc_cache(spec, blocks)
     except RuntimeError:  # what PyTorch's CPU allocator raises
         raise InputError(
             f"memory does not hold a cache of {blocks * block_size} tokens: lower max_tokens, or cache_tokens"

@@ -19,6 +19,7 @@ from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.worker import Worker
 from ridgeline.loading import Loaded, load
+from ridgeline.ops.protocol import BLOCK_TOKENS
 
 
 class Engine:
@@ -38,7 +39,7 @@ class Engine:
         self,
         model: Loaded | str | Path,
         *,
-        block_size: int = 16,
+        block_size: int = BLOCK_TOKENS,
         token_budget: int = 512,
         sequences: int = 64,
         prefix_cache: bool = True,

@@ -13,6 +13,7 @@ from ridgeline.engine.prompts import Prompt, Requests
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.models.model import Model
+from ridgeline.ops.protocol import BLOCK_TOKENS
 from ridgeline.ops.reference import Reference
 
 
@@ -32,7 +33,7 @@ class Generator:
         ops: Reference,
         requests: Requests,
         *,
-        block_size: int = 16,
+        block_size: int = BLOCK_TOKENS,
         token_budget: int = 512,
         sequences: int = 256,
         prefix_cache: bool = True,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 import torch
 
 from ridgeline.engine.plan import StepPlan
 from ridgeline.models.model import Model
+from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache
@@ -24,15 +24,14 @@ class Runner(Protocol):
 class ModelRunner:
     """Runs ``model`` on the executing reading ``ops``, with its keys and values in ``cache``."""
 
-    def __init__(self, model: Model, ops: Reference, cache: TorchCache) -> None:
+    def __init__(self, model: Model, ops: Reference, cache: NativeCache | TorchCache) -> None:
         self.model = model
         self.ops = ops
         self.cache = cache
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> torch.Tensor:
-        for copy in plan.copies:
-            self.cache.copy_block(copy.source, copy.target)
+        self.cache.copy_blocks([(copy.source, copy.target) for copy in plan.copies])
         ids: list[int] = []
         spans: list[Span] = []
         wanted: list[int] = []
@@ -42,6 +41,4 @@ class ModelRunner:
             longest = sequence.request.longest
             spans.append(Span(chunk.rows, chunk.past, table=chunk.table, admitted=longest))
             wanted += range(len(ids) - chunk.logits, len(ids))
-        batch = self.ops.batch(ids, spans, cache=self.cache)
-        rows = torch.tensor(wanted, dtype=torch.int64, device=batch.ids.device)
-        return self.model.forward(self.ops, replace(batch, logit_rows=rows))
+        return self.ops.run(self.model, ids, spans, logits=wanted, cache=self.cache)

@@ -1,8 +1,8 @@
 """How fast a measured machine's kernels really are, on fixed shapes that know nothing of a model.
 
-A device file of a measured machine carries, beside its rates, a table of matrix products by rows
-and weight size, and for every other kind of kernel the time of an empty call and the bytes a
-second beyond it. Predictions interpolate in these.
+A device file of a measured machine carries, beside its rates, a table of linear layers by rows and weight
+size for each format of weights, and for every other kind of kernel the time of an empty call and the bytes
+a second beyond it. Predictions interpolate in these.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.ops.numbers import Number, is_array
+from ridgeline.ops.trace import CPU, TORCH_CPU, Lowering
+
+#: The readings whose kernels can be measured.
+LOWERINGS = {lowering.name: lowering for lowering in (CPU, TORCH_CPU)}
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,26 @@ class AttendCurve:
 
 @dataclass(frozen=True)
 class Kernels:
-    """All measured kernels of one reading, run with ``threads``.
+    """All measured kernels of one ``reading`` (its lowering's name), run with ``threads``.
 
-    ``step`` is what a step costs beside its operators (making the batch and its index tensors).
-    ``simple`` holds the other kinds by dtype, an activation or norm as ``kind.function``.
+    ``step`` is what a step costs beside its operators (making the batch and its index tensors), ``call``
+    what Python takes for a linear layer beside its kernel. ``linear`` is by the format of the weights,
+    ``attend`` by that of the cache. ``simple`` holds the other kinds by the format of the activations, an
+    activation or norm as ``kind.function``.
     """
 
     reading: str
     threads: int
     step: float
+    call: float
     linear: Mapping[str, LinearTable]
     attend: Mapping[str, AttendCurve]
     simple: Mapping[str, Mapping[str, Affine]]
+
+    @property
+    def lowering(self) -> Lowering:
+        """Which parts of an operator the reading runs as one kernel."""
+        return LOWERINGS[self.reading]
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the device file's ``kernels`` table: tables and lists."""
@@ -108,6 +120,7 @@ class Kernels:
                 raw["reading"],
                 raw["threads"],
                 raw["step"],
+                raw["call"],
                 {d: LinearTable(**_tuples(t)) for d, t in raw["linear"].items()},
                 {d: AttendCurve(**_tuples(t)) for d, t in raw["attend"].items()},
                 {d: {k: Affine(**a) for k, a in kinds.items()} for d, kinds in raw["simple"].items()},
@@ -135,6 +148,8 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
 
 def _check(kernels: Kernels) -> None:
     """Raises ValueError that names what cannot be: axes must grow, times and rates be positive."""
+    if kernels.reading not in LOWERINGS:
+        raise ValueError(f"reading is {kernels.reading!r}")
     if not isinstance(kernels.threads, int) or kernels.threads < 1:
         raise ValueError(f"threads is {kernels.threads!r}")
     for dtype, table in kernels.linear.items():

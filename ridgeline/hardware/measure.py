@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from time import perf_counter
 
 from ridgeline.errors import InputError
@@ -16,12 +17,13 @@ from ridgeline.hardware.host import Host, this_host, usable_cpus
 from ridgeline.hardware.kernels import AttendCurve, Kernels
 from ridgeline.hardware.probes.layer import WIDE
 from ridgeline.hardware.timing import Probe, Progress, Schedule, Timings, time_probes
+from ridgeline.ops.formats import product_format
+from ridgeline.ops.trace import CPU
 
-#: The dtypes that the cpu reading computes in; their kernels are measured one by one.
+#: What tensors between the kernels and the cache can be; vector operations are measured in these.
 DTYPES = ("fp32", "bf16")
-#: Measured where it is no disaster: at this share of float32's rate or more. A machine without
-#: float16 arithmetic computes such a model better in another dtype.
-OPTIONAL_DTYPE, DECENT_SHARE = "fp16", 0.5
+#: One weight format for each kind of number that is multiplied, whose rates are measured.
+PRODUCTS = ("fp32", "bf16", "int8")
 #: Bytes of the last-level cache where the system does not tell: as much as most desktops have.
 ASSUMED_LAST_LEVEL = 32 << 20
 #: Memory for what is read fresh: at least so many bytes, and at most this share of all there is.
@@ -34,15 +36,19 @@ LEAST_POINTS = 2
 class Plan:
     """The shapes that are measured.
 
-    ``rows`` and ``widths`` of the products with square weights, ``squares`` the widths of square
-    products; ``attend_rows`` of prompts and ``attend_keys`` of a long cache. Whatever would take
-    longer than ``longest_call`` seconds on this machine is left out. ``cache_multiple`` is the
-    memory that fresh weights come from, in last-level caches; ``storage_bytes`` the largest file.
+    ``rows`` and ``widths`` of linear layers with square weights in ``formats``, ``few_widths`` of those in
+    ``rare_formats``; ``squares`` the widths of square products; ``attend_rows`` of prompts and
+    ``attend_keys`` of a long cache. Whatever would take longer than ``longest_call`` seconds on this machine
+    is left out. ``cache_multiple`` is the memory that fresh weights come from, in last-level caches;
+    ``storage_bytes`` the largest file.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
+    formats: tuple[str, ...] = ("fp32", "bf16", "int8", "int4-g128")
+    rare_formats: tuple[str, ...] = ("int4-g32", "int4-g64", "int4-g32-zp", "int4-g64-zp", "int4-g128-zp")
     rows: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
     widths: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
+    few_widths: tuple[int, ...] = (512, 4096)
     squares: tuple[int, ...] = (1024, 2048)
     attend_rows: tuple[int, ...] = (16, 128, 512, 2048)
     attend_keys: int = 2048
@@ -82,10 +88,10 @@ class Measurement:
 def measure(
     threads: int | None = None, progress: Progress | None = None, *, plan: Plan | None = None
 ) -> Measurement:
-    """Find this machine's rates, bandwidths, call times and the times of its kernels.
+    """Find this machine's rates, bandwidths, call times and the times of the cpu reading's kernels.
 
-    ``threads`` is how many PyTorch computes with, at most one for each processor that this process
-    may run on, by default as many as it would use anyway.
+    ``threads`` is how many compute, at most one for each processor that this process may run on, by default
+    as many as the native kernels would use anyway.
     ``progress`` is called with what is being timed and the share that is done. Nothing is stored:
     ``save_device(found.device, this_machine_file())`` does that.
 
@@ -96,16 +102,20 @@ def measure(
         import torch
     except ImportError:
         raise InputError("measuring needs PyTorch: pip install 'ridgeline[run]'") from None
+    from ridgeline import kernels
     from ridgeline.hardware.probes.storage import storage_probes
 
     begin = perf_counter()
     plan = plan or Plan()
-    threads = threads or torch.get_num_threads()
+    threads = threads or kernels.threads()
     host = this_host()
     with _settings(threads), storage_probes(cache_folder(), plan.storage_bytes) as storage:
         plans = _plans(plan)
         timings = time_probes(_probes(plans, host, threads) + storage, plan.schedule, progress)
-    source = f"ridgeline measure on this machine, PyTorch {torch.__version__}, {_count(threads, 'thread')}"
+    source = (
+        f"ridgeline measure on this machine, {kernels.isa()} kernels, PyTorch {torch.__version__}, "
+        f"{_count(threads, 'thread')}"
+    )
     device = _device(timings, plans, host, threads, source)
     return Measurement(device, timings.spreads(), perf_counter() - begin)
 
@@ -124,48 +134,61 @@ def _settings(threads: int) -> Iterator[None]:
     """As a model runs: so many threads, no autograd; and no garbage collection in a timed call."""
     import torch
 
-    before, collecting = torch.get_num_threads(), gc.isenabled()
-    torch.set_num_threads(threads)
+    from ridgeline.analysis.threads import threads as computing_threads
+
+    collecting = gc.isenabled()
     gc.disable()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), computing_threads(threads):
             yield
     finally:
-        torch.set_num_threads(before)
         if collecting:
             gc.enable()
 
 
 def _plans(plan: Plan) -> dict[str, Plan]:
-    """What is measured of each dtype on this machine."""
+    """What is measured of each weight format on this machine."""
     from ridgeline.hardware.probes.rates import trial_rate
 
-    rates = {dtype: trial_rate(dtype) for dtype in DTYPES}
-    optional = trial_rate(OPTIONAL_DTYPE)
-    if optional >= DECENT_SHARE * rates["fp32"]:
-        rates[OPTIONAL_DTYPE] = optional
-    return {dtype: plan.within(rate) for dtype, rate in rates.items()}
+    within = {product: plan.within(trial_rate(product)) for product in PRODUCTS}
+    plans = {format: within[product_format(format)] for format in plan.formats}
+    for format in plan.rare_formats:
+        plans[format] = replace(within[product_format(format)], widths=plan.few_widths)
+    return plans
 
 
 def _probes(plans: Mapping[str, Plan], host: Host, threads: int) -> list[Probe]:
     from ridgeline.hardware.probes.attend import attend_probes
     from ridgeline.hardware.probes.bandwidth import bandwidth_probes
-    from ridgeline.hardware.probes.layer import interlude
-    from ridgeline.hardware.probes.linear import linear_probes
+    from ridgeline.hardware.probes.layer import FORMAT, interlude
+    from ridgeline.hardware.probes.linear import call_probes, linear_probes
     from ridgeline.hardware.probes.parts import part_probes, step_probe
     from ridgeline.hardware.probes.rates import exp_probes, launch_probe, matrix_probes, vector_probes
     from ridgeline.hardware.probes.ring import Ring
 
     ring = Ring(_ring_bytes(plans["fp32"], host, threads))
-    probes = [launch_probe(), *exp_probes(DTYPES), *bandwidth_probes(host.caches, ring, threads)]
-    for dtype, plan in plans.items():
-        probes += matrix_probes(dtype, plan.squares) + vector_probes(dtype)
+    torch_probes = [launch_probe(), *exp_probes(DTYPES), *bandwidth_probes(host.caches, ring, threads)]
     for dtype in DTYPES:
-        plan, between = plans[dtype], interlude(dtype)
-        probes += part_probes(dtype, ring, between)
-        probes += linear_probes(dtype, plan.rows, plan.widths, ring, between)
-        probes += attend_probes(dtype, plan.attend_rows, plan.attend_keys, ring, between)
-    return [*probes, step_probe("fp32", interlude("fp32"))]
+        torch_probes += vector_probes(dtype)
+    probes = [replace(probe, prepare=partial(_let_torch_use, threads)) for probe in torch_probes]
+    for product in PRODUCTS:
+        probes += matrix_probes(product, plans[product].squares)
+    between = interlude()
+    probes += [step_probe(between), *call_probes(FORMAT, ring, between), *part_probes(ring, between)]
+    for format in DTYPES:
+        plan = plans[format]
+        probes += attend_probes(format, plan.attend_rows, plan.attend_keys, ring, between)
+    for format, plan in plans.items():
+        probes += linear_probes(format, plan.rows, plan.widths, ring, between)
+    return probes
+
+
+def _let_torch_use(threads: int) -> tuple[()]:
+    """Before a probe of PyTorch's: those of the cpu reading leave it with one thread."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return ()
 
 
 def _ring_bytes(plan: Plan, host: Host, threads: int) -> int:
@@ -190,8 +213,8 @@ def _device(timings: Timings, plans: Mapping[str, Plan], host: Host, threads: in
         date=date.today().isoformat(),
         provenance=dict.fromkeys(found, Provenance.MEASURED),
         units=host.cores,
-        matrix={dtype: timings.rate(f"matrix.{dtype}") for dtype in plans},
-        vector={dtype: timings.rate(f"vector.{dtype}") for dtype in plans},
+        matrix={product: timings.rate(f"matrix.{product}") for product in PRODUCTS},
+        vector={dtype: timings.rate(f"vector.{dtype}") for dtype in DTYPES},
         exp_rate=timings.rate("exp_rate"),
         levels=levels,
         on_chip=_on_chip(host, threads),
@@ -210,20 +233,21 @@ def _on_chip(host: Host, threads: int) -> OnChip:
 
 def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest: float) -> Kernels:
     from ridgeline.hardware.probes.attend import read_attend
-    from ridgeline.hardware.probes.linear import read_linear
+    from ridgeline.hardware.probes.linear import read_call, read_linear
     from ridgeline.hardware.probes.parts import STEP, read_parts
 
-    def attend(dtype: str) -> AttendCurve:
-        plan = plans[dtype]
-        return read_attend(timings, dtype, plan.attend_rows, plan.attend_keys, fastest)
+    def attend(format: str) -> AttendCurve:
+        plan = plans[format]
+        return read_attend(timings, format, plan.attend_rows, plan.attend_keys, fastest)
 
     return Kernels(
-        reading="cpu",
+        reading=CPU.name,
         threads=threads,
         step=timings.seconds(STEP),
-        linear={d: read_linear(timings, d, plans[d].rows, plans[d].widths) for d in DTYPES},
-        attend={d: attend(d) for d in DTYPES},
-        simple={d: read_parts(timings, d, fastest) for d in DTYPES},
+        call=read_call(timings),
+        linear={f: read_linear(timings, f, plan.rows, plan.widths) for f, plan in plans.items()},
+        attend={format: attend(format) for format in DTYPES},
+        simple={CPU.activations: read_parts(timings, fastest)},
     )
 
 

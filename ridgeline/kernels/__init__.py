@@ -5,17 +5,55 @@ RIDGELINE_THREADS) with the best instruction set that the machine has (:func:`is
 one). Neither the number of threads nor what else is in a batch changes a result by a bit.
 """
 
+from ridgeline.kernels.attention import attention, attention_paged, attention_varlen, merge_states
+from ridgeline.kernels.attention_arguments import Sequences
+from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache, attend
 from ridgeline.kernels.linear import PackedLinear, linear, linear_weight_only, pack_linear
+from ridgeline.kernels.packed_file import PackedFile, open_packed, save_packed
+from ridgeline.kernels.rows import (
+    activate,
+    add,
+    add_layer_norm,
+    add_rms_norm,
+    embed,
+    layer_norm,
+    rms_norm,
+    rotate,
+    take_rows,
+)
 from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads
+from ridgeline.kernels.sample import log_probabilities, sample
 
 __all__ = [
+    "BLOCK_TOKENS",
+    "KVCache",
+    "PackedFile",
     "PackedLinear",
+    "Sequences",
+    "activate",
+    "add",
+    "add_layer_norm",
+    "add_rms_norm",
+    "attend",
+    "attention",
+    "attention_paged",
+    "attention_varlen",
     "available_isas",
+    "embed",
     "isa",
+    "layer_norm",
     "linear",
     "linear_weight_only",
+    "log_probabilities",
+    "merge_states",
+    "open_packed",
     "pack_linear",
+    "rms_norm",
+    "rotate",
+    "sample",
+    "save_packed",
     "set_isa",
     "set_threads",
+    "take_rows",
     "threads",
 ]

@@ -14,6 +14,16 @@ import torch
 
 from ridgeline import _native
 from ridgeline.errors import InputError
+from ridgeline.kernels.checks import (
+    DTYPES,
+    check_matrix,
+    check_no_gradient,
+    check_vector,
+    describe,
+    has_overlapping_rows,
+    overlap,
+    same_place,
+)
 
 #: What a weight can be packed as: the kind of number, inputs that share a scale, zero points or not.
 FORMATS: dict[str, tuple[_native.Format, int, bool]] = {
@@ -39,7 +49,6 @@ ACTIVATIONS = {
     "tanh": _native.Activation.tanh,
 }
 
-_DTYPES = {torch.float32: _native.Dtype.fp32, torch.bfloat16: _native.Dtype.bf16}
 #: Bytes of weight that are packed between two reports of progress.
 _PACK_BYTES = 1 << 24
 
@@ -67,7 +76,7 @@ class PackedLinear:
         data = self.data
         if data.dtype != torch.uint8 or data.shape != (layout.bytes,) or data.device.type != "cpu":
             raise InputError(
-                f"data is {_describe(data)}; a weight {list(self.shape)} as {self.format} takes uint8 "
+                f"data is {describe(data)}; a weight {list(self.shape)} as {self.format} takes uint8 "
                 f"[{layout.bytes}] on the CPU"
             )
         if not data.is_contiguous():
@@ -91,6 +100,14 @@ class PackedLinear:
         weight = torch.empty(self.shape, dtype=torch.float32)
         _native.unpack(self.layout, self.data.data_ptr(), weight.data_ptr())
         return weight
+
+
+def packed_bytes(shape: tuple[int, int], format: str, *, gated: bool = False) -> int:
+    """Bytes of a packed weight ``[out, in]``: the length that :class:`PackedLinear` wants of its data.
+
+    Raises InputError as :func:`pack_linear` does.
+    """
+    return _layout(shape, format, gated).bytes
 
 
 def pack_linear(
@@ -119,7 +136,7 @@ def pack_linear(
     format cannot hold it (not finite, or beyond the range of fp16 scales), an odd number of
     outputs where ``gated``, and an unknown format.
     """
-    _check_matrix("weight", weight)
+    check_matrix("weight", weight)
     out, inputs = weight.shape
     layout = _layout((out, inputs), format, gated)
     data = torch.empty(layout.bytes, dtype=torch.uint8)
@@ -133,7 +150,7 @@ def pack_linear(
                 layout,
                 weight.data_ptr(),
                 weight.stride(0),
-                _DTYPES[weight.dtype],
+                DTYPES[weight.dtype],
                 data.data_ptr(),
                 begin,
                 end,
@@ -201,18 +218,15 @@ def _run(
 ) -> torch.Tensor:
     if not isinstance(packed, PackedLinear):
         raise InputError(f"packed is a {type(packed).__name__}; give what pack_linear returns")
-    _check_matrix("x", x)
+    check_matrix("x", x)
     rows, inputs = x.shape
     if inputs != packed.shape[1]:
         raise InputError(
-            f"x is {_describe(x)}; the weight {list(packed.shape)} takes {packed.shape[1]} columns"
+            f"x is {describe(x)}; the weight {list(packed.shape)} takes {packed.shape[1]} columns"
         )
-    if x.requires_grad and torch.is_grad_enabled():
-        raise InputError(
-            "x requires a gradient, which this kernel has not; use torch.no_grad() or x.detach()"
-        )
+    check_no_gradient("x", x)
     if bias is not None:
-        _check_bias(bias, packed.shape[0])
+        check_vector("bias", bias, packed.shape[0])
     shape = (rows, packed.columns)
     if out is None:
         out = torch.empty(shape, dtype=x.dtype)
@@ -229,16 +243,16 @@ def _run(
         packed.data.data_ptr(),
         x.data_ptr(),
         x.stride(0),
-        _DTYPES[x.dtype],
+        DTYPES[x.dtype],
         rows,
         0 if bias is None else bias.data_ptr(),
-        _native.Dtype.fp32 if bias is None else _DTYPES[bias.dtype],
+        _native.Dtype.fp32 if bias is None else DTYPES[bias.dtype],
         _activation(activation, packed.gated),
         0 if residual is None else residual.data_ptr(),
         0 if residual is None else residual.stride(0),
         out.data_ptr(),
         out.stride(0),
-        _DTYPES[out.dtype],
+        DTYPES[out.dtype],
     )
     return out
 
@@ -272,69 +286,21 @@ def _activations(gated: bool) -> list[str]:
     return [name + GATED for name in ACTIVATIONS] if gated else ["None", *ACTIVATIONS]
 
 
-def _check_tensor(name: str, tensor: torch.Tensor) -> None:
-    if not isinstance(tensor, torch.Tensor):
-        raise InputError(f"{name} is a {type(tensor).__name__}; give a torch.Tensor")
-    if tensor.dtype not in _DTYPES:
-        raise InputError(f"{name} is {tensor.dtype}; give torch.float32 or torch.bfloat16")
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-        raise InputError(
-            f"{name} is a {tensor.layout} tensor on {tensor.device}; give a strided one on the CPU"
-        )
-
-
-def _check_matrix(name: str, tensor: torch.Tensor) -> None:
-    _check_tensor(name, tensor)
-    if tensor.dim() != 2:
-        raise InputError(f"{name} is {_describe(tensor)}; give a matrix of 2 dimensions")
-    if tensor.shape[1] > 1 and tensor.stride(1) != 1:
-        raise InputError(
-            f"{name} has a stride of {tensor.stride(1)} inside its rows; call {name}.contiguous()"
-        )
-
-
 def _check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, int]) -> None:
-    _check_matrix(name, tensor)
+    check_matrix(name, tensor)
     if tensor.shape != shape:
-        raise InputError(f"{name} is {_describe(tensor)}; the result is {list(shape)}")
-
-
-def _check_bias(bias: torch.Tensor, outputs: int) -> None:
-    _check_tensor("bias", bias)
-    if bias.shape != (outputs,) or not bias.is_contiguous():
-        raise InputError(
-            f"bias is {_describe(bias)} of stride {bias.stride()}; give a contiguous [{outputs}]"
-        )
+        raise InputError(f"{name} is {describe(tensor)}; the result is {list(shape)}")
 
 
 def _check_out(
     out: torch.Tensor, shape: tuple[int, int], x: torch.Tensor, residual: torch.Tensor | None
 ) -> None:
     _check_shape("out", out, shape)
-    if shape[0] > 1 and out.stride(0) < shape[1]:
+    if has_overlapping_rows(out):
         raise InputError(f"out has rows that overlap (stride {out.stride(0)}); give one whose rows do not")
-    if _overlap(out, x):
+    if overlap(out, x):
         raise InputError("out shares memory with x; give one of its own")
-    same = (
-        residual is not None and out.data_ptr() == residual.data_ptr() and out.stride() == residual.stride()
-    )
-    if isinstance(residual, torch.Tensor) and not same and _overlap(out, residual):
+    if isinstance(residual, torch.Tensor) and not same_place(out, residual) and overlap(out, residual):
         raise InputError(
             "out shares part of its memory with residual; give the same tensor or one of its own"
         )
-
-
-def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether the address ranges meet (the gaps between rows count as part of them)."""
-    return a.data_ptr() < _end(b) and b.data_ptr() < _end(a)
-
-
-def _end(tensor: torch.Tensor) -> int:
-    if tensor.numel() == 0:
-        return tensor.data_ptr()
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
-    return tensor.data_ptr() + (last + 1) * tensor.element_size()
-
-
-def _describe(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Batch, CacheSpec, Norm, Ops, T, Weight
+from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, T, Weight
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class WeightMaker(Protocol):
     """
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        """The matrix of a linear layer, [out, in]; what quantisation applies to."""
+        """The matrix of a linear layer, [out, in]."""
 
     def table(self, name: str, source: Source) -> Weight:
-        """An embedding or output matrix, [vocab, width]; never quantised."""
+        """An embedding or output matrix, [vocab, width], or one that is both."""
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
         """A bias or a norm's weight; ``fill`` is its value in a random model."""
@@ -85,10 +85,15 @@ class Model:
         return sum(w.numel for w in self.weights())
 
     def weight_bytes(self) -> float:
-        """Bytes of the weights as stored, scales included."""
-        return sum(get_format(w.format).nbytes(w.shape) for w in self.weights())
+        """Bytes of the weights as stored, scales and padding included."""
+        return sum(w.nbytes for w in self.weights())
 
-    def cache_spec(self, format: str, block_size: int = 16) -> CacheSpec:
+    @property
+    def plain_format(self) -> str:
+        """The format of what is never quantised, such as norms; the cache's too, unless it is chosen."""
+        return next(w.format for w in self.weights() if not get_format(w.format).is_quantised)
+
+    def cache_spec(self, format: str, block_size: int = BLOCK_TOKENS) -> CacheSpec:
         """The key/value cache that this model needs."""
         c = self.config
         return CacheSpec(c.layers, c.kv_heads, c.head_dim, format, block_size)
@@ -107,21 +112,19 @@ def _weights(node: Any) -> Iterator[Weight]:
 
 @dataclass(frozen=True)
 class Declared:
-    """Weights without data, in ``format``; a quantised format applies to matrices only, and
-    ``plain`` is that of everything else."""
+    """Weights without data, in ``format``."""
 
     format: str
-    plain: str
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
         shape = stacked_shape(sources)
         return Weight(name, shape[::-1] if transposed else shape, self.format)
 
     def table(self, name: str, source: Source) -> Weight:
-        return Weight(name, source.shape, self.plain)
+        return Weight(name, source.shape, self.format)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return Weight(name, stacked_shape(sources), self.plain)
+        return Weight(name, stacked_shape(sources), self.format)
 
 
 def stacked_shape(sources: tuple[Source, ...]) -> tuple[int, ...]:

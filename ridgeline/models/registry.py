@@ -11,9 +11,13 @@ from typing import Any
 from ridgeline.errors import InputError
 from ridgeline.models import bert, gpt2, llama, opt
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
+from ridgeline.models.products import products
+from ridgeline.ops.formats import get_format
 
 BUILTIN = Path(__file__).parent / "configs"
-DEMO = Path(__file__).parent.parent / "demo" / "model"
+_DEMO = Path(__file__).parent.parent / "demo"
+#: The trained models that ship with Ridgeline: the demo model, and the draft that proposes for it.
+DEMOS = {"demo": _DEMO / "model", "demo-draft": _DEMO / "draft"}
 
 
 @dataclass(frozen=True)
@@ -65,26 +69,26 @@ def builtin_names() -> tuple[str, ...]:
 
 
 def load_config(model: str | Path) -> ModelConfig:
-    """The config of a built-in name, of ``demo``, or of a model folder.
+    """The config of a built-in name, of ``demo`` or ``demo-draft``, or of a model folder.
 
     Raises InputError for an unknown name (with the closest ones), a missing or broken
     ``config.json``, and any field that is not supported.
     """
     name = str(model).lower()
-    ours = name == "demo" or name in builtin_names()
+    ours = name in DEMOS or name in builtin_names()
     return read_config(_read_json(config_path(model)), name if ours else str(model))
 
 
 def config_path(model: str | Path) -> Path:
     """Where the model's config lies on this machine; a hub model's is downloaded. Raises InputError."""
     name = str(model).lower()
-    if name == "demo":
-        return DEMO / "config.json"
+    if name in DEMOS:
+        return DEMOS[name] / "config.json"
     if name in builtin_names():
         return BUILTIN / f"{name}.json"
     from ridgeline.weights.resolve import find_config
 
-    return find_config(str(model), ("demo", *builtin_names()))
+    return find_config(str(model), (*DEMOS, *builtin_names()))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -94,17 +98,20 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def declare(config: ModelConfig, format: str | None = None) -> Model:
-    """The model's structure without data; ``format`` is the storage of its matrices."""
-    plain = config.format if format is None or _is_quantised(format) else format
-    return build(config, Declared(format or config.format, plain))
+    """The model's structure without data, stored as ``format``, the config's by default.
+
+    A quantised format is that of all weights that are multiplied, the output head included; what is only
+    looked up or added (an embedding of its own, norms, biases) keeps the config's.
+    """
+    format = format or config.format
+    if not get_format(format).is_quantised:
+        return build(config, Declared(format))
+    model = build(config, Declared(config.format))
+    for weight, _ in products(model):
+        weight.format = format
+    return model
 
 
 def build(config: ModelConfig, make: WeightMaker) -> Model:
     """The model with the weights that ``make`` supplies."""
     return FAMILIES[config.family].build(config, make)
-
-
-def _is_quantised(format: str) -> bool:
-    from ridgeline.ops.formats import get_format
-
-    return get_format(format).is_quantised

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
+from ridgeline.ops.formats import product_format
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
     Activation,
@@ -205,6 +206,8 @@ class Count:
     ) -> Value:
         rows, (out, width) = x.shape[0], weight.shape
         matrix = self._weight(weight)
+        # Where activations have a format of their own, they are converted to the weights' as they are read.
+        compute = x.format if self.lowering.activations is None else product_format(weight.format)
         steps = [("matmul", out, (matrix,), Flops(matrix=2 * rows * width * out))]
         if bias is not None:
             steps.append(("bias", out, (self._weight(bias),), Flops(vector=rows * out)))
@@ -223,7 +226,7 @@ class Count:
             y = make(weight.name, (rows, columns), *inputs)
             function = activation if kind == "activation" else ""
             reads = tuple(whole(v) for v in inputs)
-            parts.append(Kernel(kind, reads, (whole(y),), work, x.format, rows, function))
+            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function))
         self._emit(name or weight.name, "linear", *parts)
         return y
 
@@ -354,7 +357,8 @@ class Count:
     def _weight(self, weight: Weight) -> Value:
         known = self._weights.get(id(weight))
         if known is None:  # the weight is kept beside its value so that its id stays its own
-            known = (weight, self._value(weight.name, weight.shape, weight.format, Role.WEIGHT, self.train))
+            shape = weight.stored or weight.shape
+            known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, self.train))
             self._weights[id(weight)] = known
         return known[1]
 

@@ -1,41 +1,97 @@
-"""The cpu reading on PyTorch's operators, in the dtype that the weights are stored in.
+"""The cpu reading: native kernels on packed weights.
 
-Biases go into the matrix product and scores stay on chip; residuals and activations work in
-place. ``lowering`` tells the count which kernels that makes, so that a prediction counts what
-really runs.
+Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
+is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
+``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
 """
 
 from __future__ import annotations
 
-import torch
-from torch.nn import functional as F
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import torch
+
+from ridgeline import kernels
 from ridgeline.ops.memory import keep_freed_memory
-from ridgeline.ops.protocol import Activation, Mask, Norm, Score, Weight
-from ridgeline.ops.reference import Reference, activate
-from ridgeline.ops.torch_batch import visible
-from ridgeline.ops.trace import TORCH_CPU
+from ridgeline.ops.native_cache import NativeCache
+from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
+from ridgeline.ops.record import record
+from ridgeline.ops.reference import Reference
+from ridgeline.ops.replay import Replay
+from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans
+from ridgeline.ops.trace import CPU
+
+if TYPE_CHECKING:
+    from ridgeline.kernels import KVCache
+    from ridgeline.models.model import Model
+    from ridgeline.ops.profile import OpTime
 
 
 class Cpu(Reference):
-    """The operators on PyTorch's CPU kernels; see :class:`~ridgeline.ops.reference.Reference`
-    for those that have no faster form."""
+    """The operators on the native kernels; weights of linear layers are
+    :class:`~ridgeline.kernels.PackedLinear`.
 
-    lowering = TORCH_CPU
+    ``attention_format``, bf16 or fp32, is what attention without a cache multiplies in; with one, the
+    cache's format decides.
+    """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__(dtype, "cpu")
+    lowering = CPU
+
+    def __init__(self, attention_format: str = "bf16") -> None:
+        super().__init__(torch.float32, "cpu")
         keep_freed_memory()
+        self.attention_format = attention_format
+        self._replays: dict[tuple, tuple[Model, Replay]] = {}
+
+    # -- whole passes ---------------------------------------------------------------------------------
+
+    def run(
+        self,
+        model: Model,
+        ids: Sequence[int],
+        spans: Sequence[Span],
+        *,
+        logits: Wanted = "last",
+        cache: NativeCache | None = None,
+        segments: Sequence[int] | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return self._replay(model, logits, cache).run(ids, spans, logits, cache, segments)
+
+    def profile(
+        self,
+        model: Model,
+        ids: Sequence[int],
+        spans: Sequence[Span],
+        *,
+        logits: Wanted = "last",
+        cache: NativeCache | None = None,
+        segments: Sequence[int] | None = None,
+    ) -> list[OpTime]:
+        return self._replay(model, logits, cache).profile(ids, spans, logits, cache, segments)
+
+    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay:
+        all_rows = logits == "all"
+        key = (id(model), all_rows, None if cache is None else cache.spec)
+        if key not in self._replays:
+            recording = record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
+            # The model is kept, so that its id stays its own.
+            self._replays[key] = model, Replay(recording)
+        return self._replays[key][1]
+
+    def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache:
+        return NativeCache(spec, blocks)
+
+    # -- one operator at a time -----------------------------------------------------------------------
 
     def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
-        return F.embedding(ids + offset if offset else ids, weight.data).to(self.dtype)
+        out = torch.empty(len(ids), weight.shape[1])
+        return kernels.embed(ids, weight.data, offset=offset, out=out)
 
     def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
-        shape = (x.shape[-1],)
-        weight = self._data(norm.weight)
         if norm.kind == "rms":
-            return F.rms_norm(x, shape, weight, norm.eps)
-        return F.layer_norm(x, shape, weight, self._data(norm.bias), norm.eps)
+            return kernels.rms_norm(x, norm.weight.data, norm.eps)
+        return kernels.layer_norm(x, norm.weight.data, norm.bias.data, norm.eps)
 
     def linear(
         self,
@@ -47,58 +103,36 @@ class Cpu(Reference):
         residual: torch.Tensor | None = None,
         name: str | None = None,
     ) -> torch.Tensor:
-        y = F.linear(x, self._data(weight), None if bias is None else self._data(bias))
-        if activation is not None:
-            y = activate(y, activation)
-        if residual is not None:
-            y = y.add_(residual)
-        return y
+        return kernels.linear(x, weight.data, None if bias is None else bias.data, activation, residual)
 
-    def attend_sequence(
-        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: KVCache | None = None,
     ) -> torch.Tensor:
-        return attention(q, keys, values, mask, score)
+        cos = sin = None
+        if rope is not None:
+            cos, sin = (x[:, 0].contiguous() for x in spans.rotation(rope, q.dtype))
+        options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        if cache is not None:
+            sequences = kernels.Sequences.of(spans)
+            return kernels.attend(q, k, v, cache, sequences, cos=cos, sin=sin, **options).flatten(1)
+        if rope is not None:
+            q, k = kernels.rotate(q, cos, sin), kernels.rotate(k, cos, sin)
+        starts = torch.tensor(spans.starts)
+        rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (q, k, v))
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        return kernels.attention_varlen(*rounded, starts, starts, **options, out=out).flatten(1)
 
+    def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return kernels.add(a, b)
 
-def attention(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
-) -> torch.Tensor:
-    """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] -> as q."""
-    rows, heads, _ = q.shape
-    kv_heads, length, _ = keys.shape
-    if rows == 1:
-        return _decode(q, keys, values, mask, score)
-    left, _ = mask.window
-    square = mask.causal and rows == length and (left < 0 or left >= length - 1)
-    unmasked = not mask.causal and mask.window == (-1, -1)
-    seen = None if square or unmasked else visible(mask, rows, length, q.device)
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None],
-        keys[None],
-        values[None],
-        attn_mask=seen,
-        is_causal=square,
-        scale=score.scale,
-        enable_gqa=heads != kv_heads,
-    )
-    return out[0].transpose(0, 1)
-
-
-def _decode(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
-) -> torch.Tensor:
-    """One query row: the heads that share keys become rows of one product."""
-    _, heads, dim = q.shape
-    kv_heads, length, _ = keys.shape
-    left, _ = mask.window
-    if left >= 0 and left + 1 < length:
-        keys, values = keys[:, length - 1 - left :], values[:, length - 1 - left :]
-    grouped = q.view(kv_heads, heads // kv_heads, dim)
-    if heads > kv_heads:
-        return F.scaled_dot_product_attention(
-            grouped[None], keys[None], values[None], scale=score.scale
-        ).view(1, heads, dim)
-    # With a single row a head SDPA reads 5 GB/s in bf16. The keys come first in the product, because
-    # the other order reads a strided cache at 10 GB/s; so it is 20 and more.
-    scores = torch.bmm(keys, (grouped * score.scale).transpose(1, 2)).transpose(1, 2)
-    return torch.bmm(torch.softmax(scores.contiguous(), -1), values).view(1, heads, dim)
+    def take_rows(self, x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        return x if rows is None else kernels.take_rows(x, rows)

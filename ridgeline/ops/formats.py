@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from ridgeline.errors import InputError
+from ridgeline.ops.numbers import round_up
 
 Number = Any  # int, float, or a NumPy array of them when a trace sweeps over shapes
 
@@ -53,9 +54,32 @@ FORMATS: dict[str, Format] = {
         Format("int4-g32", 4, group=32, group_bits=16),
         Format("int4-g64", 4, group=64, group_bits=16),
         Format("int4-g128", 4, group=128, group_bits=16),
+        Format("int4-g32-zp", 4, group=32, group_bits=20),
+        Format("int4-g64-zp", 4, group=64, group_bits=20),
         Format("int4-g128-zp", 4, group=128, group_bits=20),
     )
 }
+
+
+#: Outputs that a packed weight stores side by side (csrc/linear/layout.h).
+PANEL = 32
+
+
+def packed_shape(shape: tuple[int, ...], format: str, gated: bool) -> tuple[int, ...]:
+    """What a weight [out, in] that is packed for the native kernels takes in memory, padding included: whole
+    panels of outputs, those of a gated weight of 16 gates and what they gate, and whole groups of inputs.
+
+    Left out is the padding of zero points, less than 64 bytes a panel.
+    """
+    out, inputs = shape
+    found = get_format(format)
+    panels = 2 * round_up(out // 2, PANEL // 2) if gated else round_up(out, PANEL)
+    return panels, round_up(inputs, found.group or 32 // found.bits)  # a step holds 4 bytes of every output
+
+
+def product_format(format: str) -> str:
+    """What the native kernels multiply weights of this format in: quantised ones meet activations in int8."""
+    return "int8" if get_format(format).is_quantised else format
 
 
 #: Formats of token ids and positions, which nothing else is stored in.

@@ -7,7 +7,7 @@ folded into one, so that prediction and measurement join line by line.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,40 @@ class OpTime:
         return sum(self.seconds)
 
 
+class Fold:
+    """Names the operators of a pass in the trace's order, identical layers folded into one."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.calls: list[int] = []  # of each operator, one a layer of its loop
+        self._replay: int | None = None
+
+    def layers(self, layers: Sequence[Layer]) -> Iterator[Layer]:
+        """Each layer in turn; what is noted while a layer repeats the one before counts as that one's."""
+        first: Layer | None = None
+        start = 0
+        for layer in layers:
+            if first is not None and first.signature == layer.signature:
+                self._replay = start
+            else:
+                first, start, self._replay = layer, len(self.names), None
+            yield layer
+        self._replay = None
+
+    def note(self, name: str) -> int:
+        """The number of the operator that is called now."""
+        if self._replay is None:
+            self.names.append(name)
+            self.calls.append(1)
+            return len(self.names) - 1
+        number = self._replay
+        if self.names[number] != name:
+            raise RuntimeError(f"identical layers ran different operators: {self.names[number]}, then {name}")
+        self.calls[number] += 1
+        self._replay += 1
+        return number
+
+
 class Profile:
     """Times the operators of ``inner``. ``finish`` waits for the device after each, if it has to."""
 
@@ -44,11 +78,11 @@ class Profile:
         self.inner = inner
         self.records: list[OpTime] = []
         self._finish = finish
-        self._replay: int | None = None
+        self._fold = Fold()
 
     def take(self) -> list[OpTime]:
         """The records since the last call, and a clean slate."""
-        records, self.records = self.records, []
+        records, self.records, self._fold = self.records, [], Fold()
         return records
 
     def embed(self, ids: T, weight: Weight, **options: Any) -> T:
@@ -73,15 +107,8 @@ class Profile:
         return x if rows is None else self._timed("take_rows", x, rows)
 
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, T], T], x: T) -> T:
-        first: Layer | None = None
-        start = 0
-        for layer in layers:
-            if first is not None and first.signature == layer.signature:
-                self._replay = start
-            else:
-                first, start, self._replay = layer, len(self.records), None
+        for layer in self._fold.layers(layers):
             x = body(layer, x)
-        self._replay = None
         return x
 
     def _timed(self, method: str, *args: Any, **options: Any) -> Any:
@@ -90,15 +117,9 @@ class Profile:
         if self._finish is not None:
             self._finish()
         seconds = time.perf_counter() - begin
-        self._record(_NAMES[method](*args, **options), seconds)
+        name = _NAMES[method](*args, **options)
+        number = self._fold.note(name)
+        if number == len(self.records):
+            self.records.append(OpTime(name))
+        self.records[number].seconds.append(seconds)
         return result
-
-    def _record(self, name: str, seconds: float) -> None:
-        if self._replay is None:
-            self.records.append(OpTime(name, [seconds]))
-            return
-        record = self.records[self._replay]
-        if record.name != name:
-            raise RuntimeError(f"identical layers ran different operators: {record.name}, then {name}")
-        record.seconds.append(seconds)
-        self._replay += 1

@@ -15,10 +15,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
+from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
 
 T = Any  # a tensor of the reading: torch.Tensor, or a counted value
 Layer = TypeVar("Layer", bound="Layered")
+
+#: Tokens of a cache block: what the native kernels' caches are made of.
+BLOCK_TOKENS = 32
+
+#: The rows of a step that want logits: each sequence's last, all of them, or those of the given numbers.
+Wanted = Literal["last", "all"] | Sequence[int]
 
 #: Marks a dataclass field in which otherwise identical layers may differ (``ops.repeat``).
 PER_LAYER = {"per_layer": True}
@@ -32,13 +39,15 @@ class Weight:
 
     ``name`` is the role without the layer's number (``attention.qkv``), so that a trace, which
     holds identical layers once, and a profile, which meets each of them, can be joined by it.
-    A matrix is ``[out, in]``.
+    A matrix is ``[out, in]``. ``stored`` is the shape with the padding that it has in memory, if it
+    has any.
     """
 
     name: str
     shape: tuple[int, ...]
     format: str
     data: Any = None
+    stored: tuple[int, ...] | None = None
 
     @property
     def numel(self) -> int:
@@ -46,6 +55,11 @@ class Weight:
         for dim in self.shape:
             n *= dim
         return n
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes as stored, scales and padding included."""
+        return get_format(self.format).nbytes(self.stored or self.shape)
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,13 @@ class Span:
         return self.past + self.rows
 
 
+def wanted_rows(wanted: Wanted, starts: Sequence[int]) -> Sequence[int]:
+    """The numbers of the wanted rows of a step, whose sequences begin at ``starts``; its end is the last."""
+    if wanted == "all":
+        return range(starts[-1])
+    return [stop - 1 for stop in starts[1:]] if wanted == "last" else wanted
+
+
 class Spans(Protocol):
     """The spans of a batch; an executing reading keeps its index tensors beside them."""
 
@@ -149,7 +170,7 @@ class CacheSpec:
     kv_heads: int
     head_dim: int
     format: str
-    block_size: int = 16
+    block_size: int = BLOCK_TOKENS
 
     @property
     def elements_per_token(self) -> int:
@@ -257,7 +278,7 @@ class Layered:
 
 def _signature(record: Any) -> Any:
     if isinstance(record, Weight):
-        return (record.name, record.shape, record.format)
+        return (record.name, record.shape, record.format, record.stored)
     fields = getattr(type(record), "__dataclass_fields__", None)
     if fields is None:
         return record

@@ -7,9 +7,11 @@ dtype throughout, float32 or float64; under autocast it also trains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
+from ridgeline.kernels.linear import PackedLinear
 from ridgeline.ops.protocol import (
     Activation,
     Batch,
@@ -21,9 +23,14 @@ from ridgeline.ops.protocol import (
     Rope,
     Score,
     Span,
+    Wanted,
     Weight,
 )
 from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans, make_batch, rotate, visible
+
+if TYPE_CHECKING:
+    from ridgeline.models.model import Model
+    from ridgeline.ops.profile import OpTime
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": torch.nn.functional.silu,
@@ -46,11 +53,42 @@ class Reference:
         ids: torch.Tensor | Sequence[int],
         spans: Sequence[Span],
         *,
-        logits: str = "last",
+        logits: Wanted = "last",
         cache: TorchCache | None = None,
         segments: torch.Tensor | None = None,
     ) -> Batch:
         return make_batch(ids, spans, logits=logits, cache=cache, segments=segments, device=self.device)
+
+    def run(
+        self,
+        model: Model,
+        ids: torch.Tensor | Sequence[int],
+        spans: Sequence[Span],
+        *,
+        logits: Wanted = "last",
+        cache: TorchCache | None = None,
+        segments: torch.Tensor | Sequence[int] | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """What ``model`` makes of a packed step of ``ids``, those of all ``spans`` one after another: logits
+        of the wanted rows, or what else its pass returns."""
+        return model.forward(self, self.batch(ids, spans, logits=logits, cache=cache, segments=segments))
+
+    def profile(
+        self,
+        model: Model,
+        ids: torch.Tensor | Sequence[int],
+        spans: Sequence[Span],
+        *,
+        logits: Wanted = "last",
+        cache: TorchCache | None = None,
+        segments: torch.Tensor | Sequence[int] | None = None,
+    ) -> list[OpTime]:
+        """As :meth:`run`, for the seconds of each operator's calls."""
+        from ridgeline.ops.profile import Profile
+
+        profile = Profile(self)
+        model.forward(profile, self.batch(ids, spans, logits=logits, cache=cache, segments=segments))
+        return profile.take()
 
     def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
         return torch.nn.functional.embedding(ids + offset, self._data(weight))
@@ -112,15 +150,16 @@ class Reference:
             if cache is None:
                 keys, values = k[start:stop].transpose(0, 1), v[start:stop].transpose(0, 1)
             else:
-                keys, values = (x.to(self.dtype) for x in cache.read(span))
+                keys, values = cache.read(span)
             outputs.append(self.attend_sequence(q[start:stop], keys, values, mask, score))
         return outputs[0].flatten(1) if len(outputs) == 1 else torch.cat(outputs).flatten(1)
 
     def attend_sequence(
         self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
     ) -> torch.Tensor:
-        """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] -> as q."""
-        return attention(q.transpose(0, 1), keys, values, mask, score)
+        """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] in the cache's dtype
+        -> as q."""
+        return attention(q.transpose(0, 1), keys.to(self.dtype), values.to(self.dtype), mask, score)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a + b
@@ -139,7 +178,9 @@ class Reference:
         return TorchCache(spec, blocks, self.device)
 
     def _data(self, weight: Weight) -> torch.Tensor:
-        return weight.data.to(self.dtype)
+        """The weight as a tensor: a packed one is what its format made of it, unpacked."""
+        data = weight.data.unpack() if isinstance(weight.data, PackedLinear) else weight.data
+        return data.to(self.dtype)
 
 
 def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import torch
 
-from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Rope, Span
+from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Rope, Span, Wanted, wanted_rows
 from ridgeline.ops.rope import inverse_frequencies
 
 TORCH_DTYPE = {
@@ -81,21 +81,20 @@ def make_batch(
     ids: torch.Tensor | Sequence[int],
     spans: Sequence[Span],
     *,
-    logits: str = "last",
+    logits: Wanted = "last",
     cache: TorchCache | None = None,
-    segments: torch.Tensor | None = None,
+    segments: torch.Tensor | Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """A packed step: ``ids`` of all spans one after another, logits of each span's ``last`` row
-    or of ``all`` rows. Token types default to 0."""
+    """A packed step: ``ids`` of all spans one after another, and which rows want logits. Token types
+    default to 0."""
     device = torch.device(device)
     laid_out = TorchSpans(tuple(spans), device)
     ids = torch.as_tensor(ids, dtype=torch.long, device=device)
     wanted = None
-    if logits == "last":
-        wanted = torch.tensor([stop - 1 for _, _, stop in laid_out.pieces()], device=device)
-    if segments is None:
-        segments = torch.zeros_like(ids)
+    if logits != "all":
+        wanted = torch.tensor(wanted_rows(logits, laid_out.starts), dtype=torch.long, device=device)
+    segments = torch.zeros_like(ids) if segments is None else torch.as_tensor(segments, device=device)
     first = torch.tensor(laid_out.starts[:-1], device=device)
     return Batch(ids, laid_out.positions, laid_out, wanted, first, segments, cache)
 
@@ -148,14 +147,14 @@ class TorchCache:
     def layer(self, index: int) -> TorchLayerCache:
         return self._layers[index]
 
-    def copy_block(self, source: int, target: int) -> None:
-        """Give block ``target`` the keys and values of block ``source``, in every layer."""
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy block ``source`` to block ``target`` in every layer, for each of ``pairs`` in turn."""
         size = self.spec.block_size
         for layer in self._layers:
             for stored in (layer.keys, layer.values):
-                stored[:, target * size : (target + 1) * size] = stored[
-                    :, source * size : (source + 1) * size
-                ]
+                blocks = stored.view(len(stored), -1, size, stored.shape[-1])
+                for source, target in pairs:
+                    blocks[:, target] = blocks[:, source]
 
     def randomise(self) -> None:
         """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""

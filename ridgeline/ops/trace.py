@@ -138,10 +138,15 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Lowering:
-    """Which kinds of part are merged into the part before them, by the kind of the operator."""
+    """Which kinds of part are merged into the part before them, by the kind of the operator.
+
+    ``activations`` is the format that this implementation keeps activations in, None for that of the
+    weights. A reading that executes is measured under the ``name`` of its lowering.
+    """
 
     name: str
     fused: frozenset[tuple[str, str]]
+    activations: str | None = None
 
     def merges(self, op_kind: str, part_kind: str) -> bool:
         return (op_kind, part_kind) in self.fused
@@ -160,10 +165,14 @@ FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRA
 NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _BIAS_GRADIENT)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
-#: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
-TORCH_CPU = Lowering("PyTorch CPU", frozenset({("linear", "bias")}) | _ATTENTION)
+#: The cpu reading: linear layers with their epilogue in one kernel, attention that keeps its scores on chip.
+CPU = Lowering("cpu", _EPILOGUE | _ATTENTION, activations="fp32")
 #: The same, with the scores written to memory.
-TORCH_CPU_NAIVE = Lowering("PyTorch CPU, naive attention", frozenset({("linear", "bias")}))
+CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE, activations="fp32")
+#: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
+TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
+#: The same, with the scores written to memory.
+TORCH_CPU_NAIVE = Lowering("torch-cpu, naive attention", frozenset({("linear", "bias")}))
 
 
 #: The parts whose work is a matrix product.

@@ -16,11 +16,13 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device, Provenance
 from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.ops.numbers import Number, maximum, where
-from ridgeline.ops.trace import Flops, Kernel, Role, Trace, op_class
+from ridgeline.ops.trace import Access, Flops, Kernel, Role, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, place
 
 #: The sections of a device file that a roofline stands on.
 ROOFLINE_SECTIONS = ("matrix", "vector", "exp", "memory", "levels", "launch")
+#: The kinds of kernel that multiply by a weight.
+LINEAR = ("matmul", "linear")
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Prediction:
 def predict(trace: Trace, device: Device) -> Prediction:
     """The time of ``trace`` on ``device``; arrays in the trace make arrays of times.
 
-    Raises InputError if the device cannot compute in the trace's dtype, or, of a measured machine,
-    was not measured in it.
+    Raises InputError if the device cannot compute in the trace's dtype, or, of a measured machine, was not
+    measured with weights of its format.
     """
     if device.kernels:
         return _on_measured(trace, device, Kernels.from_dict(device.kernels))
@@ -190,10 +192,7 @@ class _Looked:
 
 
 def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
-    compute = trace.output.format
-    if compute not in measured.linear:
-        known = " or ".join(measured.linear)
-        raise InputError(f"{device.name} was not measured in {compute}: give the weights as {known}")
+    activations = trace.output.format
     near = device.levels[-2].capacity if len(device.levels) > 1 else 0.0
     cached = footprint(trace) <= near
     times: list[KernelTime] = []
@@ -202,6 +201,7 @@ def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
     for index, op in enumerate(trace.ops):
         for _ in op.kernels(trace.lowering):
             kernel = next(placed)
+            _require_measured(kernel.kernel, measured, device)
             needs, looked = _roofline(kernel, device), _look_up(kernel.kernel, measured, cached)
             if looked is None:
                 unmeasured[_describe(kernel.kernel)] = None
@@ -209,7 +209,7 @@ def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
             else:
                 times.append(_time(kernel, {**needs, "launch": looked.overhead}, looked.seconds))
         if not op.parts:  # a view computes nothing, but the call takes its time
-            view = _simple(measured, compute, op.kind)
+            view = _simple(measured, activations, op.kind)
             seconds = 0.0 if view is None else view.overhead
             times.append(
                 KernelTime(op.name, index, op.kind, op.kind, op.repeat, seconds, "launch", Flops(), 0, 0)
@@ -218,10 +218,26 @@ def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
     return Prediction(device.name, tuple(times), measured.step, _basis(device, sections), tuple(unmeasured))
 
 
+def _require_measured(kernel: Kernel, measured: Kernels, device: Device) -> None:
+    for matrix in _matrices(kernel):
+        if matrix.value.format not in measured.linear:
+            known = ", ".join(measured.linear)
+            raise InputError(
+                f"{device.name} was not measured with weights in {matrix.value.format}: give them as one of "
+                f"{known}"
+            )
+
+
+def _matrices(kernel: Kernel) -> list[Access]:
+    """The weights that the kernel multiplies."""
+    if kernel.kind not in LINEAR:
+        return []
+    return [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1]
+
+
 def _look_up(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
-    """The kernel's time by the tables; None for one that is not in them, such as a product with
-    weights stored in another format than it is computed in."""
-    if kernel.kind in ("matmul", "linear"):
+    """The kernel's time by the tables; None for one that is not in them."""
+    if kernel.kind in LINEAR:
         return _linear(kernel, measured, cached)
     if kernel.kind == "attend":
         return _attend(kernel, measured, cached)
@@ -229,21 +245,19 @@ def _look_up(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | Non
     return None if simple is None else _Looked(simple.seconds(kernel.bytes), simple.overhead)
 
 
-def _linear(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
-    matrices = [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1]
-    if any(a.value.format != kernel.compute for a in matrices):
-        return None
-    table = measured.linear[kernel.compute]
-    size = sum(a.bytes for a in matrices)
-    warm, fresh = (table.seconds(kernel.rows, size, cached=c) for c in (True, False))
-    return _Looked(where(cached, warm, fresh), table.warm[0][0])
+def _linear(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked:
+    (matrix,) = _matrices(kernel)
+    table = measured.linear[matrix.value.format]
+    warm, fresh = (table.seconds(kernel.rows, matrix.bytes, cached=c) for c in (True, False))
+    return _Looked(measured.call + where(cached, warm, fresh), measured.call + table.warm[0][0])
 
 
 def _attend(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
-    """The cpu reading computes one sequence after another."""
-    if any(a.value.role is Role.CACHE and a.value.format != kernel.compute for a in kernel.reads):
+    """The cpu reading computes one sequence after another, in the cache's format where there is one."""
+    cache = next((a.value.format for a in kernel.reads if a.value.role is Role.CACHE), kernel.compute)
+    if cache not in measured.attend:
         return None
-    curve = measured.attend[kernel.compute]
+    curve = measured.attend[cache]
     seconds: Number = 0.0
     calls: Number = 0
     for s in kernel.sequences:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ridgeline.analysis.explain import Attention
-from ridgeline.loading import DTYPES
+from ridgeline.loading import FORMATS
 from ridgeline.models import builtin_names, load_config
+from ridgeline.ops.formats import get_format
 from ridgeline.report.units import nbytes, rate, seconds
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ def explain_command(explanation: Explanation, device: Device) -> str:
 def check_command(explanation: Explanation) -> str | None:
     """The command line that runs the explained phases and holds the prediction against them; None
     where `check` cannot: it takes a measured machine, one request, and formats that execute."""
-    weights = _runnable_weights(explanation)
-    whole_formats = explanation.cache_format == explanation.activation_format
     as_run = explanation.attention == Attention.FUSED and explanation.workload.batch == 1
-    if "kernels" not in explanation.basis or weights is None or not (whole_formats and as_run):
+    runnable = explanation.weight_format in FORMATS and explanation.cache_format == _own_cache(explanation)
+    if "kernels" not in explanation.basis or not (as_run and runnable):
         return None
+    weights = _weights(explanation)
     words = [explanation.model, "--weights", weights, "--prompt", explanation.workload.prompt]
     for phase in explanation.phases:
         if phase.name == "decode":
@@ -46,14 +47,18 @@ def check_command(explanation: Explanation) -> str | None:
     return shlex.join(["ridgeline", "check", *map(str, words)])
 
 
-def _runnable_weights(explanation: Explanation) -> str | None:
-    """What `--weights` loads the model in the explained format; None if nothing does."""
+def _own_cache(explanation: Explanation) -> str:
+    """The format of the cache when the model is run in the explained format."""
     format = explanation.weight_format
-    if format not in DTYPES:
-        return None
+    return load_config(explanation.model).format if get_format(format).is_quantised else format
+
+
+def _weights(explanation: Explanation) -> str:
+    """What `--weights` loads the model in the explained format."""
+    format = explanation.weight_format
     if explanation.model not in builtin_names():
         return format
-    return "random" if format == load_config(explanation.model).format else None
+    return "random" if format == load_config(explanation.model).format else f"random:{format}"
 
 
 def device_rows(device: Device, dtype: str) -> Iterator[tuple[str, str, str]]:

@@ -49,7 +49,7 @@ def _page(explanation: Explanation, device: Device, check: Check | None, sample:
     if device.name != explanation.device:
         raise InputError(f"the explanation is on {explanation.device}: pass that device, not {device.name}")
     phases = join(explanation, check)
-    dtype = explanation.activation_format
+    dtype = explanation.product_format
     parts = [
         sections.head(explanation, device, check),
         sections.figures_section(explanation, phases),

@@ -59,7 +59,7 @@ def show_explanation(console: Console, found: Explanation, *, elements: bool = F
         console.print(_operators(phase, elements))
         console.print(_sentence(phase))
     console.print()
-    ridge = f"The ridge point is {found.ridge:,.0f} FLOP/byte in {found.activation_format}"
+    ridge = f"The ridge point is {found.ridge:,.0f} FLOP/byte in {found.product_format}"
     console.print(f"{ridge}: below it memory binds, above it arithmetic.")
     console.print(_memory_line(found))
     console.print(f"[dim]Stands on: {stands_on(found.basis)}.[/dim]")
@@ -232,11 +232,12 @@ def show_evaluation(console: Console, found: Sequence[Evaluation], text: str) ->
     first = found[0]
     size = f"{nbytes(first.bytes)} in {first.tokens:,} tokens"
     console.print(Text.assemble((first.model, "bold"), " on ", (text, "bold"), f", {size}"))
-    table = _table("weights", "bits/byte", "perplexity", f"vs {first.format}", "tokens/s")
+    table = _table("weights", "size", "bits/byte", "perplexity", f"vs {first.format}", "tokens/s")
     for e in found:
         change = round(e.perplexity / first.perplexity - 1, 4) + 0.0  # without the sign of a negative zero
         table.add_row(
             e.format,
+            nbytes(e.weight_bytes),
             f"{e.bits_per_byte:.4f}",
             f"{e.perplexity:,.2f}",
             "-" if e is first else f"{change:+.2%}",

@@ -1,4 +1,4 @@
-"""Filling a model's weights: from a checkpoint, or at random for measuring without files."""
+"""Filling a model's weights with tensors: from a checkpoint, or at random for measuring without files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model, ModelConfig, Source, stacked_shape
-from ridgeline.models.registry import FAMILIES
+from ridgeline.models.registry import build
 from ridgeline.ops.protocol import Weight
 from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE
 from ridgeline.weights.checkpoint import Checkpoint
@@ -53,12 +53,12 @@ def load_model(
 
     A tensor that needs no change is a view of the memory-mapped file; stacked, transposed or
     converted ones are copied once. ``format`` converts all weights to fp32, bf16 or fp16;
-    ``progress`` is called with the bytes of each weight that is ready.
+    ``progress`` is called with the parameters of each weight that is ready.
 
     Raises InputError for a missing, surplus, truncated, misshapen or quantised tensor.
     """
-    maker = _Loader(config, Checkpoint.open(folder), _dtype(format or config.format), progress)
-    model = FAMILIES[config.family].build(config, maker)
+    maker = CheckpointMaker(config, folder, torch_dtype(format or config.format), progress)
+    model = build(config, maker)
     maker.refuse_surplus(model)
     return model
 
@@ -70,43 +70,47 @@ def random_model(
     progress: Callable[[int], None] | None = None,
 ) -> Model:
     """The model with random weights: N(0, 0.02) matrices, norms 1, biases 0; same seed, same model."""
-    return FAMILIES[config.family].build(config, _Random(_dtype(format or config.format), seed, progress))
+    return build(config, RandomMaker(torch_dtype(format or config.format), seed, progress))
 
 
-def _dtype(format: str) -> torch.dtype:
+def torch_dtype(format: str) -> torch.dtype:
+    """The dtype of tensors stored as ``format``. Raises InputError if a tensor can't be."""
     if format not in TORCH_DTYPE:
-        raise InputError(
-            f"weights cannot be executed as '{format}' yet; choose one of: {', '.join(TORCH_DTYPE)}"
-        )
+        raise InputError(f"a tensor has no format '{format}'; choose one of: {', '.join(TORCH_DTYPE)}")
     return TORCH_DTYPE[format]
 
 
-class _Loader:
+class CheckpointMaker:
+    """Makes weights from a folder's safetensors; see :func:`load_model`.
+
+    ``dtype`` None keeps bfloat16 as it is and makes float32 of everything else, which loses nothing that
+    packing would keep.
+    """
+
     def __init__(
         self,
         config: ModelConfig,
-        checkpoint: Checkpoint,
-        dtype: torch.dtype,
-        progress: Callable[[int], None] | None,
+        folder: Path,
+        dtype: torch.dtype | None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self.config = config
-        self.checkpoint = checkpoint
+        self.checkpoint = Checkpoint.open(folder)
         self.dtype = dtype
         self.progress = progress
         self.read: set[str] = set()
+        #: The tensors of a weight by its name: of layers' weights, those of the last layer.
+        self.tensors: dict[str, list[str]] = {}
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        tensors = [self._tensor(source) for source in sources]
-        if transposed:
-            tensors = [t.T for t in tensors]
-        return self._weight(name, tensors)
+        return self._weight(name, [self._find(source) for source in sources], transposed)
 
     def table(self, name: str, source: Source) -> Weight:
         stand_ins = TIED_HEADS if name == "embedding" and self.config.tied else ()
-        return self._weight(name, [self._tensor(source, stand_ins)])
+        return self._weight(name, [self._find(source, stand_ins)])
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return self._weight(name, [self._tensor(source) for source in sources])
+        return self._weight(name, [self._find(source) for source in sources])
 
     def refuse_surplus(self, model: Model) -> None:
         """A tensor that the pass never reads means that config and weights do not match."""
@@ -124,15 +128,17 @@ class _Loader:
 
     def _expect_copy(self, name: str, original: Weight) -> None:
         info = self.checkpoint.expect(name, original.shape)
+        dtype = self.dtype or torch.float32
         # A few rows at a time, since a conversion takes memory.
-        pieces = zip(self.checkpoint.tensor(name).split(64), original.data.split(64))
-        if not all(torch.equal(copy.to(self.dtype), piece) for copy, piece in pieces):
+        copy, tied = (self.checkpoint.tensor(n).split(64) for n in (name, *self.tensors[original.name]))
+        if not all(torch.equal(a.to(dtype), b.to(dtype)) for a, b in zip(copy, tied)):
             raise InputError(
                 f"{info.file}: tensor '{name}' differs from the one that config.json ties it to; "
                 "set tie_word_embeddings to false if it is meant to"
             )
 
-    def _tensor(self, source: Source, stand_ins: tuple[str, ...] = ()) -> torch.Tensor:
+    def _find(self, source: Source, stand_ins: tuple[str, ...] = ()) -> str:
+        """The checkpoint's name of the tensor, which is there and can be read."""
         spellings = (*self._spellings(source.name), *stand_ins)
         name = next((n for n in spellings if n in self.checkpoint), source.name)
         info = self.checkpoint.expect(name, source.shape)
@@ -142,7 +148,7 @@ class _Loader:
                 f"{', '.join(FLOATS)}: quantised weights cannot be loaded yet"
             )
         self.read.add(name)
-        return self.checkpoint.tensor(name)
+        return name
 
     def _spellings(self, name: str) -> tuple[str, ...]:
         """The name as today's transformers writes it, without or with the trunk's prefix, and
@@ -152,28 +158,40 @@ class _Loader:
         today = (name, bare, prefix + bare)
         return (*today, *(_old_norm(spelling) for spelling in today))
 
-    def _weight(self, name: str, tensors: list[torch.Tensor]) -> Weight:
+    def _weight(self, name: str, stored: list[str], transposed: bool = False) -> Weight:
+        self.tensors[name] = stored
+        tensors = [self.checkpoint.tensor(n).T if transposed else self.checkpoint.tensor(n) for n in stored]
         rows = sum(t.shape[0] for t in tensors)
-        first = tensors[0]
-        if len(tensors) == 1 and first.dtype == self.dtype and first.is_contiguous():
+        first, dtype = tensors[0], self.dtype
+        if dtype is None:
+            dtype = torch.bfloat16 if all(t.dtype == torch.bfloat16 for t in tensors) else torch.float32
+        if len(tensors) == 1 and first.dtype == dtype and first.is_contiguous():
             data = first
         else:
-            data = torch.empty((rows, *first.shape[1:]), dtype=self.dtype)
+            data = torch.empty((rows, *first.shape[1:]), dtype=dtype)
             start = 0
             for tensor in tensors:
                 data[start : start + tensor.shape[0]].copy_(tensor)
                 start += tensor.shape[0]
-        if self.progress is not None:
-            self.progress(data.nbytes)
-        return Weight(name, tuple(data.shape), FORMAT_NAME[self.dtype], data)
+        return _made(name, data, self.progress)
+
+
+def _made(name: str, data: torch.Tensor, progress: Callable[[int], None] | None) -> Weight:
+    if progress is not None:
+        progress(data.numel())
+    return Weight(name, tuple(data.shape), FORMAT_NAME[data.dtype], data)
 
 
 def _old_norm(name: str) -> str:
     return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
-class _Random:
-    def __init__(self, dtype: torch.dtype, seed: int, progress: Callable[[int], None] | None) -> None:
+class RandomMaker:
+    """Makes random weights; see :func:`random_model`."""
+
+    def __init__(
+        self, dtype: torch.dtype, seed: int = 0, progress: Callable[[int], None] | None = None
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.tile = torch.empty(RANDOM_TILE).normal_(0.0, RANDOM_STD, generator=generator).to(dtype)
         self.place = 0
@@ -181,13 +199,13 @@ class _Random:
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
         shape = stacked_shape(sources)
-        return self._weight(name, self._draw(shape[::-1] if transposed else shape))
+        return _made(name, self._draw(shape[::-1] if transposed else shape), self.progress)
 
     def table(self, name: str, source: Source) -> Weight:
-        return self._weight(name, self._draw(source.shape))
+        return _made(name, self._draw(source.shape), self.progress)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return self._weight(name, torch.full(stacked_shape(sources), fill, dtype=self.tile.dtype))
+        return _made(name, torch.full(stacked_shape(sources), fill, dtype=self.tile.dtype), self.progress)
 
     def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
         data = torch.empty(shape, dtype=self.tile.dtype)
@@ -197,8 +215,3 @@ class _Random:
             flat[start : start + n] = self.tile[self.place : self.place + n]
             start, self.place = start + n, (self.place + n) % RANDOM_TILE
         return data
-
-    def _weight(self, name: str, data: torch.Tensor) -> Weight:
-        if self.progress is not None:
-            self.progress(data.nbytes)
-        return Weight(name, tuple(data.shape), FORMAT_NAME[data.dtype], data)

@@ -75,6 +75,17 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """The free text of a safetensors file, by key; empty if there is none.
+
+    Raises InputError if the header is unreadable, truncated or broken, or the text is not by key.
+    """
+    metadata = _parse_object(file, _read_header_bytes(file)[0]).get("__metadata__", {})
+    if not (isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())):
+        raise InputError(f"{file} has a broken header (`__metadata__` is not text by key): download it again")
+    return metadata
+
+
 def _read_header_bytes(file: Path) -> tuple[bytes, int]:
     """The JSON header and the number of data bytes that follow it."""
     try:

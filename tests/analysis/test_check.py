@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
+from ridgeline import kernels
 from ridgeline.analysis import check as module
 from ridgeline.analysis.check import check
 from ridgeline.analysis.step import trace_step
@@ -15,7 +15,7 @@ from ridgeline.loading import Loaded
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.protocol import Span
 from ridgeline.weights.generation import GenerationDefaults
-from ridgeline.weights.load import random_model
+from ridgeline.weights.pack import random_packed
 from tests.ops.small_models import small
 
 DECODERS = ("llama-3-8b", "qwen2.5-0.5b", "qwen3-0.6b", "mistral-7b", "gpt2", "opt-125m")
@@ -28,6 +28,7 @@ KERNELS = Kernels(
     reading="cpu",
     threads=1,
     step=1e-4,
+    call=1e-6,
     linear={"fp32": LinearTable((1, 64), (1e4, 1e6), ((1e-6, 1e-5),) * 2, ((2e-6, 2e-5),) * 2)},
     attend={"fp32": AttendCurve(1e-5, 1e10, 1e10, (16, 64), (1e9, 2e9))},
     simple={"fp32": {kind: Affine(1e-6, 1e10) for kind in SIMPLE}},
@@ -47,16 +48,15 @@ def _in_no_time(monkeypatch):
 
 @pytest.fixture
 def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    before = kernels.threads()
+    kernels.set_threads(2)
     yield 2
-    torch.set_num_threads(before)
+    kernels.set_threads(before)
 
 
 def loaded(family, ops=None, **changes):
     config = replace(small(family).config, format="fp32", **changes)
-    ops = ops or Cpu(torch.float32)
-    return Loaded(config, random_model(config), ops, None, None, GenerationDefaults(), None)
+    return Loaded(config, random_packed(config, "fp32"), ops or Cpu(), None, None, GenerationDefaults(), None)
 
 
 def encoder(architecture):
@@ -67,11 +67,11 @@ class Watched(Cpu):
     """Runs, and notes with how many threads; fails if it is told to."""
 
     def __init__(self, fails=False):
-        super().__init__(torch.float32)
+        super().__init__()
         self.threads, self.fails = set(), fails
 
     def embed(self, *args, **options):
-        self.threads.add(torch.get_num_threads())
+        self.threads.add(kernels.threads())
         if self.fails:
             raise MemoryError
         return super().embed(*args, **options)
@@ -133,13 +133,13 @@ def test_it_runs_with_the_threads_that_were_measured_with_and_puts_the_old_numbe
     ops = Watched()
     check(loaded("gpt2", ops), on=MACHINE, prompt=4)
     assert ops.threads == {KERNELS.threads}
-    assert torch.get_num_threads() == two_threads
+    assert kernels.threads() == two_threads
 
 
 def test_the_old_number_of_threads_is_back_after_a_failure(two_threads):
     with pytest.raises(MemoryError):
         check(loaded("gpt2", Watched(fails=True)), on=MACHINE, prompt=4)
-    assert torch.get_num_threads() == two_threads
+    assert kernels.threads() == two_threads
 
 
 def test_progress_tells_each_phase_before_it_runs():

@@ -63,12 +63,12 @@ class Letters:
 
 @pytest.fixture(scope="module")
 def model(make_twin):
-    return make_twin("LlamaForCausalLM", **LLAMA).ours
+    return make_twin("LlamaForCausalLM", **LLAMA).packed
 
 
 @pytest.fixture(scope="module")
 def loaded(model):
-    ops = Cpu(torch.float32)
+    ops = Cpu()
     return Loaded(model.config, model, ops, Letters(), None, GenerationDefaults(), None)
 
 
@@ -96,9 +96,9 @@ def nats_token_by_token(model, tokens, window=WINDOW, stride=WINDOW // 2):
 @pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("length", [2, WINDOW, WINDOW + 1, WINDOW + 2, 77])
 def test_the_nats_are_those_of_reading_token_by_token(make_twin, architecture, length):
-    model = make_twin(architecture, **FAMILIES[architecture]).ours
+    model = make_twin(architecture, **FAMILIES[architecture]).packed
     tokens = some_tokens(length)
-    found = evaluate_tokens(model, Cpu(torch.float32), [tokens], text_bytes=100)
+    found = evaluate_tokens(model, Cpu(), [tokens], text_bytes=100)
     assert found.tokens == length - 1
     assert found.nats == pytest.approx(nats_token_by_token(model, tokens), rel=1e-5)
 
@@ -112,14 +112,12 @@ def test_the_nats_are_those_of_reading_token_by_token(make_twin, architecture, l
 def test_windows_decide_and_chunks_do_not(model, length, lengths, chunk):
     window, stride = lengths
     tokens = some_tokens(length, seed=length)
-    found = evaluate_tokens(
-        model, Cpu(torch.float32), [tokens], 100, window=window, stride=stride, chunk=chunk
-    )
+    found = evaluate_tokens(model, Cpu(), [tokens], 100, window=window, stride=stride, chunk=chunk)
     assert found.nats == pytest.approx(nats_token_by_token(model, tokens, window, stride), rel=1e-5)
 
 
 def test_documents_do_not_see_one_another(model):
-    ops = Cpu(torch.float32)
+    ops = Cpu()
     documents = [some_tokens(length, seed=length) for length in (50, 5, 33)]
     alone = [evaluate_tokens(model, ops, [document], 10) for document in documents]
     found = evaluate_tokens(model, ops, documents, 30)
@@ -134,7 +132,7 @@ def test_documents_do_not_see_one_another(model):
     nbytes=st.integers(1, 10**7),
 )
 def test_perplexity_and_bits_per_byte_come_from_the_same_nats(tokens, nats_per_token, nbytes):
-    e = Evaluation("m", "fp32", 1, 1024, 512, tokens, nbytes, nats_per_token * tokens, 2.0)
+    e = Evaluation("m", "fp32", 1e6, 1, 1024, 512, tokens, nbytes, nats_per_token * tokens, 2.0)
     assert e.perplexity == pytest.approx(math.exp(e.nats / e.tokens))
     assert 2 ** (e.bits_per_byte * nbytes / tokens) == pytest.approx(e.perplexity)
     assert e.tokens_per_second == tokens / 2
@@ -161,10 +159,10 @@ def test_every_token_but_the_first_is_scored_once_with_the_promised_context(toke
 
 
 def test_the_window_is_the_models_if_that_is_below_1024(model):
-    found = evaluate_tokens(model, Cpu(torch.float32), [some_tokens(40)], 10)
+    found = evaluate_tokens(model, Cpu(), [some_tokens(40)], 10)
     assert (found.window, found.stride) == (WINDOW, WINDOW // 2)
     longer = replace(model, config=replace(model.config, window=4096))
-    found = evaluate_tokens(longer, Cpu(torch.float32), [some_tokens(40)], 10)
+    found = evaluate_tokens(longer, Cpu(), [some_tokens(40)], 10)
     assert (found.window, found.stride) == (1024, 512)
 
 
@@ -236,7 +234,7 @@ def test_nothing_to_score_is_refused(loaded, texts):
 
 def test_an_unknown_token_is_refused(model):
     with pytest.raises(InputError, match=r"documents\[1\] holds the token id 130, expected 0 to 129"):
-        evaluate_tokens(model, Cpu(torch.float32), [[1, 2], [3, 130]], 10)
+        evaluate_tokens(model, Cpu(), [[1, 2], [3, 130]], 10)
 
 
 def test_a_model_without_a_tokenizer_is_refused(loaded):
@@ -258,7 +256,7 @@ def test_an_overflow_is_refused_with_its_format(model, loaded):
             return super().norm(x, norm) * torch.inf
 
     with pytest.raises(InputError, match="overflows in fp32"):
-        evaluate(replace(loaded, ops=Overflowing(torch.float32)), "text")
+        evaluate(replace(loaded, ops=Overflowing()), "text")
 
 
 def test_a_text_comes_byte_for_byte(tmp_path):
@@ -301,15 +299,15 @@ def test_a_library_without_source_is_refused(tmp_path, monkeypatch):
 
 
 def test_formats_stand_in_one_table_compared_with_the_first():
-    first = Evaluation("demo", "bf16", 1, 1024, 512, 1000, 5000, 1000 * math.log(64), 2.0)
-    second = replace(first, format="fp32", nats=1000 * math.log(65.28), seconds=4.0)
+    first = Evaluation("demo", "bf16", 2e6, 1, 1024, 512, 1000, 5000, 1000 * math.log(64), 2.0)
+    second = replace(first, format="fp32", weight_bytes=4e6, nats=1000 * math.log(65.28), seconds=4.0)
     console = Console(width=100, file=io.StringIO())
     show_evaluation(console, [first, second], "some [odd] text")
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "demo on some [odd] text, 5.00 kB in 1,000 tokens"
-    assert lines[1].split() == ["weights", "bits/byte", "perplexity", "vs", "bf16", "tokens/s"]
-    assert lines[2].split() == ["bf16", "1.2000", "64.00", "-", "500"]
-    assert lines[3].split() == ["fp32", "1.2057", "65.28", "+2.00%", "250"]
+    assert lines[1].split() == ["weights", "size", "bits/byte", "perplexity", "vs", "bf16", "tokens/s"]
+    assert lines[2].split() == ["bf16", "2.00", "MB", "1.2000", "64.00", "-", "500"]
+    assert lines[3].split() == ["fp32", "4.00", "MB", "1.2057", "65.28", "+2.00%", "250"]
     assert "15.0% of its bytes" in lines[4]
 
 
@@ -318,7 +316,7 @@ def test_formats_stand_in_one_table_compared_with_the_first():
     [
         (("demo",), "--text FILE or --heldout"),
         (("demo", "--text", __file__, "--heldout"), "--text FILE or --heldout"),
-        (("demo", "--text", __file__, "--weights", "bf16,int8"), "'int8'"),
+        (("demo", "--text", __file__, "--weights", "bf16,int5"), "'int5'"),
         (("demo", "--text", __file__, "--weights", "random"), "'random'"),
         (("demo", "--text", "no-such-file.txt"), "no-such-file.txt"),
         (("gpt2", "--text", __file__), "gpt2 is a built-in config without weights"),

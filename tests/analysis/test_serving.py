@@ -57,7 +57,8 @@ def test_a_real_run_of_vllm_took_a_little_longer_than_its_datasheet_says():
     with file.open() as lines:
         rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(lines)]
     real = summarise([Served(r["arrival"], int(r["prompt"]), _even_times(r)) for r in rows])
-    found = ridgeline.simulate("llama-3.1-8b", "rtx-4090", read_arrivals(file), kv_tokens=41408, headroom=0)
+    limits = {"kv_tokens": 41408, "block_size": 16, "headroom": 0}
+    found = ridgeline.simulate("llama-3.1-8b", "rtx-4090", read_arrivals(file), **limits)
     ours = found.simulation.serving
     assert (ours.prompt_tokens, ours.output_tokens) == (real.prompt_tokens, real.output_tokens)
     assert 0.8 < ours.seconds / real.seconds < 1
@@ -78,7 +79,7 @@ def _even_times(row):
         ("llama-3-8b", "a40", [], {}, "no request to simulate"),
         ("llama-3-8b", "a40", [Arrival(0, 8000, 193)], {}, r"request 1 has 8000 \+ 193 tokens"),
         ("llama-3-70b", "a40", [Arrival(0, 1, 1)], {}, "leaves no room for a cache on a40"),
-        ("llama-3-8b", "a40", [Arrival(0, 100, 1)], {"kv_tokens": 64}, "takes 7 cache blocks of 16 tokens"),
+        ("llama-3-8b", "a40", [Arrival(0, 100, 1)], {"kv_tokens": 64}, "takes 4 cache blocks of 32 tokens"),
         ("llama-3-8b", "a40", [Arrival(0, 1, 1)], {"sequences": 0}, "sequences is 0, expected"),
         ("llama-3-8b", "a40", [Arrival(0, 1, 1)], {"batched_tokens": 0}, "batched_tokens is 0, expected"),
         ("llama-3-8b", "a40", [Arrival(0, 1, 1)], {"block_size": 0}, "block_size is 0, expected"),

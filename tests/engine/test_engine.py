@@ -38,8 +38,8 @@ def loaded(make_twin):
         max_position_embeddings=WINDOW,
         bos_token_id=1,
         eos_token_id=0,
-    ).ours
-    return Loaded(model.config, model, Cpu(torch.float32), None, None, GenerationDefaults(), None)
+    ).packed
+    return Loaded(model.config, model, Cpu(), None, None, GenerationDefaults(), None)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_the_next_call_finds_the_prefix_in_the_cache(engine):
     prompt = some_prompt(64)
     [cold] = engine.generate(prompt, max_tokens=5)
     [warm] = engine.generate(prompt, max_tokens=5)
-    assert (cold.cached_tokens, warm.cached_tokens) == (0, 48)
+    assert (cold.cached_tokens, warm.cached_tokens) == (0, 32)
     assert cold.ids == warm.ids
 
 
@@ -226,7 +226,7 @@ def test_bad_input_is_refused_at_once_and_the_next_request_is_served(engine):
 
 def test_a_request_larger_than_the_cache_is_refused(loaded):
     with Engine(loaded, cache_tokens=64) as engine:
-        with pytest.raises(InputError, match=r"takes 5 cache blocks .* and the cache has 4"):
+        with pytest.raises(InputError, match=r"takes 3 cache blocks .* and the cache has 2"):
             engine.generate([[5], [5] * 60], max_tokens=10)
         assert engine.generate([5], max_tokens=2)
 
@@ -234,7 +234,7 @@ def test_a_request_larger_than_the_cache_is_refused(loaded):
 def test_more_than_the_cache_holds_is_served_in_turns(loaded, alone):
     """The cache is exhausted again and again: nobody fails, nobody hangs, no token changes."""
     prompts = [some_prompt(20, seed=i) for i in range(8)]
-    with Engine(loaded, cache_tokens=96, block_size=4) as engine:
+    with Engine(loaded, cache_tokens=192) as engine:
         results = engine.generate(prompts, max_tokens=40)
         assert engine._scheduler.preemptions > 0
     assert [r.ids for r in results] == [alone(p, max_tokens=40)[0].ids for p in prompts]
@@ -352,10 +352,10 @@ def test_the_interpreter_ends_with_an_engine_in_use():
 
 
 def test_the_default_cache_holds_every_sequences_window_if_memory_does(loaded):
-    assert default_blocks(loaded.model, 4, 16) == 4 * WINDOW // 16
+    assert default_blocks(loaded.model, 4, 32) == 4 * WINDOW // 32
     assert default_blocks(loaded.model, 4, 100) == 4 * 2
     endless = replace(loaded.model, config=replace(loaded.config, window=10**12))
-    assert default_blocks(endless, 4, 16) < 10**10
+    assert default_blocks(endless, 4, 32) < 10**10
 
 
 @pytest.mark.parametrize("option", ["block_size", "token_budget", "sequences", "cache_tokens"])

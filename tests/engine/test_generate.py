@@ -11,9 +11,12 @@ from ridgeline.engine.generate import Generator, collect, run
 from ridgeline.engine.prompts import Requests
 from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
 from ridgeline.errors import InputError
+from ridgeline.models import load_config
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from ridgeline.ops.reference import Reference
+from ridgeline.ops.torch_cpu import TorchCpu
+from ridgeline.weights.pack import load_packed
 
 WINDOW = 128
 VOCAB = 300
@@ -51,21 +54,25 @@ def twin(make_twin):
 
 @pytest.fixture(scope="module")
 def model(twin):
-    return twin.ours
+    return twin.packed
 
 
 @pytest.fixture(scope="module")
-def make(model):
-    """A generator for the tiny Llama without a tokenizer; options as Generator's."""
+def make(twin, model):
+    """A generator for the tiny Llama without a tokenizer; options as Generator's. Blocks of another size than
+    the native kernels' are those of PyTorch's reading."""
 
-    def make(tokenizer=None, *, max_tokens=None, **options):
-        return generator(model, Requests(model.config, tokenizer, max_tokens), **options)
+    def make(tokenizer=None, *, max_tokens=None, block_size=BLOCK_TOKENS, **options):
+        native = block_size == BLOCK_TOKENS
+        chosen, ops = (model, Cpu()) if native else (twin.ours, TorchCpu(torch.float32))
+        requests = Requests(model.config, tokenizer, max_tokens)
+        return Generator(chosen, ops, requests, block_size=block_size, **options)
 
     return make
 
 
 def generator(model, requests=None, **options):
-    return Generator(model, Cpu(torch.float32), requests or Requests(model.config), **options)
+    return Generator(model, Cpu(), requests or Requests(model.config), **options)
 
 
 def some_prompt(length, seed=0):
@@ -79,7 +86,7 @@ def some_prompt(length, seed=0):
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_greedy_tokens_are_the_argmax_of_the_reference_pass_by_pass(make_twin, architecture):
     """Each token from a full pass of the reference reading over all tokens before, without a cache."""
-    model, ops = make_twin(architecture, **FAMILIES[architecture]).ours, Reference()
+    model, ops = make_twin(architecture, **FAMILIES[architecture]).packed, Reference()
     tokens = some_prompt(20)
     [result] = generator(model).generate(tokens, max_tokens=30)
     for _ in range(30):
@@ -126,7 +133,7 @@ wishes = st.lists(
 
 
 @settings(max_examples=30)
-@given(wishes, st.integers(4, 90), st.sampled_from([1, 4, 16]), st.integers(0, 200), st.booleans())
+@given(wishes, st.integers(4, 90), st.sampled_from([1, 4, BLOCK_TOKENS]), st.integers(0, 200), st.booleans())
 def test_a_request_gives_the_same_tokens_in_any_company(
     make, wished, budget, block_size, spare, prefix_cache
 ):
@@ -143,15 +150,16 @@ def test_a_request_gives_the_same_tokens_in_any_company(
     alone = [
         result
         for request in requests(make())
-        for result in collect(run(make(prefix_cache=False).start([request])))
+        for result in collect(run(make(prefix_cache=False, block_size=block_size).start([request])))
     ]
     assert [(r.ids, r.finish_reason) for r in together] == [(r.ids, r.finish_reason) for r in alone]
 
 
-def test_forced_preemption_changes_no_token(make):
+@pytest.mark.parametrize(("cache_tokens", "block_size"), [(96, 4), (160, BLOCK_TOKENS)])
+def test_forced_preemption_changes_no_token(make, cache_tokens, block_size):
     prompts = [some_prompt(30, seed) for seed in range(4)]
-    free = make().generate(prompts, max_tokens=30)
-    generator = make(cache_tokens=96, block_size=4)
+    free = make(block_size=block_size).generate(prompts, max_tokens=30)
+    generator = make(cache_tokens=cache_tokens, block_size=block_size)
     core = generator.start(generator.requests.make_all(prompts, max_tokens=30))
     tight = collect(run(core))
     assert core.scheduler.preemptions > 0
@@ -178,7 +186,7 @@ def test_beam_search_finds_what_that_of_transformers_finds(twin, make, length_pe
         return_dict_in_generate=True,
     )
     beams = BeamSearch(4, length_penalty, early_stopping)
-    ours = make(block_size=4).generate(prompt, max_tokens=12, beams=beams, n=3, stop_ids=[stop])
+    ours = make().generate(prompt, max_tokens=12, beams=beams, n=3, stop_ids=[stop])
     width = theirs.sequences.shape[1] - 17
     assert [list(r.ids) + [0] * (width - len(r.ids)) for r in ours] == theirs.sequences[:, 17:].tolist()
     assert [r.score for r in ours] == pytest.approx(theirs.sequences_scores.tolist(), rel=1e-4)
@@ -187,8 +195,8 @@ def test_beam_search_finds_what_that_of_transformers_finds(twin, make, length_pe
 def test_beams_are_the_same_when_they_are_preempted(make):
     prompts, beams = [some_prompt(60), some_prompt(9, 1)], BeamSearch(3)
     free = [
-        make().generate(prompts[0], max_tokens=30),
-        make().generate(prompts[1], max_tokens=24, beams=beams),
+        make(block_size=4).generate(prompts[0], max_tokens=30),
+        make(block_size=4).generate(prompts[1], max_tokens=24, beams=beams),
     ]
     generator = make(cache_tokens=96, block_size=4)
     make_one = generator.requests.make
@@ -357,7 +365,7 @@ def test_the_consumer_of_a_stream_is_not_in_inference_mode(make):
 
 
 def test_generation_keeps_nothing_for_gradients(make):
-    generator = make()
+    generator = make(block_size=4)
     weights = [weight.data for weight in generator.model.weights()]
     for weight in weights:
         weight.requires_grad_(True)
@@ -370,13 +378,10 @@ def test_generation_keeps_nothing_for_gradients(make):
             weight.requires_grad_(False)
 
 
-def test_the_cache_has_the_format_of_the_weights(twin):
-    from ridgeline.models import load_config
-    from ridgeline.weights.load import load_model
-
-    model = load_model(load_config(twin.folder), twin.folder, "bf16")
-    generator = Generator(model, Cpu(torch.bfloat16), Requests(model.config))
-    assert generator.start([generator.requests.make([5])]).runner.cache.spec.format == "bf16"
+@pytest.mark.parametrize(("weights", "cache"), [("bf16", "bf16"), ("fp32", "fp32"), ("int4-g32", "fp32")])
+def test_the_cache_has_the_format_of_the_weights_that_are_not_quantised(weights, cache, twin):
+    packed = generator(load_packed(load_config(twin.folder), twin.folder, weights))
+    assert packed.start([packed.requests.make([5])]).runner.cache.spec.format == cache
     [result] = generator.generate(some_prompt(20), max_tokens=3)
     assert len(result.ids) == 3
 
@@ -432,7 +437,7 @@ def test_a_size_below_one_is_refused(make, option):
 
 def test_a_request_larger_than_the_cache_is_refused(make):
     with pytest.raises(
-        InputError, match="takes 3 cache blocks of 16 tokens with its output, and the cache has 2"
+        InputError, match="takes 2 cache blocks of 32 tokens with its output, and the cache has 1"
     ):
         make(cache_tokens=40).generate([5], max_tokens=40)
 

@@ -107,6 +107,7 @@ KERNELS = Kernels(
     reading="cpu",
     threads=2,
     step=6e-5,
+    call=8e-6,
     linear={"bf16": TABLE},
     attend={"bf16": CURVE},
     simple={"bf16": {"norm": Affine(1e-5, 3e10)}},
@@ -118,12 +119,17 @@ def test_kernels_are_the_same_after_a_trip_through_a_dictionary():
     assert Kernels.from_dict(json.loads(json.dumps(KERNELS.to_dict()))) == KERNELS
 
 
-@pytest.mark.parametrize("missing", ["reading", "step", "linear", "attend", "simple"])
+@pytest.mark.parametrize("missing", ["reading", "step", "call", "linear", "attend", "simple"])
 def test_kernels_of_another_version_are_refused(missing):
     raw = KERNELS.to_dict()
     del raw[missing]
     with pytest.raises(InputError, match="ridgeline measure"):
         Kernels.from_dict(raw)
+
+
+def test_kernels_of_an_unknown_reading_are_refused():
+    with pytest.raises(InputError, match=r"reading is 'gpu'.*ridgeline measure"):
+        Kernels.from_dict({**KERNELS.to_dict(), "reading": "gpu"})
 
 
 def test_a_field_that_is_not_known_is_refused():

@@ -10,14 +10,18 @@ from ridgeline.hardware import load_device, save_device
 from ridgeline.hardware.device import Provenance
 from ridgeline.hardware.host import usable_cpus
 from ridgeline.hardware.kernels import Kernels
-from ridgeline.hardware.measure import DTYPES, Plan, measure
+from ridgeline.hardware.measure import Plan, measure
 from ridgeline.hardware.timing import Schedule
+from ridgeline.kernels.linear import FORMATS
 
 #: Large enough to have every figure, and no larger.
 TINY = Plan(
     schedule=Schedule(rounds=2, seconds=0.1, calls=1),
+    formats=("fp32", "bf16", "int8"),
+    rare_formats=("int4-g32",),
     rows=(1, 4),
     widths=(32, 64),
+    few_widths=(64, 128),
     squares=(64, 128),
     attend_rows=(4, 16),
     attend_keys=256,
@@ -39,7 +43,8 @@ def found(told, tmp_path_factory):
 
 def test_every_figure_is_found_and_says_that_it_was_measured(found):
     device = found.device
-    assert set(DTYPES) <= device.matrix.keys() == device.vector.keys()
+    assert device.matrix.keys() == {"fp32", "bf16", "int8"}
+    assert device.vector.keys() == {"fp32", "bf16"}
     assert device.levels[-1].name == "memory"
     assert set(device.provenance.values()) == {Provenance.MEASURED}
     assert "1 thread" in device.source
@@ -50,20 +55,21 @@ def test_the_kernels_are_those_of_the_plan(found):
     kernels = Kernels.from_dict(found.device.kernels)
     assert kernels.reading == "cpu"
     assert kernels.step > 0
-    for dtype in DTYPES:
-        assert kernels.linear[dtype].rows == TINY.rows
-        assert kernels.attend[dtype].rows == TINY.attend_rows
-        assert {
-            "norm",
-            "activation",
-            "residual",
-            "rotate",
-            "append",
-            "add",
-            "embed",
-            "gather",
-            "split",
-        } <= set(kernels.simple[dtype])
+    assert {format: len(table.weight_bytes) for format, table in kernels.linear.items()} == {
+        **dict.fromkeys(TINY.formats, len(TINY.widths)),
+        **dict.fromkeys(TINY.rare_formats, len(TINY.few_widths)),
+    }
+    for table in kernels.linear.values():
+        assert table.rows == TINY.rows
+    for format in ("fp32", "bf16"):
+        assert kernels.attend[format].rows == TINY.attend_rows
+    parts = {"norm", "norm.layer", "rotate", "append", "add", "embed", "gather", "split"}
+    assert kernels.simple.keys() == {"fp32"}
+    assert kernels.simple["fp32"].keys() == parts
+
+
+def test_every_format_that_a_model_can_be_packed_in_is_measured():
+    assert {*Plan().formats, *Plan().rare_formats} == FORMATS.keys()
 
 
 def test_every_figure_has_a_spread(found):

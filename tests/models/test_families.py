@@ -13,13 +13,14 @@ from ridgeline.models.model import Model
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
+from ridgeline.ops.torch_cpu import TorchCpu
 
 #: How far two computations in float32 may lie apart, relative to the largest logit.
 TOLERANCE = 1e-5
 TOKENS = 60
 PROMPT = 10
 GREEDY_STEPS = 200
-READINGS = {"reference": Reference(), "cpu": Cpu(torch.float32)}
+READINGS = {"reference": Reference(), "cpu": Cpu(), "torch-cpu": TorchCpu(torch.float32)}
 
 VOCAB = {"vocab_size": 101, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LLAMA = {
@@ -206,7 +207,7 @@ def assert_close(actual, expected):
 
 
 def test_a_decoders_logits_are_those_of_transformers(decoder, ops, ids):
-    assert_close(one_pass(decoder.ours, ops, ids), by_transformers(decoder.theirs, ids))
+    assert_close(one_pass(decoder.on(ops), ops, ids), by_transformers(decoder.theirs, ids))
 
 
 def test_chunks_and_single_steps_give_the_logits_of_one_pass(decoder, ops, ids):
@@ -215,8 +216,10 @@ def test_chunks_and_single_steps_give_the_logits_of_one_pass(decoder, ops, ids):
     rows = []
     for start, stop in ((0, 20), (20, 21), (21, 50), (50, 51), (51, TOKENS)):
         span = Span(stop - start, past=start, table=table)
-        rows.append(decoder.ours.forward(ops, ops.batch(ids[start:stop], [span], logits="all", cache=cache)))
-    assert_close(torch.cat(rows), one_pass(decoder.ours, ops, ids))
+        rows.append(
+            decoder.on(ops).forward(ops, ops.batch(ids[start:stop], [span], logits="all", cache=cache))
+        )
+    assert_close(torch.cat(rows), one_pass(decoder.on(ops), ops, ids))
 
 
 @pytest.mark.parametrize("name", GREEDY)
@@ -232,7 +235,7 @@ def test_greedy_tokens_are_those_of_transformers(name, make_twin, ids):
         do_sample=False,
     )
     for ops in READINGS.values():
-        assert greedy(twin.ours, ops, ids[:PROMPT]) == expected[0, PROMPT:].tolist()
+        assert greedy(twin.on(ops), ops, ids[:PROMPT]) == expected[0, PROMPT:].tolist()
 
 
 def greedy(model: Model, ops, prompt) -> list[int]:
@@ -259,7 +262,7 @@ def dynamic(make_twin):
 @pytest.mark.parametrize("tokens", [20, 32, 33, 60])
 def test_dynamic_rope_is_that_of_transformers_for_one_full_pass(tokens, dynamic, ops, ids):
     batch = ops.batch(ids[:tokens], [Span(tokens, admitted=tokens)], logits="all")
-    assert_close(dynamic.ours.forward(ops, batch), by_transformers(dynamic.theirs, ids[:tokens]))
+    assert_close(dynamic.on(ops).forward(ops, batch), by_transformers(dynamic.theirs, ids[:tokens]))
 
 
 def test_dynamic_rope_stays_as_admitted_while_the_sequence_grows(dynamic, ops, ids):
@@ -267,18 +270,20 @@ def test_dynamic_rope_stays_as_admitted_while_the_sequence_grows(dynamic, ops, i
     rows = []
     for start, stop in ((0, 30), (30, 40), (40, 60)):
         span = Span(stop - start, past=start, table=(0, 1, 2, 3), admitted=60)
-        rows.append(dynamic.ours.forward(ops, ops.batch(ids[start:stop], [span], logits="all", cache=cache)))
+        rows.append(
+            dynamic.on(ops).forward(ops, ops.batch(ids[start:stop], [span], logits="all", cache=cache))
+        )
     assert_close(torch.cat(rows), by_transformers(dynamic.theirs, ids))
 
 
 def test_an_encoders_outputs_are_those_of_transformers(encoder, ops, ids):
-    assert_close(one_pass(encoder.ours, ops, ids), by_transformers(encoder.theirs, ids))
+    assert_close(one_pass(encoder.on(ops), ops, ids), by_transformers(encoder.theirs, ids))
 
 
 def test_token_types_count_as_in_transformers(encoder, ops, ids):
     segments = torch.arange(TOKENS) // 25
     expected = by_transformers(encoder.theirs, ids, token_type_ids=segments[None])
-    assert_close(one_pass(encoder.ours, ops, ids, segments), expected)
+    assert_close(one_pass(encoder.on(ops), ops, ids, segments), expected)
     assert not torch.allclose(expected, by_transformers(encoder.theirs, ids), rtol=0.01)
 
 
@@ -298,7 +303,7 @@ def test_an_encoders_matrix_products_are_those_of_transformers(encoder, ids):
 
 def test_packed_sequences_do_not_see_each_other_in_an_encoder(encoder, ops, ids):
     lengths = (7, 1, 30, 22)
-    packed = encoder.ours.forward(ops, ops.batch(ids, [Span(n) for n in lengths], logits="all"))
+    packed = encoder.on(ops).forward(ops, ops.batch(ids, [Span(n) for n in lengths], logits="all"))
     for rows, part in zip(packed.split(lengths), ids.split(lengths), strict=True):
         assert_close(rows, by_transformers(encoder.theirs, part))
 
@@ -306,6 +311,6 @@ def test_packed_sequences_do_not_see_each_other_in_an_encoder(encoder, ops, ids)
 def test_the_pooled_vector_of_each_packed_sequence_is_that_of_transformers(make_twin, ops, ids):
     twin = make_twin("BertModel", **BERT)
     lengths = (20, 40)
-    _, pooled = twin.ours.encode_and_pool(ops, ops.batch(ids, [Span(n) for n in lengths]))
+    _, pooled = twin.on(ops).encode_and_pool(ops, ops.batch(ids, [Span(n) for n in lengths]))
     expected = torch.cat([twin.theirs(part[None]).pooler_output for part in ids.split(lengths)])
     assert_close(pooled, expected)

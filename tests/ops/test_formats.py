@@ -44,6 +44,8 @@ def test_scales_make_a_format_quantised():
         "int4-g32",
         "int4-g64",
         "int4-g128",
+        "int4-g32-zp",
+        "int4-g64-zp",
         "int4-g128-zp",
     }
 

@@ -8,7 +8,7 @@ from ridgeline.models import read_config
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.profile import Profile
 from ridgeline.ops.protocol import Span
-from ridgeline.weights.load import random_model
+from ridgeline.weights.pack import random_packed
 
 SMALL = {
     "llama": {
@@ -66,8 +66,8 @@ SMALL = {
 @pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize("logits", ["last", "all"])
 def test_profile_and_trace_hold_the_same_operators_in_the_same_order(family, logits):
-    model = random_model(read_config(SMALL[family], family), "fp32")
-    ops = Cpu(torch.float32)
+    model = random_packed(read_config(SMALL[family], family), "fp32")
+    ops = Cpu()
     cache = ops.alloc_cache(model.cache_spec("fp32"), 2) if model.config.is_decoder else None
     profile = Profile(ops)
     with torch.inference_mode():
@@ -83,8 +83,8 @@ def test_profile_and_trace_hold_the_same_operators_in_the_same_order(family, log
 
 
 def test_layers_that_differ_are_recorded_apart():
-    model = random_model(read_config(SMALL["qwen2"], "qwen2"), "fp32")
-    ops = Cpu(torch.float32)
+    model = random_packed(read_config(SMALL["qwen2"], "qwen2"), "fp32")
+    ops = Cpu()
     profile = Profile(ops)
     with torch.inference_mode():
         cache = ops.alloc_cache(model.cache_spec("fp32"), 1)

@@ -1,4 +1,4 @@
-"""The readings that execute: the reference follows its formulas, and the cpu reading the reference."""
+"""The readings on PyTorch: the reference follows its formulas, and the torch-cpu reading the reference."""
 
 import math
 
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.models import read_config
-from ridgeline.ops import cpu, reference
-from ridgeline.ops.cpu import Cpu
+from ridgeline.ops import reference, torch_cpu
 from ridgeline.ops.protocol import CacheSpec, Heads, Mask, Norm, Rope, Score, Span, Weight
 from ridgeline.ops.reference import Reference
+from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.weights.load import random_model
 
 #: The largest relative error of rounding to bf16: half a unit of its 8 significant bits.
@@ -27,7 +27,7 @@ MASKS = st.builds(Mask, st.booleans(), st.tuples(st.integers(-1, 6), st.integers
 #: Query heads and key heads.
 HEADS = st.tuples(st.sampled_from([1, 2, 3, 17]), st.integers(1, 3)).map(lambda x: (x[0] * x[1], x[1]))
 
-REFERENCE, CPU, CPU_BF16 = Reference(), Cpu(torch.float32), Cpu(torch.bfloat16)
+REFERENCE, TORCH, TORCH_BF16 = Reference(), TorchCpu(torch.float32), TorchCpu(torch.bfloat16)
 EXACT = Reference(torch.float64)
 
 
@@ -77,9 +77,9 @@ LINEAR_CASES = st.tuples(
 
 
 @given(LINEAR_CASES)
-def test_linear_on_cpu_is_the_references(case):
+def test_linear_on_torch_cpu_is_the_references(case):
     x, arguments = linear_case(*case)
-    assert_close(CPU.linear(x, **arguments), REFERENCE.linear(x, **arguments))
+    assert_close(TORCH.linear(x, **arguments), REFERENCE.linear(x, **arguments))
 
 
 @given(LINEAR_CASES)
@@ -89,7 +89,7 @@ def test_linear_in_bf16_errs_by_its_roundings_alone(case):
     themselves are in float32. A gated product multiplies two such results."""
     x, arguments = linear_case(*case, dtype=torch.bfloat16)
     residual, activation = arguments.pop("residual"), arguments.pop("activation")
-    actual = CPU_BF16.linear(x, activation=activation, residual=residual, **arguments)
+    actual = TORCH_BF16.linear(x, activation=activation, residual=residual, **arguments)
     wide = None if residual is None else residual.double()
     expected = EXACT.linear(x.double(), activation=activation, residual=wide, **arguments)
     magnitude = x.double().abs() @ arguments["weight"].data.double().abs().T
@@ -117,7 +117,7 @@ def test_a_gated_activation_multiplies_the_halves(seed, inner, outer, activation
 # -- embed, norm, heads ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ops", [REFERENCE, CPU])
+@pytest.mark.parametrize("ops", [REFERENCE, TORCH])
 def test_an_embedding_reads_the_rows_that_the_ids_and_the_offset_name(ops):
     table = weight(0, 9, 4)
     assert torch.equal(ops.embed(torch.tensor([3, 0, 6]), table, offset=2), table.data[[5, 2, 8]])
@@ -145,10 +145,10 @@ def test_a_norm_is_its_formula_in_both_readings(seed, rows, heads, width, kind, 
     largest = x.abs().max().item() if rows else 1.0
     tolerance = 3e-6 * max(1.0, spread * largest)
     assert_close(REFERENCE.norm(x, norm).double(), expected, tolerance)
-    assert_close(CPU.norm(x, norm), REFERENCE.norm(x, norm), tolerance)
+    assert_close(TORCH.norm(x, norm), REFERENCE.norm(x, norm), tolerance)
 
 
-@pytest.mark.parametrize("ops", [REFERENCE, CPU])
+@pytest.mark.parametrize("ops", [REFERENCE, TORCH])
 def test_heads_are_split_as_query_key_value_and_normalised_one_by_one(ops):
     query_norm, key_norm = (Norm("rms", weight(i, 4), 1e-6) for i in (1, 2))
     x = randn(0, 5, (6 + 2 * 2) * 4)
@@ -201,7 +201,7 @@ def test_attention_is_its_formula_in_both_readings(seed, heads, rows, keys, dim,
     q, k, v = attention_case(seed, *heads, rows, keys, dim)
     expected = attention_by_loops(q, k, v, mask, Score(scale)).float()
     assert_close(reference.attention(q.transpose(0, 1), k, v, mask, Score(scale)), expected, 1e-5)
-    assert_close(cpu.attention(q, k, v, mask, Score(scale)), expected, 1e-5)
+    assert_close(torch_cpu.attention(q, k, v, mask, Score(scale)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("mask", [Mask(True), Mask(False, (1, 0)), Mask(True, (0, -1))])
@@ -210,7 +210,7 @@ def test_a_row_that_sees_no_key_gives_exactly_zero(mask, keys):
     q, k, v = attention_case(0, 4, 2, rows=6, keys=keys, dim=8)
     for out in (
         reference.attention(q.transpose(0, 1), k, v, mask, Score(1.0)),
-        cpu.attention(q, k, v, mask, Score(1.0)),
+        torch_cpu.attention(q, k, v, mask, Score(1.0)),
     ):
         assert (out[: 6 - keys] == 0).all()
         assert out[6 - keys :].isfinite().all()
@@ -224,12 +224,12 @@ def test_a_row_that_sees_no_key_gives_exactly_zero(mask, keys):
     mask=MASKS,
     rotated=st.booleans(),
 )
-def test_attend_on_cpu_is_the_references(seed, heads, spans, mask, rotated):
+def test_attend_on_torch_cpu_is_the_references(seed, heads, spans, mask, rotated):
     """Rows after cached ones, which are appended first; both readings leave the same cache."""
     dim, (query, kv) = 8, heads
     rope = Rope(dim, 100.0) if rotated else None
     outputs = []
-    for ops in (CPU, REFERENCE):
+    for ops in (TORCH, REFERENCE):
         cache = ops.alloc_cache(CacheSpec(1, kv, dim, "fp32", block_size=4), blocks=4 * len(spans))
         for step in (0, 1):
             pieces = [
@@ -261,7 +261,7 @@ def test_attention_in_bf16_errs_by_its_roundings_alone(seed, heads, rows, past, 
     exp(2 d) at most; weights and output are rounded once more each."""
     dim, scale = 16, 0.25
     q, k, v = (x.bfloat16() for x in attention_case(seed, *heads, rows, past + rows, dim))
-    actual = cpu.attention(q, k, v, mask, Score(scale)).double()
+    actual = torch_cpu.attention(q, k, v, mask, Score(scale)).double()
     expected = attention_by_loops(q, k, v, mask, Score(scale))
     group = heads[0] // heads[1]
     wide_keys = k.double().abs().repeat_interleave(group, 0)
@@ -276,7 +276,7 @@ def test_one_row_agrees_whether_its_heads_share_keys_or_not():
         q, k, v = attention_case(0, group, 1, rows=1, keys=33, dim=8)
         mask = Mask(True, (10, 0))
         expected = attention_by_loops(q, k, v, mask, Score(0.5)).float()
-        assert_close(cpu.attention(q, k, v, mask, Score(0.5)), expected, 1e-5)
+        assert_close(torch_cpu.attention(q, k, v, mask, Score(0.5)), expected, 1e-5)
 
 
 # -- a whole model --------------------------------------------------------------------------------
@@ -284,9 +284,9 @@ def test_one_row_agrees_whether_its_heads_share_keys_or_not():
 
 @settings(max_examples=10)
 @given(seed=SEEDS)
-def test_a_bf16_model_on_cpu_errs_no_more_than_rounding_every_operator(seed):
-    """The reference in bf16 rounds at least as often as the cpu reading does. Against the same
-    weights in float64 the two errors are draws from one distribution, or the cpu's is smaller."""
+def test_a_bf16_model_on_torch_cpu_errs_no_more_than_rounding_every_operator(seed):
+    """The reference in bf16 rounds at least as often as the torch-cpu reading does. Against the same
+    weights in float64 the two errors are draws from one distribution, or the latter's is smaller."""
     model = wide_random_model(seed)
     ids = torch.randint(0, 61, (24,), generator=torch.Generator().manual_seed(seed))
 
@@ -295,7 +295,7 @@ def test_a_bf16_model_on_cpu_errs_no_more_than_rounding_every_operator(seed):
 
     exact = logits(EXACT)
     plain_error = (logits(Reference(torch.bfloat16)) - exact).norm()
-    assert (logits(CPU_BF16) - exact).norm() <= 1.3 * plain_error
+    assert (logits(TORCH_BF16) - exact).norm() <= 1.3 * plain_error
     assert plain_error <= 0.1 * exact.norm()
 
 

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.protocol import CacheSpec, Mask, Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache, TorchSpans, make_batch, visible
+from ridgeline.ops.torch_cpu import TorchCpu
 
 TOLERANCE = 1e-5  # of the largest logit
-READINGS = {"reference": Reference(), "cpu": Cpu(torch.float32)}
+READINGS = {"reference": Reference(), "torch-cpu": TorchCpu(torch.float32)}
 VOCAB = 61
 LONGEST = 24
 #: One family with RoPE, grouped heads, biases and windows; one with learned positions.

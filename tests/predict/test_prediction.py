@@ -14,7 +14,7 @@ from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
 from ridgeline.models import declare, load_config
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import TORCH_CPU, UNFUSED
+from ridgeline.ops.trace import CPU, UNFUSED
 from ridgeline.predict import predict
 
 LLAMA = declare(load_config("llama-2-7b"), "bf16")
@@ -83,16 +83,17 @@ def test_every_prediction_says_what_it_stands_on():
 # -- a measured machine --------------------------------------------------------------------------
 
 TABLE = LinearTable((1, 512), (1e5, 1e7), ((1e-5, 2e-4), (1e-3, 5e-2)), ((3e-5, 9e-4), (1e-3, 5e-2)))
+QUANTISED = LinearTable((1, 512), (1e5, 1e7), ((2e-5, 3e-4), (2e-3, 6e-2)), ((4e-5, 5e-4), (2e-3, 6e-2)))
 KERNELS = Kernels(
     reading="cpu",
     threads=2,
     step=1e-4,
-    linear={"bf16": TABLE},
+    call=5e-6,
+    linear={"bf16": TABLE, "int4-g128": QUANTISED},
     attend={"bf16": AttendCurve(2e-5, 2e10, 1e10, (16, 512), (1e10, 4e10))},
     simple={
-        "bf16": {
-            kind: Affine(1e-6, 1e10)
-            for kind in ("norm", "activation", "residual", "rotate", "append", "embed", "gather", "split")
+        "fp32": {
+            kind: Affine(1e-6, 1e10) for kind in ("norm", "rotate", "append", "embed", "gather", "split")
         }
     },
 )
@@ -102,43 +103,46 @@ MEASURED = replace(
 
 
 def test_a_measured_machine_answers_from_its_tables():
-    prediction = predict(trace_step(LLAMA, [Span(1, 100)], lowering=TORCH_CPU), MEASURED)
+    prediction = predict(trace_step(LLAMA, [Span(1, 100)], lowering=CPU), MEASURED)
     by_kind = {k.kind: k for k in prediction.kernels}
     assert prediction.step_seconds == 1e-4
     assert prediction.basis == {"kernels": Provenance.MEASURED}
     assert by_kind["split"].seconds == 1e-6
     assert by_kind["norm"].seconds == pytest.approx(1e-6 + by_kind["norm"].bytes / 1e10)
     qkv = next(k for k in prediction.kernels if k.op == "attention.qkv")
-    assert qkv.seconds == TABLE.seconds(1, 3 * 4096 * 4096 * 2, cached=False)
+    assert qkv.seconds == KERNELS.call + TABLE.seconds(1, 3 * 4096 * 4096 * 2, cached=False)
 
 
 def test_a_model_that_fits_the_cache_reads_warm_weights():
     near = replace(MEASURED, levels=(Level("L3", 1e12, 1e13), Level("memory", 2e12, 1e12)))
     qkv = next(
         k
-        for k in predict(trace_step(LLAMA, [Span(1)], lowering=TORCH_CPU), near).kernels
+        for k in predict(trace_step(LLAMA, [Span(1)], lowering=CPU), near).kernels
         if k.op == "attention.qkv"
     )
-    assert qkv.seconds == TABLE.seconds(1, 3 * 4096 * 4096 * 2, cached=True)
+    assert qkv.seconds == KERNELS.call + TABLE.seconds(1, 3 * 4096 * 4096 * 2, cached=True)
 
 
-def test_a_dtype_that_was_not_measured_is_refused():
-    model = declare(load_config("llama-2-7b"), "fp16")
-    with pytest.raises(InputError, match="not measured in fp16"):
-        predict(trace_step(model, [Span(1)], lowering=TORCH_CPU), MEASURED)
+def test_each_weight_format_has_a_table_of_its_own():
+    model = declare(replace(load_config("llama-2-7b"), format="bf16"), "int4-g128")
+    prediction = predict(trace_step(model, [Span(1)], lowering=CPU), MEASURED)
+    head = next(k for k in prediction.kernels if k.op == "head")
+    packed = 32000 * (4096 / 2 + 4096 / 128 * 2)
+    assert head.seconds == KERNELS.call + QUANTISED.seconds(1, packed, cached=False)
+    assert prediction.unmeasured == ()
 
 
-@pytest.mark.parametrize(
-    ("formats", "named"),
-    [({"weights": "int4-g128"}, "matmul in int4-g128"), ({"cache_format": "int8"}, "attend in int8")],
-)
-def test_a_format_without_tables_reaches_the_measured_rates_and_says_so(formats, named):
-    model = declare(load_config("llama-2-7b"), formats.get("weights", "bf16"))
-    if "weights" in formats:
-        model = declare(replace(load_config("llama-2-7b"), format="bf16"), formats["weights"])
-    trace = trace_step(model, [Span(1, 100)], cache_format=formats.get("cache_format"), lowering=TORCH_CPU)
+def test_weights_in_a_format_that_was_not_measured_are_refused():
+    for format in ("fp16", "int8"):
+        model = declare(load_config("llama-2-7b"), format)
+        with pytest.raises(InputError, match=f"not measured with weights in {format}.* bf16, int4-g128"):
+            predict(trace_step(model, [Span(1)], lowering=CPU), MEASURED)
+
+
+def test_a_cache_without_tables_reaches_the_measured_rates_and_says_so():
+    trace = trace_step(LLAMA, [Span(1, 100)], cache_format="int8", lowering=CPU)
     prediction = predict(trace, MEASURED)
-    assert prediction.unmeasured == (named,)
+    assert prediction.unmeasured == ("attend in int8",)
     assert prediction.basis["launch"] is Provenance.ASSUMED
     assert "kernels" in prediction.basis
 
@@ -147,7 +151,7 @@ def test_attention_is_timed_sequence_by_sequence():
     """The cpu reading attends to one sequence after another, whatever else is in the batch."""
 
     def attention(*spans):
-        trace = trace_step(LLAMA, spans, lowering=TORCH_CPU)
+        trace = trace_step(LLAMA, spans, lowering=CPU)
         return next(k.seconds for k in predict(trace, MEASURED).kernels if k.kind == "attend")
 
     one, prompt = attention(Span(1, 99)), attention(Span(64))

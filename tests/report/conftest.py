@@ -60,7 +60,15 @@ def measured_cpu(cpu: Device) -> Device:
         fresh=((6e-6, 2e-3), (3e-4, 0.2)),
     )
     attend = AttendCurve(overhead=5e-6, warm=3e10, fresh=2e10, rows=(2, 512), flops_per_second=(5e9, 2e11))
-    kernels = Kernels("cpu", 2, 5e-5, {"bf16": linear}, {"bf16": attend}, {"bf16": simple})
+    kernels = Kernels(
+        reading="cpu",
+        threads=2,
+        step=5e-5,
+        call=1e-6,
+        linear={"bf16": linear, "int8": linear},
+        attend={"bf16": attend, "fp32": attend},
+        simple={"fp32": simple},
+    )
     return replace(
         cpu,
         kernels=kernels.to_dict(),

@@ -24,22 +24,27 @@ def test_an_encoder_has_no_context(measured_cpu):
 
 def test_a_folder_is_checked_in_the_explained_format(measured_cpu):
     found = explain("demo", measured_cpu, prompt=64, output=2)
-    folder = replace(found, model="my models/a", weight_format="fp32")
+    folder = replace(found, model="my models/a", weight_format="fp32", cache_format="fp32")
     assert check_command(folder) == ("ridgeline check 'my models/a' --weights fp32 --prompt 64 --context 65")
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"weights": "int8"}, {"cache": "int8"}, {"batch": 2}, {"attention": "naive"}],
+    [{"cache": "int8"}, {"batch": 2}, {"attention": "naive"}],
     ids=str,
 )
 def test_what_check_does_not_run_has_no_command(measured_cpu, options):
     assert check_command(explain("smollm2-135m", measured_cpu, prompt=64, **options)) is None
 
 
-def test_random_weights_come_in_the_configs_format_alone(measured_cpu):
+def test_random_weights_name_a_format_that_is_not_the_configs(measured_cpu):
+    found = explain("smollm2-135m", measured_cpu, prompt=64, output=0, weights="int8")
+    assert check_command(found) == "ridgeline check smollm2-135m --weights random:int8 --prompt 64"
+
+
+def test_formats_that_nothing_executes_have_no_command(measured_cpu):
     found = explain("smollm2-135m", measured_cpu, prompt=64)
-    assert check_command(replace(found, weight_format="fp16")) is None
+    assert check_command(replace(found, weight_format="fp8")) is None
 
 
 def test_nor_has_a_device_whose_kernels_were_not_measured(decoder):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from ridgeline.errors import InputError
-from ridgeline.weights.safetensors_header import DTYPES, MAX_HEADER_BYTES, read_header
+from ridgeline.weights.safetensors_header import DTYPES, MAX_HEADER_BYTES, read_header, read_metadata
 
 
 def file_bytes(header: object, data: bytes = b"") -> bytes:
@@ -48,6 +48,18 @@ def test_lists_name_dtype_shape_and_place(tmp_path):
 
 def test_a_file_without_tensors_is_valid(tmp_path):
     assert read(tmp_path, file_bytes({})) == {}
+
+
+def test_metadata_is_text_by_key(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(save({"w": torch.ones(2)}, {"format": "pt"}))
+    assert read_metadata(file) == {"format": "pt"}
+    file.write_bytes(file_bytes({}))
+    assert read_metadata(file) == {}
+    for broken in ("text", {"layers": 3}):
+        file.write_bytes(file_bytes({"__metadata__": broken}))
+        with pytest.raises(InputError, match="`__metadata__` is not text by key"):
+            read_metadata(file)
 
 
 def test_scalars_and_empty_tensors_are_valid(tmp_path):

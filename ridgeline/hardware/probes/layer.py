@@ -13,17 +13,17 @@ from typing import Any
 
 from ridgeline.ops.count import Count
 from ridgeline.ops.protocol import Batch, CacheSpec, Heads, Mask, Norm, Ops, Rope, Score, Span, Weight
-from ridgeline.ops.trace import TORCH_CPU
+from ridgeline.ops.trace import CPU
 
 CAUSAL = Mask(causal=True)
 #: What the layer computes itself, or a part that has no function.
-OWN_FUNCTIONS = ("", "rms", "silu_gated")
-#: Activations of layers without a gate.
-PLAIN_ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+OWN_FUNCTIONS = ("", "rms")
 #: What runs in between is as narrow as it can be: its work shall not push anything out of the caches.
 NARROW = Heads(query=4, kv=2, dim=16)
 #: Four query heads a key/value head, 64 wide, as many small and middling models have it.
 WIDE = Heads(query=16, kv=4, dim=64)
+#: Weights and cache of the layer.
+FORMAT = "bf16"
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,25 @@ class Layer:
         return Score(self.heads.dim**-0.5)
 
 
-def make_layer(
-    heads: Heads, vocabulary: int, dtype: str, data: Callable[[tuple[int, ...]], Any] = lambda shape: None
-) -> Layer:
-    """``data`` gives the values of a weight of that shape; a count needs none."""
+#: The values of a weight by its shape, and by whether it is gated, None if it is not multiplied.
+Data = Callable[[tuple[int, ...], bool | None], Any]
 
-    def weight(*shape: int) -> Weight:
-        return Weight("weight", shape, dtype, data(shape))
+
+def make_layer(heads: Heads, vocabulary: int, data: Data = lambda shape, gated: None) -> Layer:
+    """A count needs no ``data``."""
+
+    def weight(*shape: int, gated: bool | None = None) -> Weight:
+        return Weight("weight", shape, FORMAT, data(shape, gated))
 
     width = heads.query * heads.dim
     return Layer(
         heads=heads,
         table=weight(vocabulary, width),
         norm=Norm("rms", weight(width), 1e-5),
-        qkv=weight(width + 2 * heads.kv * heads.dim, width),
-        out=weight(width, width),
-        gate_up=weight(2 * width, width),
-        down=weight(width, width),
+        qkv=weight(width + 2 * heads.kv * heads.dim, width, gated=False),
+        out=weight(width, width, gated=False),
+        gate_up=weight(2 * width, width, gated=True),
+        down=weight(width, width, gated=False),
     )
 
 
@@ -87,9 +89,9 @@ def run_layer(ops: Ops, layer: Layer, batch: Batch) -> Any:
     return ops.take_rows(ops.add(x, x), batch.positions)
 
 
-def cache_spec(heads: Heads, dtype: str) -> CacheSpec:
+def cache_spec(heads: Heads, format: str = FORMAT) -> CacheSpec:
     """One layer's cache."""
-    return CacheSpec(layers=1, kv_heads=heads.kv, head_dim=heads.dim, format=dtype)
+    return CacheSpec(layers=1, kv_heads=heads.kv, head_dim=heads.dim, format=format)
 
 
 def span_of(rows: int, past: int, block_size: int) -> Span:
@@ -97,17 +99,15 @@ def span_of(rows: int, past: int, block_size: int) -> Span:
     return Span(rows, past, table=tuple(range(-(-(past + rows) // block_size))))
 
 
-def bytes_by_part(dtype: str, rows: int) -> dict[str, float]:
+def bytes_by_part(rows: int) -> dict[str, float]:
     """Bytes that each part of the wide layer moves, as the count reading counts them. The layer's
-    own activation and norm go by their kind, every other one as ``kind.function``."""
-    ops = Count(activations=dtype, lowering=TORCH_CPU)
-    spec = cache_spec(WIDE, dtype)
+    own norm goes by its kind, every other one as ``kind.function``."""
+    ops = Count(activations=CPU.activations, lowering=CPU)
+    spec = cache_spec(WIDE)
     span = span_of(rows, 0, spec.block_size)
     batch = ops.batch([span], cache=ops.alloc_cache(spec, len(span.table)))
-    layer = make_layer(WIDE, rows, dtype)
+    layer = make_layer(WIDE, rows)
     x = run_layer(ops, layer, batch)
-    for activation in PLAIN_ACTIVATIONS:
-        x = ops.linear(x, layer.out, activation=activation)
     trace = ops.trace(ops.norm(x, layer_norm(layer)))
     return {part_name(kernel.kind, kernel.function): kernel.bytes for _, kernel in trace.kernels()}
 
@@ -122,19 +122,25 @@ def layer_norm(layer: Layer) -> Norm:
     return Norm("layer", layer.norm.weight, layer.norm.eps, layer.norm.weight)
 
 
-def interlude(dtype: str) -> Callable[[], tuple[()]]:
-    """A step of the narrow layer, to be the ``prepare`` of a probe."""
+def interlude() -> Callable[[], tuple[()]]:
+    """A step of the narrow layer, to be the ``prepare`` of a probe of the cpu reading. Like a step of a
+    model it leaves PyTorch with one thread."""
     import torch
 
+    from ridgeline.kernels import pack_linear
     from ridgeline.ops.cpu import Cpu
-    from ridgeline.ops.torch_batch import TORCH_DTYPE
 
-    ops, spec = Cpu(TORCH_DTYPE[dtype]), cache_spec(NARROW, dtype)
-    layer = make_layer(NARROW, 16, dtype, lambda shape: torch.randn(shape).to(ops.dtype))
+    def data(shape: tuple[int, ...], gated: bool | None) -> Any:
+        values = torch.randn(shape).bfloat16()
+        return values if gated is None else pack_linear(values, FORMAT, gated=gated)
+
+    ops, spec = Cpu(), cache_spec(NARROW)
+    layer = make_layer(NARROW, 16, data)
     span = span_of(1, 0, spec.block_size)
     cache = ops.alloc_cache(spec, len(span.table))
 
     def step() -> tuple[()]:
+        torch.set_num_threads(1)
         run_layer(ops, layer, ops.batch([0], [span], cache=cache))
         return ()
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from ridgeline.hardware.kernels import Affine
 from ridgeline.hardware.probes.layer import (
-    PLAIN_ACTIVATIONS,
+    FORMAT,
     WIDE,
     bytes_by_part,
     cache_spec,
@@ -22,31 +21,28 @@ from ridgeline.ops.protocol import Rope
 
 #: The rows from which overhead and throughput follow: one token, and tensors of 2 to 4 MB.
 SMALL, LARGE = 1, 1024
-PARTS = (
-    *("embed", "norm", "split", "rotate", "append", "residual", "activation", "add", "gather"),
-    *("norm.layer", *(f"activation.{name}" for name in PLAIN_ACTIVATIONS)),
-)
+PARTS = ("embed", "norm", "norm.layer", "split", "rotate", "append", "add", "gather")
 STEP = "kernels.step"
 #: Context of the sequence whose step is made.
 STEP_CONTEXT = 512
 
 
-def part_probes(dtype: str, ring: Ring, prepare: Callable[[], tuple[()]]) -> list[Probe]:
-    """Figures ``kernels.simple.DTYPE.PART[ROWS]``."""
-    calls = {rows: _calls(dtype, rows, ring) for rows in (SMALL, LARGE)}
+def part_probes(ring: Ring, prepare: Callable[[], tuple[()]]) -> list[Probe]:
+    """Figures ``kernels.simple.PART[ROWS]``."""
+    calls = {rows: _calls(rows, ring) for rows in (SMALL, LARGE)}
     return [
-        Probe(_figure(dtype, part, rows), calls[rows][part], prepare=prepare)
+        Probe(_figure(part, rows), calls[rows][part], prepare=prepare)
         for rows in (SMALL, LARGE)
         for part in PARTS
     ]
 
 
-def read_parts(timings: Timings, dtype: str, fastest: float) -> dict[str, Affine]:
+def read_parts(timings: Timings, fastest: float) -> dict[str, Affine]:
     """Each part as measured; none moves bytes faster than the nearest cache, ``fastest`` bytes/s."""
-    small, large = bytes_by_part(dtype, SMALL), bytes_by_part(dtype, LARGE)
+    small, large = bytes_by_part(SMALL), bytes_by_part(LARGE)
     parts = {}
     for part in PARTS:
-        few, many = (timings.seconds(_figure(dtype, part, rows)) for rows in (SMALL, LARGE))
+        few, many = (timings.seconds(_figure(part, rows)) for rows in (SMALL, LARGE))
         if part in small:
             parts[part] = fit(small[part], few, large[part], many, fastest)
         else:  # a view: nothing is moved, the call alone takes its time
@@ -60,14 +56,13 @@ def fit(few_bytes: float, few: float, many_bytes: float, many: float, fastest: f
     return Affine(max(few - few_bytes / throughput, 0.0), throughput)
 
 
-def step_probe(dtype: str, prepare: Callable[[], tuple[()]]) -> Probe:
+def step_probe(prepare: Callable[[], tuple[()]]) -> Probe:
     """What a step costs beside its operators: the batch of one new row, with its place in the cache
     and its rotation."""
     from ridgeline.ops.cpu import Cpu
-    from ridgeline.ops.torch_batch import TORCH_DTYPE
 
-    ops, rope = Cpu(TORCH_DTYPE[dtype]), Rope(WIDE.dim, 10_000.0)
-    block_size = cache_spec(WIDE, dtype).block_size
+    ops, rope = Cpu(), Rope(WIDE.dim, 10_000.0)
+    block_size = cache_spec(WIDE).block_size
     span = span_of(1, STEP_CONTEXT - 1, block_size)
 
     def step() -> None:
@@ -78,31 +73,26 @@ def step_probe(dtype: str, prepare: Callable[[], tuple[()]]) -> Probe:
     return Probe(STEP, step, prepare=prepare)
 
 
-def _figure(dtype: str, part: str, rows: int) -> str:
-    return f"kernels.simple.{dtype}.{part}[{rows}]"
+def _figure(part: str, rows: int) -> str:
+    return f"kernels.simple.{part}[{rows}]"
 
 
-def _calls(dtype: str, rows: int, ring: Ring) -> dict[str, Callable[[], Any]]:
+def _calls(rows: int, ring: Ring) -> dict[str, Callable[[], Any]]:
     """The parts of the wide layer over ``rows`` rows, each by the very call that the cpu reading makes."""
     import torch
 
     from ridgeline.ops.cpu import Cpu
-    from ridgeline.ops.reference import activate
     from ridgeline.ops.torch_batch import TORCH_DTYPE, rotate
 
-    ops, spec = Cpu(TORCH_DTYPE[dtype]), cache_spec(WIDE, dtype)
-    layer = make_layer(WIDE, rows, dtype, lambda shape: ring.take(shape, ops.dtype))
+    ops, spec = Cpu(), cache_spec(WIDE)
+    layer = make_layer(WIDE, rows, lambda shape, gated: ring.take(shape, TORCH_DTYPE[FORMAT]))
     span = span_of(rows, 0, spec.block_size)
     cache = ops.alloc_cache(spec, len(span.table)).layer(0)
     batch = ops.batch(list(range(rows)), [span])
     spans = batch.spans
-
-    def random(width: int) -> torch.Tensor:
-        return torch.rand(rows, width).to(ops.dtype)
-
     width = WIDE.query * WIDE.dim
-    x, y, gate_up = random(width), random(width), random(2 * width)
-    qkv = random(width + 2 * WIDE.kv * WIDE.dim)
+    x, y = torch.rand(rows, width), torch.rand(rows, width)
+    qkv = torch.rand(rows, width + 2 * WIDE.kv * WIDE.dim)
     q, k, v = ops.split_heads(qkv, WIDE)
     other_norm = layer_norm(layer)
 
@@ -113,13 +103,10 @@ def _calls(dtype: str, rows: int, ring: Ring) -> dict[str, Callable[[], Any]]:
     return {
         "embed": lambda: ops.embed(batch.ids, layer.table),
         "norm": lambda: ops.norm(x, layer.norm),
+        "norm.layer": lambda: ops.norm(x, other_norm),
         "split": lambda: ops.split_heads(qkv, WIDE),
         "rotate": turn,
         "append": lambda: cache.append(k, v, spans),
-        "residual": lambda: y.add_(x),
-        "activation": lambda: activate(gate_up, "silu_gated"),
-        "norm.layer": lambda: ops.norm(x, other_norm),
-        **{f"activation.{name}": partial(activate, x, name) for name in PLAIN_ACTIVATIONS},
         "add": lambda: ops.add(x, y),
         "gather": lambda: ops.take_rows(x, batch.positions),
     }

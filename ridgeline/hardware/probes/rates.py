@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ridgeline.hardware.timing import Probe
+from ridgeline.ops.formats import product_format
 
 if TYPE_CHECKING:
     import torch
@@ -24,31 +25,32 @@ HARDSWISH_OPERATIONS = 5
 EMPTY_CALLS = 200
 
 
-def trial_rate(dtype: str) -> float:
-    """FLOP/s of matrix products in this dtype, roughly, within a fraction of a second on a machine
-    that is any good at it; 0 if PyTorch has no such product."""
-    from torch.nn.functional import linear
-
-    x, seconds = _random((TRIAL_WIDTH, TRIAL_WIDTH), dtype), []
-    try:
-        while sum(seconds) < TRIAL_SECONDS or (len(seconds) < TRIALS and sum(seconds) < LONGEST_TRIAL):
-            start = perf_counter()
-            linear(x, x)
-            seconds.append(perf_counter() - start)
-    except RuntimeError:
-        return 0.0
+def trial_rate(format: str) -> float:
+    """FLOP/s of the cpu reading's products with weights in this format, roughly, within a fraction of a
+    second on a machine that is any good at it."""
+    product, seconds = _product(format, TRIAL_WIDTH), []
+    while sum(seconds) < TRIAL_SECONDS or (len(seconds) < TRIALS and sum(seconds) < LONGEST_TRIAL):
+        start = perf_counter()
+        product()
+        seconds.append(perf_counter() - start)
     return 2 * TRIAL_WIDTH**3 / min(seconds)
 
 
-def matrix_probes(dtype: str, widths: Sequence[int]) -> list[Probe]:
-    """Square products x W^T; figure ``matrix.DTYPE`` in FLOPs, a multiply-add being 2."""
-    from torch.nn.functional import linear
+def matrix_probes(format: str, widths: Sequence[int]) -> list[Probe]:
+    """Square products x W^T with weights in ``format``; figure ``matrix.PRODUCT`` in FLOPs, a multiply-add
+    being 2, where PRODUCT is what they are multiplied in."""
+    figure = f"matrix.{product_format(format)}"
+    return [Probe(figure, _product(format, width), work=2 * width**3) for width in widths]
 
-    def product(width: int) -> Probe:
-        x, weight = _random((width, width), dtype), _random((width, width), dtype)
-        return Probe(f"matrix.{dtype}", lambda: linear(x, weight), work=2 * width**3)
 
-    return [product(width) for width in widths]
+def _product(format: str, width: int) -> Callable[[], Any]:
+    import torch
+
+    from ridgeline.kernels import linear, pack_linear
+
+    x, out = torch.rand(width, width), torch.empty(width, width)
+    weight = pack_linear(torch.rand(width, width), format)
+    return lambda: linear(x, weight, out=out)
 
 
 def vector_probes(dtype: str) -> list[Probe]:

@@ -3,12 +3,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ridgeline import _native
 from ridgeline.hardware.probes.attend import SHORT, attend_probes, cache_bytes, counted, read_attend
 from ridgeline.hardware.probes.layer import WIDE, bytes_by_part, interlude
-from ridgeline.hardware.probes.linear import linear_probes, read_linear
+from ridgeline.hardware.probes.linear import (
+    call_probes,
+    kernel_arguments,
+    linear_probes,
+    read_call,
+    read_linear,
+)
 from ridgeline.hardware.probes.parts import PARTS, fit, part_probes
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import Timing, Timings
+from ridgeline.kernels.linear import FORMATS, linear, pack_linear
 
 SECONDS, BYTES = st.floats(1e-7, 1e-2), st.floats(1.0, 1e7)
 
@@ -31,16 +39,15 @@ def nothing():
 
 
 def test_every_kernel_of_a_layer_but_products_and_attention_is_a_part():
-    assert bytes_by_part("bf16", 4).keys() - {"matmul", "attend"} == set(PARTS) - {"split"}
+    assert bytes_by_part(4).keys() - {"matmul", "linear", "attend"} == set(PARTS) - {"split"}
 
 
 def test_bytes_of_parts_are_those_of_the_count():
-    rows, width, size = 8, WIDE.query * WIDE.dim, 2
-    found = bytes_by_part("bf16", rows)
-    assert found["activation"] == 3 * rows * width * size  # two halves in, one out
-    assert found["residual"] == 3 * rows * width * size
-    assert found["norm"] == (2 * rows * width + width) * size
-    assert found["append"] == 2 * 2 * rows * WIDE.kv * WIDE.dim * size  # keys and values, in and out
+    rows, width, activation, stored = 8, WIDE.query * WIDE.dim, 4, 2
+    found = bytes_by_part(rows)
+    assert found["add"] == 3 * rows * width * activation
+    assert found["norm"] == 2 * rows * width * activation + width * stored
+    assert found["append"] == 2 * rows * WIDE.kv * WIDE.dim * (activation + stored)  # keys and values
 
 
 @given(SECONDS, SECONDS, BYTES, BYTES, st.floats(1e6, 1e13))
@@ -56,15 +63,32 @@ def test_a_fitted_line_goes_through_both_measurements():
     assert line.seconds(4e6) == pytest.approx(105e-6)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_all_kernels_run(dtype, ring):
-    between = interlude(dtype)
+def test_all_kernels_run(ring):
+    between = interlude()
     assert between() == ()
-    probes = part_probes(dtype, ring, between)
-    probes += linear_probes(dtype, (1, 4), (32, 64), ring, between)
-    probes += attend_probes(dtype, (4, 16), 64, ring, between)
+    probes = part_probes(ring, between) + call_probes("bf16", ring, between)
+    for format in FORMATS:
+        probes += linear_probes(format, (1, 4), (32, 128), ring, between)
+    for format in ("fp32", "bf16"):
+        probes += attend_probes(format, (4, 16), 64, ring, between)
     run(probes)
     assert len({probe.figure for probe in probes}) == len(probes)
+
+
+def test_the_bare_kernel_computes_the_product(ring):
+    x, out = torch.rand(3, 40), torch.empty(3, 24)
+    packed = pack_linear(torch.rand(24, 40), "bf16")
+    _native.linear(*kernel_arguments(x, packed, out))
+    assert torch.equal(out, linear(x, packed))
+
+
+def test_python_takes_what_the_bare_kernel_does_not():
+    def timings(python, kernel):
+        figures = {"kernels.call.python": python, "kernels.call.kernel": kernel}
+        return Timings((figure, Timing(seconds, 0.0)) for figure, seconds in figures.items())
+
+    assert read_call(timings(9e-6, 2e-6)) == pytest.approx(7e-6)
+    assert read_call(timings(1e-6, 2e-6)) == 0.0
 
 
 def test_the_linear_table_is_by_rows_then_weight(ring):
@@ -72,7 +96,7 @@ def test_the_linear_table_is_by_rows_then_weight(ring):
     found = run(linear_probes("bf16", rows, widths, ring, nothing))
     table = read_linear(found, "bf16", rows, widths)
     assert table.weight_bytes == (2048.0, 8192.0, 32768.0)
-    assert (len(table.warm), len(table.warm[0])) == (len(table.fresh), len(table.fresh[0])) == (2, 3)
+    assert table.warm == table.fresh == ((1.0,) * 3,) * 2
 
 
 def test_a_fresh_weight_is_another_one_at_every_call_and_a_warm_one_the_same(ring):
@@ -80,7 +104,7 @@ def test_a_fresh_weight_is_another_one_at_every_call_and_a_warm_one_the_same(rin
 
     def addresses(place):
         prepare = probes[f"kernels.linear.fp32.{place}[1, 32]"].prepare
-        return {prepare()[0].data.data_ptr() for _ in range(3)}
+        return {prepare()[1] for _ in range(3)}
 
     assert len(addresses("warm")) == 1
     assert len(addresses("fresh")) == 3

@@ -17,6 +17,10 @@ def test_rates_are_found_and_are_those_of_a_computer(dtype):
     assert 1e-9 < found.seconds("launch_seconds") < 1e-2
 
 
+def test_quantised_weights_are_multiplied_in_int8():
+    assert {probe.figure for probe in matrix_probes("int4-g32", (64,))} == {"matrix.int8"}
+
+
 def test_a_square_product_is_two_operations_a_multiply_add():
     assert [probe.work for probe in matrix_probes("fp32", (8, 16))] == [2 * 8**3, 2 * 16**3]
 

@@ -1,0 +1,135 @@
+#include "program/calls.h"
+
+#include "attention/attention.h"
+#include "linear/linear.h"
+
+namespace ridgeline {
+namespace {
+
+/// The matrix as `heads` vectors a row.
+Vectors vectors(const Frame& frame, const Operand& x, int64_t heads = 1) {
+    return {frame.at(x), x.stride, x.columns / heads, Dtype::fp32};
+}
+
+const int64_t* numbers(const Frame& frame, Source source) {
+    const Step& step = frame.step;
+    switch (source) {
+        case Source::positions: return step.positions;
+        case Source::segments: return step.segments;
+        case Source::wanted: return step.wanted_rows;
+        case Source::first: return step.first_rows;
+        default: return step.ids;
+    }
+}
+
+Gather gather_of(const Frame& frame, Source source, int64_t offset, int64_t table_rows, const Operand& out) {
+    return {frame.rows(out), out.columns, numbers(frame, source), offset, table_rows, vectors(frame, out)};
+}
+
+/// The matrix as vectors of `dim`, the rows of all sequences one after another.
+HeadRows head_rows(const Frame& frame, const Operand& x, int64_t dim) {
+    return {frame.at(x), Dtype::fp32, 0, x.stride, dim};
+}
+
+/// Turns the keys in place: nothing else reads them.
+void rotate_rows(const Frame& frame, const Operand& k, const KvLayout& layout) {
+    const Vectors keys = vectors(frame, k, layout.heads);
+    rotate({frame.rows(k), layout.heads, layout.dim, keys, frame.cosines, frame.sines, frame.angles, layout.dim,
+            frame.step.angles, keys});
+}
+
+}  // namespace
+
+Program::Call embed_call(Source source, int64_t offset, Stored table, int64_t table_rows, Operand out) {
+    return [=](const Frame& frame) {
+        void* data = const_cast<void*>(frame.weight<void>(table.number));
+        gather(gather_of(frame, source, offset, table_rows, out), {data, out.columns, 0, table.dtype});
+    };
+}
+
+Program::Call embed_call(Source source, int64_t offset, int64_t packed, const Layout& layout, Operand out) {
+    return [=](const Frame& frame) {
+        gather(gather_of(frame, source, offset, layout.out, out), layout, frame.weight<uint8_t>(packed));
+    };
+}
+
+Program::Call norm_call(Operand x, NormKind kind, int64_t heads, Stored weight, Stored bias, double eps,
+                        Operand out) {
+    return [=](const Frame& frame) {
+        Norm job{};
+        job.kind = kind;
+        job.rows = frame.rows(x);
+        job.heads = heads;
+        job.dim = x.columns / heads;
+        job.x = vectors(frame, x, heads);
+        job.weight = frame.weight<void>(weight.number);
+        job.bias = frame.weight<void>(bias.number);
+        job.weight_dtype = weight.dtype;
+        job.eps = eps;
+        job.out = vectors(frame, out, heads);
+        norm(job);
+    };
+}
+
+Program::Call linear_call(Operand x, const Layout& layout, int64_t packed, Stored bias, Activation activation,
+                          std::optional<Operand> residual, Operand out) {
+    return [=](const Frame& frame) {
+        Job job{};
+        job.layout = layout;
+        job.weight = frame.weight<uint8_t>(packed);
+        job.x = {frame.at(x), x.stride, Dtype::fp32};
+        job.bias = frame.weight<void>(bias.number);
+        job.bias_dtype = bias.dtype;
+        if (residual) job.residual = {frame.at(*residual), residual->stride, Dtype::fp32};
+        job.out = frame.at(out);
+        job.out_stride = out.stride;
+        job.out_dtype = Dtype::fp32;
+        job.activation = activation;
+        job.rows = frame.rows(out);
+        linear(job);
+    };
+}
+
+Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
+                          const Mask& mask, const Score& score, bool rotated, Operand out) {
+    return [=](const Frame& frame) {
+        const Step& step = frame.step;
+        const Sequences sequences{step.sequences, step.lengths, step.past, cache < 0 ? nullptr : step.tables,
+                                  step.table_stride};
+        Angles angles{};
+        if (rotated) angles = {frame.cosines, frame.sines, layout.dim, step.angles};
+        const HeadRows keys = head_rows(frame, k, layout.dim), values = head_rows(frame, v, layout.value_dim);
+        Attention job{};
+        job.heads = q.columns / layout.dim;
+        job.sequences = sequences;
+        job.queries = head_rows(frame, q, layout.dim);
+        job.angles = angles;
+        job.source.layout = layout;
+        if (cache < 0) {
+            if (rotated) rotate_rows(frame, k, layout);
+            job.source.plain = {keys, values, 0};
+        } else {
+            job.source.blocks = reinterpret_cast<uint8_t*>(frame.caches[cache]);
+            append({sequences, keys, values, angles, layout, job.source.blocks});
+        }
+        job.mask = mask;
+        job.score = score;
+        job.out = head_rows(frame, out, layout.value_dim);
+        attention(job);
+    };
+}
+
+Program::Call add_call(Operand a, Operand b, Operand out) {
+    return [=](const Frame& frame) {
+        add({frame.rows(out), out.columns, vectors(frame, a), vectors(frame, b), vectors(frame, out)});
+    };
+}
+
+Program::Call take_rows_call(Operand x, Operand out) {
+    return [=](const Frame& frame) {
+        const Source source = out.rows == Rows::first ? Source::first : Source::wanted;
+        gather(gather_of(frame, source, 0, frame.rows(x), out), vectors(frame, x));
+    };
+}
+
+}  // namespace ridgeline

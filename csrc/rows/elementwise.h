@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+
+#include "rows/elements.h"
+#include "rows/rows.h"
+#include "simd/activation.h"
+
+namespace ridgeline {
+namespace {
+
+/// to = a + b, n elements; `to` may be a or b.
+inline void add_run(const void* a, Dtype a_dtype, const void* b, Dtype b_dtype, void* to, Dtype to_dtype,
+                    int64_t n) {
+    with_elements(a_dtype, [&](auto ea) {
+        with_elements(b_dtype, [&](auto eb) {
+            with_elements(to_dtype, [&](auto eo) {
+                using A = decltype(ea);
+                using B = decltype(eb);
+                using O = decltype(eo);
+                each_vector(n, [&](int64_t i, auto part) {
+                    const Arch::F x = load<A>(static_cast<const typename A::T*>(a) + i, part);
+                    const Arch::F y = load<B>(static_cast<const typename B::T*>(b) + i, part);
+                    store<O>(static_cast<typename O::T*>(to) + i, Arch::add(x, y), part);
+                });
+            });
+        });
+    });
+}
+
+void add_rows(const Sum& job, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+        add_run(vector_at(job.a, row), job.a.dtype, vector_at(job.b, row), job.b.dtype, vector_at(job.out, row),
+                job.out.dtype, job.columns);
+}
+
+void convert(const void* from, Dtype from_dtype, void* to, Dtype to_dtype, int64_t n) {
+    with_elements(from_dtype, [&](auto ex) {
+        with_elements(to_dtype, [&](auto eo) {
+            using X = decltype(ex);
+            using O = decltype(eo);
+            each_vector(n, [&](int64_t i, auto part) {
+                const Arch::F x = load<X>(static_cast<const typename X::T*>(from) + i, part);
+                store<O>(static_cast<typename O::T*>(to) + i, x, part);
+            });
+        });
+    });
+}
+
+template <class X, class O, class Function>
+void activate_row(const Activate& job, int64_t row, const Function& act) {
+    const typename X::T* x = static_cast<const typename X::T*>(vector_at(job.x, row));
+    typename O::T* out = static_cast<typename O::T*>(vector_at(job.out, row));
+    if (job.gated)
+        each_vector(job.columns, [&](int64_t i, auto part) {
+            const Arch::F gate = act(load<X>(x + i, part));
+            store<O>(out + i, Arch::mul(gate, load<X>(x + job.columns + i, part)), part);
+        });
+    else
+        each_vector(job.columns,
+                    [&](int64_t i, auto part) { store<O>(out + i, act(load<X>(x + i, part)), part); });
+}
+
+void activate_rows(const Activate& job, int64_t begin, int64_t end) {
+    with_elements(job.x.dtype, [&](auto ex) {
+        with_elements(job.out.dtype, [&](auto eo) {
+            with_activation(job.activation, [&](auto act) {
+                for (int64_t row = begin; row < end; ++row)
+                    activate_row<decltype(ex), decltype(eo)>(job, row, act);
+            });
+        });
+    });
+}
+
+}  // namespace
+}  // namespace ridgeline

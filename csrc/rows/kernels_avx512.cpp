@@ -1,0 +1,7 @@
+#include "simd/avx512.h"
+// The instruction set comes first: the templates below are written in terms of it.
+#include "rows/table.h"
+
+namespace ridgeline {
+constinit const RowKernels kAvx512RowKernels = kRowKernels;
+}

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+
+#include "linear/job.h"
+
+// What lies between the matrix products: norms, sums, activations, rotations, rows of a table. Each function
+// runs on all threads with the current instruction set, and computes an element from its own row alone: a
+// row's bits depend neither on the other rows nor on the number of threads. Sums are float32; what is
+// stored is rounded once. An output may be the input itself, but may not overlap it in another way.
+namespace ridgeline {
+
+/// Vectors of floats in rows: vector h of row r begins at r * row_stride + h * head_stride, in elements.
+/// A matrix has one vector a row.
+struct Vectors {
+    void* data;
+    int64_t row_stride;
+    int64_t head_stride;
+    Dtype dtype;
+};
+
+enum class NormKind { rms, layer };
+
+/// out = (x - mean) / sqrt(variance + eps) * weight + bias over each vector, or, for rms,
+/// x / sqrt(mean of x^2 + eps) * weight.
+struct Norm {
+    NormKind kind;
+    int64_t rows;
+    int64_t heads;
+    int64_t dim;
+    Vectors x;
+    Vectors residual;  // if there is one (data not null), residual += x comes first, and is what is normalised
+    const void* weight;  // [dim]
+    const void* bias;    // [dim], or null
+    Dtype weight_dtype;  // of the bias too
+    double eps;
+    Vectors out;
+};
+void norm(const Norm& job);
+
+/// out = a + b.
+struct Sum {
+    int64_t rows;
+    int64_t columns;
+    Vectors a;
+    Vectors b;
+    Vectors out;
+};
+void add(const Sum& job);
+
+/// out = act(x), or, gated, act(first half of x's columns) * second half.
+struct Activate {
+    int64_t rows;
+    int64_t columns;  // of out
+    Activation activation;
+    bool gated;
+    Vectors x;
+    Vectors out;
+};
+void activate(const Activate& job);
+
+/// Every vector x = (x1, x2) turned: out = (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2).
+struct Rotation {
+    int64_t rows;
+    int64_t heads;
+    int64_t dim;  // even
+    Vectors x;
+    const float* cos;  // [angles, dim]
+    const float* sin;
+    int64_t angles;
+    int64_t angle_stride;      // of cos and sin, in elements
+    const int64_t* positions;  // the row of cos and sin that each row takes; null: its own index
+    Vectors out;
+};
+/// Throws std::domain_error for a position without angles, before anything is written.
+void rotate(const Rotation& job);
+
+/// Row i of out is row ids[i] + offset of a table.
+struct Gather {
+    int64_t rows;
+    int64_t columns;
+    const int64_t* ids;
+    int64_t offset;
+    int64_t table_rows;
+    Vectors out;
+};
+/// Both throw std::domain_error for an id without a row, before anything is written.
+void gather(const Gather& job, const Vectors& table);
+void gather(const Gather& job, const Layout& layout, const uint8_t* packed);
+
+}  // namespace ridgeline

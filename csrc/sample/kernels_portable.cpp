@@ -1,0 +1,5 @@
+#include "sample/loops.h"
+
+namespace ridgeline {
+constinit const ChunkKernels kPortableChunkKernels = kChunkKernels;
+}

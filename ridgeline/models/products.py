@@ -1,0 +1,51 @@
+"""Which weights a model multiplies with: those that are packed, and that a quantised format applies to.
+
+No family lists them. They are what its pass hands to ``linear``, found by running the pass on shapes alone:
+the matrices of the layers and the output head, an embedding only if it is the head too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ridgeline.models.model import Model
+from ridgeline.ops.count import Count
+from ridgeline.ops.formats import packed_shape
+from ridgeline.ops.protocol import Layer, Span, Weight
+
+
+class _Products(Count):
+    """A count that meets every layer and keeps the weights of its products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, tuple[Weight, bool]] = {}
+
+    def linear(self, x: Any, weight: Weight, *, activation: str | None = None, **options: Any) -> Any:
+        gated = activation is not None and activation.endswith("_gated")
+        _, known = self.found.setdefault(id(weight), (weight, gated))
+        if known != gated:
+            raise ValueError(f"{weight.name} is multiplied with a gate and without, so it can't be packed")
+        return super().linear(x, weight, activation=activation, **options)
+
+    def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Any], Any], x: Any) -> Any:
+        for layer in layers:
+            x = body(layer, x)
+        return x
+
+
+def products(model: Model) -> list[tuple[Weight, bool]]:
+    """The weights of the linear layers, each once, and whether its first half of outputs gates the second."""
+    ops = _Products()
+    cache = None
+    if model.config.is_decoder:
+        cache = ops.alloc_cache(model.cache_spec(model.plain_format), 0)
+    model.forward(ops, ops.batch([Span(1)], logits="all", cache=cache))
+    return list(ops.found.values())
+
+
+def pad_products(model: Model) -> None:
+    """Give the weights of the linear layers the shape that they have in memory when they are packed."""
+    for weight, gated in products(model):
+        weight.stored = packed_shape(weight.shape, weight.format, gated)

@@ -1,0 +1,128 @@
+"""Running a recorded pass: what its calls know by number, and the tables of rotary embedding."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ridgeline.ops.native_cache import NativeCache
+from ridgeline.ops.profile import OpTime
+from ridgeline.ops.protocol import Rope, Span, Wanted
+from ridgeline.ops.record import Recording, Rows
+from ridgeline.ops.rope import inverse_frequencies
+from ridgeline.ops.step_numbers import StepNumbers, is_dynamic, step_numbers
+
+
+class Replay:
+    """Runs one recording, with a workspace that grows to the largest step."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self._workspace = torch.empty(0, dtype=torch.uint8)
+        self._weights = array("Q", (tensor.data_ptr() for tensor in recording.weights))
+        self._angles = None if recording.rope is None else Angles(recording.rope)
+
+    def run(
+        self,
+        ids: Sequence[int],
+        spans: Sequence[Span],
+        logits: Wanted,
+        cache: NativeCache | None = None,
+        segments: Sequence[int] | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """The pass's results, float32, for a step of ``ids``, those of all ``spans`` one after another."""
+        frame = self._frame(ids, spans, logits, cache, segments)
+        self.recording.program.run(*frame.arguments)
+        return frame.outputs[0] if self.recording.alone else frame.outputs
+
+    def profile(
+        self,
+        ids: Sequence[int],
+        spans: Sequence[Span],
+        logits: Wanted,
+        cache: NativeCache | None = None,
+        segments: Sequence[int] | None = None,
+    ) -> list[OpTime]:
+        """As :meth:`run`, for the seconds of each operator's calls."""
+        frame = self._frame(ids, spans, logits, cache, segments)
+        times = [OpTime(name, [0.0] * calls) for name, calls in self.recording.ops]
+        measured = self.recording.program.profile(*frame.arguments)
+        for (op, turn), seconds in zip(self.recording.calls, measured, strict=True):
+            times[op].seconds[turn] += seconds
+        return times
+
+    def _frame(
+        self,
+        ids: Sequence[int],
+        spans: Sequence[Span],
+        logits: Wanted,
+        cache: NativeCache | None,
+        segments: Sequence[int] | None,
+    ) -> _Frame:
+        recording = self.recording
+        if recording.segmented and segments is None:
+            segments = [0] * len(ids)
+        step = step_numbers(ids, spans, logits=logits, segments=segments, rope=recording.rope)
+        rows = {Rows.all: len(ids), Rows.wanted: step.wanted, Rows.first: len(spans)}
+        outputs = tuple(torch.empty(rows[x.rows], x.columns) for x in recording.outputs)
+        angles = (0, 0, 0) if self._angles is None else self._angles.addresses(spans)
+        needed = recording.row_bytes * len(ids)
+        if needed > self._workspace.numel():
+            self._workspace = torch.empty(needed, dtype=torch.uint8)
+        return _Frame(
+            step,
+            outputs,
+            (
+                _address(step.numbers),
+                _address(step.tables),
+                step.table_stride,
+                self._workspace.data_ptr(),
+                _address(self._weights),
+                0 if cache is None else _address(cache.addresses),
+                [x.data_ptr() for x in outputs],
+                *angles,
+                0 if cache is None else cache.blocks,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a program is run with: ``arguments`` are addresses into the other fields, among others."""
+
+    step: StepNumbers
+    outputs: tuple[torch.Tensor, ...]
+    arguments: tuple
+
+
+class Angles:
+    """cos and sin by position, float32 [positions, dim], grown as positions come."""
+
+    def __init__(self, rope: Rope) -> None:
+        self._rope = rope
+        self._cosines = self._sines = torch.empty(0, rope.dim)
+
+    def addresses(self, spans: Sequence[Span]) -> tuple[int, int, int]:
+        """Where cos and sin lie for a step of ``spans``, and how many rows they have: rows by position, or
+        by row of the step where angles depend on the request (``is_dynamic``)."""
+        if is_dynamic(self._rope):
+            parts = [(torch.arange(s.past, s.past + s.rows), s.admitted) for s in spans]
+            self._fill(parts)
+        elif (needed := max(span.past + span.rows for span in spans)) > len(self._cosines):
+            self._fill([(torch.arange(max(needed, 2 * len(self._cosines), 512)), 0)])
+        return self._cosines.data_ptr(), self._sines.data_ptr(), len(self._cosines)
+
+    def _fill(self, parts: list[tuple[torch.Tensor, int]]) -> None:
+        angles, factor = [], 1.0
+        for positions, admitted in parts:
+            frequency, factor = inverse_frequencies(self._rope, admitted)
+            angles.append(positions[:, None].float() * frequency)
+        angle = torch.cat(angles).repeat(1, 2)
+        self._cosines, self._sines = angle.cos() * factor, angle.sin() * factor
+
+
+def _address(numbers: array) -> int:
+    return numbers.buffer_info()[0]
