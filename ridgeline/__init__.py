@@ -1,7 +1,7 @@
 """Ridgeline tells where a Transformer's time goes on a given machine, and takes it back.
 
 The public functions are imported on first use, so that ``import ridgeline`` is instant and the
-analysis needs no PyTorch.
+analysis needs no PyTorch. Those of the kernels (``attention``, ``linear``, ``merge_states``, ...) need it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,39 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 _PUBLIC = {
     "Engine": "ridgeline.engine.engine",
     "InputError": "ridgeline.errors",
+    "KVCache": "ridgeline.kernels",
+    "PackedLinear": "ridgeline.kernels",
+    "Sequences": "ridgeline.kernels",
+    "attend": "ridgeline.kernels",
+    "attention": "ridgeline.kernels",
+    "attention_paged": "ridgeline.kernels",
+    "attention_varlen": "ridgeline.kernels",
     "check": "ridgeline.analysis.check",
     "declare": "ridgeline.models",
     "evaluate": "ridgeline.analysis.evaluate",
     "explain": "ridgeline.analysis.explain",
+    "layer_norm": "ridgeline.kernels",
+    "linear": "ridgeline.kernels",
+    "linear_weight_only": "ridgeline.kernels",
     "load": "ridgeline.loading",
     "load_config": "ridgeline.models",
     "load_device": "ridgeline.hardware",
     "measure": "ridgeline.hardware.measure",
+    "merge_states": "ridgeline.kernels",
+    "pack_linear": "ridgeline.kernels",
     "predict_step": "ridgeline.analysis.step",
+    "rms_norm": "ridgeline.kernels",
+    "rotate": "ridgeline.kernels",
+    "sample": "ridgeline.kernels",
     "simulate": "ridgeline.analysis.serving",
     "trace_step": "ridgeline.analysis.step",
     "validate": "ridgeline.validation",
     "write_report": "ridgeline.report",
     "Span": "ridgeline.ops.protocol",
 }
+
+#: Packages whose names are too many, or too general, for the top level.
+_PACKAGES = ("compat", "kernels")
 
 __all__ = ["__version__", *_PUBLIC]
 
@@ -48,6 +66,21 @@ if TYPE_CHECKING:
     from ridgeline.errors import InputError as InputError
     from ridgeline.hardware import load_device as load_device
     from ridgeline.hardware.measure import measure as measure
+    from ridgeline.kernels import KVCache as KVCache
+    from ridgeline.kernels import PackedLinear as PackedLinear
+    from ridgeline.kernels import Sequences as Sequences
+    from ridgeline.kernels import attend as attend
+    from ridgeline.kernels import attention as attention
+    from ridgeline.kernels import attention_paged as attention_paged
+    from ridgeline.kernels import attention_varlen as attention_varlen
+    from ridgeline.kernels import layer_norm as layer_norm
+    from ridgeline.kernels import linear as linear
+    from ridgeline.kernels import linear_weight_only as linear_weight_only
+    from ridgeline.kernels import merge_states as merge_states
+    from ridgeline.kernels import pack_linear as pack_linear
+    from ridgeline.kernels import rms_norm as rms_norm
+    from ridgeline.kernels import rotate as rotate
+    from ridgeline.kernels import sample as sample
     from ridgeline.loading import load as load
     from ridgeline.models import declare as declare
     from ridgeline.models import load_config as load_config
@@ -57,10 +90,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"ridgeline.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'ridgeline' has no attribute '{name}'")
     return getattr(import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_PACKAGES])

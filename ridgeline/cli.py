@@ -45,7 +45,8 @@ def explain(
     weights: Annotated[
         str,
         typer.Option(
-            help="Storage format, e.g. bf16, int8, int4-g128, also as random:FORMAT; auto or random: the config's."
+            help="Storage format, like bf16, int8 or int4-g128, with random: before it or without; auto or "
+            "random: the config's."
         ),
     ] = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,

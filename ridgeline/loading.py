@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ridgeline.engine.prompts import Prompt, Requests
     from ridgeline.engine.result import Result, Token
     from ridgeline.engine.sampling import Sampling
+    from ridgeline.ops.cpu import Cpu
     from ridgeline.ops.torch_cpu import TorchCpu
 
 #: The formats that weights can be run in. The native kernels have all but fp16, which PyTorch runs.
@@ -45,7 +46,7 @@ class Loaded:
 
     config: ModelConfig
     model: Model
-    ops: TorchCpu
+    ops: Cpu | TorchCpu
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
     generation: GenerationDefaults
@@ -164,7 +165,7 @@ def load(
     return _loaded(folder, *_from_files(config, folder, choice.format or config.format, progress))
 
 
-def _loaded(folder: Path | None, model: Model, ops: TorchCpu) -> Loaded:
+def _loaded(folder: Path | None, model: Model, ops: Cpu | TorchCpu) -> Loaded:
     if folder is None:
         return Loaded(model.config, model, ops, None, None, GenerationDefaults(), None)
     has_tokenizer = is_there(folder / "tokenizer.json")
@@ -181,26 +182,26 @@ def _loaded(folder: Path | None, model: Model, ops: TorchCpu) -> Loaded:
 
 def _random(
     config: ModelConfig, format: str, seed: int, progress: Callable[[int], None] | None
-) -> tuple[Model, TorchCpu]:
-    if not _is_native(format):
-        from ridgeline.weights.load import random_model
+) -> tuple[Model, Cpu | TorchCpu]:
+    if _is_native(format):
+        from ridgeline.weights.pack import random_packed
 
-        return random_model(replace(config, format=format), seed=seed, progress=progress), _torch(format)
-    from ridgeline.weights.pack import random_packed
+        return _on_native(random_packed(config, format, seed, progress))
+    from ridgeline.weights.load import random_model
 
-    return random_packed(config, format, seed, progress), _native()
+    return _on_torch(random_model(replace(config, format=format), seed=seed, progress=progress))
 
 
 def _from_files(
     config: ModelConfig, folder: Path, format: str, progress: Callable[[int], None] | None
-) -> tuple[Model, TorchCpu]:
-    if not _is_native(format):
-        from ridgeline.weights.load import load_model
+) -> tuple[Model, Cpu | TorchCpu]:
+    if _is_native(format):
+        from ridgeline.weights.pack import load_packed
 
-        return load_model(replace(config, format=format), folder, progress=progress), _torch(format)
-    from ridgeline.weights.pack import load_packed
+        return _on_native(load_packed(config, folder, format, progress))
+    from ridgeline.weights.load import load_model
 
-    return load_packed(config, folder, format, progress), _native()
+    return _on_torch(load_model(replace(config, format=format), folder, progress=progress))
 
 
 def _is_native(format: str) -> bool:
@@ -209,17 +210,17 @@ def _is_native(format: str) -> bool:
     return format in FORMATS
 
 
-def _native() -> TorchCpu:
+def _on_native(model: Model) -> tuple[Model, Cpu]:
     from ridgeline.ops.cpu import Cpu
 
-    return Cpu()
+    return model, Cpu(attention_format=model.plain_format)
 
 
-def _torch(format: str) -> TorchCpu:
+def _on_torch(model: Model) -> tuple[Model, TorchCpu]:
     from ridgeline.ops.torch_batch import TORCH_DTYPE
     from ridgeline.ops.torch_cpu import TorchCpu
 
-    return TorchCpu(TORCH_DTYPE[format])
+    return model, TorchCpu(TORCH_DTYPE[model.plain_format])
 
 
 def _stored_format(folder: Path) -> str | None:

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from ridgeline.errors import InputError
-from ridgeline.loading import load
+from ridgeline.loading import FORMATS, load
+from ridgeline.models.products import products
 
 LLAMA = {
     "vocab_size": 64,
@@ -100,15 +101,31 @@ def test_files_without_floating_point_weights_are_refused_by_tensor(folder):
 
 @pytest.mark.parametrize("weights", ["bf16", "fp16", "fp32"])
 def test_the_weights_are_converted_on_demand_and_run(folder, weights):
-    import torch
-
-    from ridgeline.ops.torch_batch import TORCH_DTYPE
-
     loaded = load(folder, weights=weights)
     assert formats(loaded) == {loaded.config.format} == {weights}
-    assert loaded.ops.dtype == TORCH_DTYPE[weights]
-    assert next(loaded.model.weights()).data.dtype in (torch.bfloat16, torch.float16, torch.float32)
     assert len(loaded.generate([5, 6], max_tokens=3, stop_ids=())[0].ids) == 3
+
+
+@pytest.mark.parametrize("weights", [w for w in FORMATS if w.startswith("int")])
+def test_what_is_multiplied_is_quantised_on_demand_and_the_rest_as_it_was(folder, weights):
+    loaded = load(folder, weights=weights)
+    assert loaded.config.format == loaded.model.config.format == weights
+    multiplied = {weight.name for weight, _ in products(loaded.model)}
+    assert {weight.name for weight in loaded.model.weights() if weight.format == weights} == multiplied
+    assert formats(loaded) == {weights, "fp32"}
+    assert len(loaded.generate([5, 6], max_tokens=3, stop_ids=())[0].ids) == 3
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_pytorch_runs_what_the_native_kernels_do_not(folder, weights):
+    assert load(folder, weights=weights).ops.lowering.name == ("torch-cpu" if weights == "fp16" else "cpu")
+
+
+@pytest.mark.parametrize("weights", ["random:bf16", "random:int4-g32"])
+def test_random_weights_come_in_any_format(weights):
+    loaded = load("demo", weights=weights)
+    assert loaded.config.format == weights.removeprefix("random:")
+    assert formats(loaded) == {loaded.config.format, "bf16"}
 
 
 def test_random_weights_are_the_same_for_the_same_seed(folder):
@@ -148,10 +165,11 @@ def test_names_are_understood_in_any_case(name, folder):
     assert loaded.folder.name == folder
 
 
-def test_progress_adds_up_to_the_bytes_of_the_weights(folder):
+@pytest.mark.parametrize("weights", ["auto", "fp16", "int8", "random"])
+def test_progress_adds_up_to_the_parameters(folder, weights):
     seen = []
-    loaded = load(folder, progress=seen.append)
-    assert sum(seen) == loaded.model.weight_bytes()
+    loaded = load(folder, weights=weights, progress=seen.append)
+    assert sum(seen) == loaded.model.parameter_count()
     assert len(seen) > 10
 
 
@@ -208,9 +226,11 @@ def test_a_built_in_config_without_random_weights_is_refused():
         load("llama-3-8b")
 
 
-@pytest.mark.parametrize("weights", ["fp8", "int4-g128", "", None])
-def test_unknown_weights_are_refused(folder, weights):
-    with pytest.raises(InputError, match=r"weights is .*, expected auto, random"):
+@pytest.mark.parametrize(
+    "weights", ["fp8", "int4", "int4-g128-z", "random:", "random:fp8", "auto:bf16", "", None]
+)
+def test_unknown_weights_are_refused_with_the_known_ones(folder, weights):
+    with pytest.raises(InputError, match=r"weights is .*, expected auto, random, .* bf16, .*int4-g128"):
         load(folder, weights=weights)
 
 

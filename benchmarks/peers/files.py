@@ -45,6 +45,17 @@ def write_checkpoint(raw: dict[str, Any], path: Path) -> None:
     (path / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
 
 
+def write_encoder_config(folder: Path) -> Path:
+    """``folder``/bert with BERT-base's config, for the model without a language model's head."""
+    from ridgeline.models.registry import config_path
+
+    path = folder / "bert"
+    path.mkdir(parents=True, exist_ok=True)
+    raw = {**json.loads(config_path("bert-base").read_text()), "architectures": ["BertModel"]}
+    (path / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    return path
+
+
 class _RandomTensors:
     """A maker of weights (see ``models.model.WeightMaker``) that draws every tensor of the checkpoint by
     its own name and makes no model of them."""

@@ -62,9 +62,10 @@ def take_turns(
                 print(f"  {contestant.name} is left out: {reason}", flush=True)
         loaded()
         seconds: list[list[float]] = [[] for _ in workers]
-        for _ in range(rounds):
+        for number in range(rounds):
             for worker, times in zip(workers, seconds):
                 times.append(worker.run())
+            print(f"  round {number + 1}: {', '.join(f'{times[-1]:.3f} s' for times in seconds)}", flush=True)
     return [Turns(w.contestant, w.ready, tuple(times)) for w, times in zip(workers, seconds)]
 
 

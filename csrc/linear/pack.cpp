@@ -130,9 +130,14 @@ void unpack_int4(const Layout& layout, const uint8_t* panel, int lane, float* to
         }
         const uint8_t* steps = panel + g * layout.group_bytes() + lane * 4;
         const int64_t first = g * layout.group, inputs = std::min(layout.group, layout.in - first);
-        for (int64_t k = 0; k < inputs; ++k) {
-            const uint8_t both = steps[k / 8 * Layout::kStepBytes + k % 4];
-            to[first + k] = scale * static_cast<float>((k % 8 < 4 ? both & 15 : both >> 4) - zero);
+        for (int64_t k = 0; k < inputs; k += 8) {
+            const uint8_t* both = steps + k / 8 * Layout::kStepBytes;
+            float step[8];
+            for (int j = 0; j < 4; ++j) {
+                step[j] = scale * static_cast<float>((both[j] & 15) - zero);
+                step[4 + j] = scale * static_cast<float>((both[j] >> 4) - zero);
+            }
+            std::copy_n(step, std::min<int64_t>(8, inputs - k), to + first + k);
         }
     }
 }

@@ -28,7 +28,7 @@ Gather gather_of(const Frame& frame, Source source, int64_t offset, int64_t tabl
 
 /// The matrix as vectors of `dim`, the rows of all sequences one after another.
 HeadRows head_rows(const Frame& frame, const Operand& x, int64_t dim) {
-    return {frame.at(x), Dtype::fp32, 0, x.stride, dim};
+    return {frame.at(x), Dtype::fp32, kPacked, x.stride, dim};
 }
 
 /// Turns the keys in place: nothing else reads them.

@@ -30,8 +30,8 @@ inline void add_run(const void* a, Dtype a_dtype, const void* b, Dtype b_dtype, 
 
 void add_rows(const Sum& job, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
-        add_run(vector_at(job.a, row), job.a.dtype, vector_at(job.b, row), job.b.dtype, vector_at(job.out, row),
-                job.out.dtype, job.columns);
+        add_run(vector_at(job.a, row), job.a.dtype, vector_at(job.b, row), job.b.dtype,
+                vector_at(job.out, row), job.out.dtype, job.columns);
 }
 
 void convert(const void* from, Dtype from_dtype, void* to, Dtype to_dtype, int64_t n) {

@@ -31,7 +31,8 @@ void rotate_vectors(const Rotation& job, int64_t begin, int64_t end) {
             using O = decltype(eo);
             for (int64_t item = begin; item < end; ++item) {
                 const int64_t row = item / job.heads, head = item % job.heads;
-                const int64_t angle = (job.positions == nullptr ? row : job.positions[row]) * job.angle_stride;
+                const int64_t position = job.positions == nullptr ? row : job.positions[row];
+                const int64_t angle = position * job.angle_stride;
                 rotate_vector<X, O>(static_cast<const typename X::T*>(vector_at(job.x, row, head)),
                                     job.cos + angle, job.sin + angle, job.dim,
                                     static_cast<typename O::T*>(vector_at(job.out, row, head)));

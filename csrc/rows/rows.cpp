@@ -1,5 +1,6 @@
 #include "rows/rows.h"
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -48,8 +49,10 @@ void check_ids(const Gather& job) {
     check_range(job.ids, job.rows, -job.offset, job.table_rows - job.offset);
 }
 
+int64_t element_bytes(Dtype dtype) { return dtype == Dtype::fp32 ? 4 : 2; }
+
 uint8_t* row_of(const Vectors& v, int64_t row) {
-    return static_cast<uint8_t*>(v.data) + row * v.row_stride * (v.dtype == Dtype::fp32 ? 4 : 2);
+    return static_cast<uint8_t*>(v.data) + row * v.row_stride * element_bytes(v.dtype);
 }
 
 }  // namespace
@@ -78,10 +81,16 @@ void rotate(const Rotation& job) {
 void gather(const Gather& job, const Vectors& table) {
     check_ids(job);
     const auto convert = kernels().convert;
+    const bool same = table.dtype == job.out.dtype;
+    const int64_t row_bytes = job.columns * element_bytes(table.dtype);
     share(job.rows, job.columns, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-            convert(row_of(table, job.ids[i] + job.offset), table.dtype, row_of(job.out, i), job.out.dtype,
-                    job.columns);
+        for (int64_t i = begin; i < end; ++i) {
+            const uint8_t* from = row_of(table, job.ids[i] + job.offset);
+            if (same)
+                std::memcpy(row_of(job.out, i), from, row_bytes);
+            else
+                convert(from, table.dtype, row_of(job.out, i), job.out.dtype, job.columns);
+        }
     });
 }
 

@@ -29,7 +29,7 @@ struct Norm {
     int64_t heads;
     int64_t dim;
     Vectors x;
-    Vectors residual;  // if there is one (data not null), residual += x comes first, and is what is normalised
+    Vectors residual;    // if there is one (data not null), residual += x first, which is then normalised
     const void* weight;  // [dim]
     const void* bias;    // [dim], or null
     Dtype weight_dtype;  // of the bias too
@@ -68,7 +68,7 @@ struct Rotation {
     const float* cos;  // [angles, dim]
     const float* sin;
     int64_t angles;
-    int64_t angle_stride;      // of cos and sin, in elements
+    int64_t angle_stride;  // of cos and sin, in elements
     const int64_t* positions;  // the row of cos and sin that each row takes; null: its own index
     Vectors out;
 };

@@ -13,8 +13,8 @@ struct Largest {
     int64_t token;
 };
 
-/// What is done to many tokens at once. The functions are plain loops that the compiler makes vectors of, once
-/// for each instruction set; elements are computed alike, so results are the same bits.
+/// What is done to many tokens at once. The functions are plain loops that the compiler makes vectors of,
+/// once for each instruction set; elements are computed alike, so results are the same bits.
 struct ChunkKernels {
     Largest (*largest)(const float* logits, int64_t vocab);
     /// scores = (logits - largest) / temperature; returns the greatest of the n.

@@ -62,8 +62,10 @@ Cut top_p_of(const Row& row, double p, std::vector<Candidate>& found) {
     std::array<double, kBins> mass{};
     row.each_chunk([&](int64_t, int64_t n, const float* scores, float) {
         float masses[kChunk];
+        int bins[kChunk];
         row.kernels.masses(scores, n, masses);
-        for (int64_t i = 0; i < n; ++i) mass[bin_of(scores[i])] += masses[i];
+        for (int64_t i = 0; i < n; ++i) bins[i] = bin_of(scores[i]);
+        for (int64_t i = 0; i < n; ++i) mass[bins[i]] += masses[i];
     });
     double total = 0.0;
     for (double of_bin : mass) total += of_bin;

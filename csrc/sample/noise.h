@@ -20,7 +20,8 @@ inline uint64_t mix(uint64_t z) {
 
 /// The generator of a seed and a position.
 inline uint64_t noise_state(int64_t seed, int64_t position) {
-    return mix(mix(static_cast<uint64_t>(seed) + kGoldenStep) + static_cast<uint64_t>(position) * kGoldenStep);
+    const uint64_t seeded = mix(static_cast<uint64_t>(seed) + kGoldenStep);
+    return mix(seeded + static_cast<uint64_t>(position) * kGoldenStep);
 }
 
 /// The 64 random bits of a token; the upper 52 make its uniform.

@@ -44,9 +44,9 @@ MOST_NATS = math.log(sys.float_info.max)
 class Evaluation:
     """How well a model predicted the ``documents``; what is scored is said at the top of this module.
 
-    ``format`` is that of the weights, which take ``weight_bytes``; ``window`` and ``stride`` are in tokens. ``tokens`` counts those
-    that were scored, ``bytes`` the UTF-8 bytes of the text, ``nats`` is the sum over the tokens, and
-    ``seconds`` the time of the model's passes.
+    ``format`` is that of the weights, which take ``weight_bytes``; ``window`` and ``stride`` are in tokens.
+    ``tokens`` counts those that were scored, ``bytes`` the UTF-8 bytes of the text, ``nats`` is the sum over
+    the tokens, and ``seconds`` the time of the model's passes.
     """
 
     model: str

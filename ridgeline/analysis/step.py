@@ -34,7 +34,8 @@ def trace_step(
     _check_spans(model, spans)
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")
-    ops = Count(activations=activation_format(model, lowering), lowering=lowering, pairs=pairs)
+    activations = activation_format(model, lowering)
+    ops = Count(activations=activations, attention=model.plain_format, lowering=lowering, pairs=pairs)
     cache = None
     if model.config.is_decoder:
         cache = ops.alloc_cache(model.cache_spec(cache_format or model.plain_format), 0)

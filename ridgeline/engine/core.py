@@ -16,7 +16,8 @@ from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import Runner
 from ridgeline.engine.sampler import choose_continuations, choose_tokens, logprobs_of
 from ridgeline.engine.scheduler import Scheduler
-from ridgeline.engine.sequence import Group
+from ridgeline.engine.sequence import Group, Sequence
+from ridgeline.errors import InputError
 from ridgeline.weights.tokenizer import Tokenizer
 
 Event = Token | Failure
@@ -104,14 +105,24 @@ class Core:
         rows = [found.rows[0] for found in ready]
         if rows != list(range(len(logits))):
             logits = logits[rows]
-        chosen = choose_tokens(logits, [found.group.sequences[0] for found in ready])
         events: list[Event] = []
-        for found, row, token in zip(ready, logits, chosen, strict=True):
+        for found, row, token in zip(ready, logits, self._choose(ready, logits), strict=True):
             events += self._guarded(found.group.request, self._accept, found.group, token, row, now)
         return events
 
-    def _accept(self, group: Group, token: int, logits: torch.Tensor, now: float) -> list[Event]:
-        """The event of a sampled token; a sequence that is finished leaves."""
+    def _choose(self, ready: Items[Ready], logits: torch.Tensor) -> list[int | Exception]:
+        """A token for each row, all at once; if a row cannot be sampled, one by one, with its error."""
+        sequences = [found.group.sequences[0] for found in ready]
+        try:
+            return choose_tokens(logits, sequences)
+        except InputError:
+            return [_choose_alone(row, sequence) for row, sequence in zip(logits, sequences, strict=True)]
+
+    def _accept(self, group: Group, token: int | Exception, logits: torch.Tensor, now: float) -> list[Event]:
+        """The event of a sampled token; a sequence that is finished leaves. Raises what kept it from being
+        sampled."""
+        if isinstance(token, Exception):
+            raise token
         [sequence] = group.sequences
         top = group.request.logprobs
         sequence.accept(token)
@@ -171,3 +182,10 @@ class Core:
         answer.missing -= outputs
         if not answer.missing:
             del self._answers[group.request]
+
+
+def _choose_alone(logits: torch.Tensor, sequence: Sequence) -> int | Exception:
+    try:
+        return choose_tokens(logits[None], [sequence])[0]
+    except InputError as error:
+        return error

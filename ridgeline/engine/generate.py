@@ -66,7 +66,7 @@ class Generator:
         """
         blocks = sum(request.blocks_at_most(self.block_size) * request.samples for request in requests)
         if self.cache_tokens is not None:
-            blocks = min(blocks, self.cache_tokens // self.block_size)
+            blocks = min(blocks, max(1, self.cache_tokens // self.block_size))
         tokenizer = self.requests.tokenizer
         core = build_core(self.model, self.ops, tokenizer, self.limits, blocks, self.block_size)
         for place, request in enumerate(requests):

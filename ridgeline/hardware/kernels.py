@@ -15,10 +15,10 @@ from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.ops.numbers import Number, is_array
-from ridgeline.ops.trace import CPU, TORCH_CPU, Lowering
+from ridgeline.ops.trace import CPU, Lowering
 
-#: The readings whose kernels can be measured.
-LOWERINGS = {lowering.name: lowering for lowering in (CPU, TORCH_CPU)}
+#: The readings whose kernels are measured.
+LOWERINGS = {CPU.name: CPU}
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ class LinearTable:
 
 @dataclass(frozen=True)
 class AttendCurve:
-    """Attention of the cpu reading: one query row reads keys at ``warm`` or ``fresh`` bytes a
-    second; several rows compute at ``flops_per_second`` by rows, visible pairs counted."""
+    """Attention of the cpu reading: a sequence of one query row reads keys at ``warm`` or ``fresh`` bytes a
+    second; several rows compute at ``flops_per_second`` by rows, visible pairs counted. ``overhead`` is
+    that of the kernel, which serves all sequences."""
 
     overhead: float
     warm: float
@@ -71,6 +72,7 @@ class AttendCurve:
     flops_per_second: tuple[float, ...]
 
     def seconds(self, rows: Number, flops: Number, nbytes: Number, *, cached: bool) -> Number:
+        """What a sequence takes beside the overhead."""
         if is_array(rows) or is_array(flops) or is_array(nbytes):
             import numpy
 
@@ -80,25 +82,25 @@ class AttendCurve:
 
     def _seconds(self, rows: float, flops: float, nbytes: float, cached: bool) -> float:
         if rows <= 1:
-            return self.overhead + nbytes / (self.warm if cached else self.fresh)
+            return nbytes / (self.warm if cached else self.fresh)
         measured = min(rows, self.rows[-1])  # a rate grows to a limit: it is not carried on beyond
-        return self.overhead + flops / interpolate(self.rows, self.flops_per_second, measured)
+        return flops / interpolate(self.rows, self.flops_per_second, measured)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """All measured kernels of one ``reading`` (its lowering's name), run with ``threads``.
+    """All measured kernels of one ``reading`` (its lowering's name), run with ``threads`` and with the
+    instruction set ``isa``.
 
-    ``step`` is what a step costs beside its operators (making the batch and its index tensors), ``call``
-    what Python takes for a linear layer beside its kernel. ``linear`` is by the format of the weights,
-    ``attend`` by that of the cache. ``simple`` holds the other kinds by the format of the activations, an
-    activation or norm as ``kind.function``.
+    ``step`` is what a step costs beside its kernels. ``linear`` is by the format of the weights, ``attend``
+    by that of the cache. ``simple`` holds the other kinds by the format of the activations, a norm as
+    ``kind.function``.
     """
 
     reading: str
+    isa: str
     threads: int
     step: float
-    call: float
     linear: Mapping[str, LinearTable]
     attend: Mapping[str, AttendCurve]
     simple: Mapping[str, Mapping[str, Affine]]
@@ -118,9 +120,9 @@ class Kernels:
         try:
             kernels = cls(
                 raw["reading"],
+                raw["isa"],
                 raw["threads"],
                 raw["step"],
-                raw["call"],
                 {d: LinearTable(**_tuples(t)) for d, t in raw["linear"].items()},
                 {d: AttendCurve(**_tuples(t)) for d, t in raw["attend"].items()},
                 {d: {k: Affine(**a) for k, a in kinds.items()} for d, kinds in raw["simple"].items()},

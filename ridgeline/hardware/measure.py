@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import partial
 from time import perf_counter
 
 from ridgeline.errors import InputError
@@ -15,13 +14,13 @@ from ridgeline.hardware.device import Device, OnChip, Provenance
 from ridgeline.hardware.files import cache_folder
 from ridgeline.hardware.host import Host, this_host, usable_cpus
 from ridgeline.hardware.kernels import AttendCurve, Kernels
-from ridgeline.hardware.probes.layer import WIDE
+from ridgeline.hardware.probes.passes import WIDE
 from ridgeline.hardware.timing import Probe, Progress, Schedule, Timings, time_probes
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.trace import CPU
 
-#: What tensors between the kernels and the cache can be; vector operations are measured in these.
-DTYPES = ("fp32", "bf16")
+#: Formats that vector operations are measured in, and what a cache can be.
+DTYPES, CACHES = ("fp32", "bf16"), ("fp32", "bf16", "int8")
 #: One weight format for each kind of number that is multiplied, whose rates are measured.
 PRODUCTS = ("fp32", "bf16", "int8")
 #: Bytes of the last-level cache where the system does not tell: as much as most desktops have.
@@ -160,35 +159,27 @@ def _plans(plan: Plan) -> dict[str, Plan]:
 def _probes(plans: Mapping[str, Plan], host: Host, threads: int) -> list[Probe]:
     from ridgeline.hardware.probes.attend import attend_probes
     from ridgeline.hardware.probes.bandwidth import bandwidth_probes
-    from ridgeline.hardware.probes.layer import FORMAT, interlude
-    from ridgeline.hardware.probes.linear import call_probes, linear_probes
-    from ridgeline.hardware.probes.parts import part_probes, step_probe
+    from ridgeline.hardware.probes.linear import linear_probes
+    from ridgeline.hardware.probes.parts import part_probes, step_probes
+    from ridgeline.hardware.probes.passes import Step
     from ridgeline.hardware.probes.rates import exp_probes, launch_probe, matrix_probes, vector_probes
     from ridgeline.hardware.probes.ring import Ring
 
     ring = Ring(_ring_bytes(plans["fp32"], host, threads))
-    torch_probes = [launch_probe(), *exp_probes(DTYPES), *bandwidth_probes(host.caches, ring, threads)]
+    probes = [launch_probe(), *exp_probes(DTYPES), *bandwidth_probes(host.caches, ring, threads)]
     for dtype in DTYPES:
-        torch_probes += vector_probes(dtype)
-    probes = [replace(probe, prepare=partial(_let_torch_use, threads)) for probe in torch_probes]
+        probes += vector_probes(dtype)
     for product in PRODUCTS:
         probes += matrix_probes(product, plans[product].squares)
-    between = interlude()
-    probes += [step_probe(between), *call_probes(FORMAT, ring, between), *part_probes(ring, between)]
-    for format in DTYPES:
-        plan = plans[format]
-        probes += attend_probes(format, plan.attend_rows, plan.attend_keys, ring, between)
+    step = Step()
+    probes += [*step_probes(step), *part_probes(step.between)]
+    for format in CACHES:
+        plan = plans[product_format(format)]
+        memory = ring.memory.numel() // 2
+        probes += attend_probes(format, plan.attend_rows, plan.attend_keys, memory, step.between)
     for format, plan in plans.items():
-        probes += linear_probes(format, plan.rows, plan.widths, ring, between)
+        probes += linear_probes(format, plan.rows, plan.widths, ring, step.between)
     return probes
-
-
-def _let_torch_use(threads: int) -> tuple[()]:
-    """Before a probe of PyTorch's: those of the cpu reading leave it with one thread."""
-    import torch
-
-    torch.set_num_threads(threads)
-    return ()
 
 
 def _ring_bytes(plan: Plan, host: Host, threads: int) -> int:
@@ -233,20 +224,21 @@ def _on_chip(host: Host, threads: int) -> OnChip:
 
 def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest: float) -> Kernels:
     from ridgeline.hardware.probes.attend import read_attend
-    from ridgeline.hardware.probes.linear import read_call, read_linear
-    from ridgeline.hardware.probes.parts import STEP, read_parts
+    from ridgeline.hardware.probes.linear import read_linear
+    from ridgeline.hardware.probes.parts import read_parts, read_step
+    from ridgeline.kernels import isa
 
     def attend(format: str) -> AttendCurve:
-        plan = plans[format]
+        plan = plans[product_format(format)]
         return read_attend(timings, format, plan.attend_rows, plan.attend_keys, fastest)
 
     return Kernels(
         reading=CPU.name,
+        isa=isa(),
         threads=threads,
-        step=timings.seconds(STEP),
-        call=read_call(timings),
+        step=read_step(timings),
         linear={f: read_linear(timings, f, plan.rows, plan.widths) for f, plan in plans.items()},
-        attend={format: attend(format) for format in DTYPES},
+        attend={format: attend(format) for format in CACHES},
         simple={CPU.activations: read_parts(timings, fastest)},
     )
 

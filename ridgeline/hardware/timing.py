@@ -53,6 +53,21 @@ class Probe:
     work: float = 1.0
     prepare: Callable[[], Sequence[Any]] = tuple
 
+    def seconds(self, clock: Callable[[], float]) -> float:
+        """What one call takes."""
+        arguments = self.prepare()
+        start = clock()
+        self.call(*arguments)
+        return clock() - start
+
+
+@dataclass(frozen=True)
+class KernelProbe(Probe):
+    """A probe whose call returns the seconds that its kernel took, timed where it ran: without Python."""
+
+    def seconds(self, clock: Callable[[], float]) -> float:
+        return self.call(*self.prepare())
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -135,8 +150,5 @@ def _round(probe: Probe, schedule: Schedule, clock: Callable[[], float]) -> floa
     seconds: list[float] = []
     begin = clock()
     while not seconds or (len(seconds) < schedule.calls and clock() - begin < schedule.probe_seconds):
-        arguments = probe.prepare()
-        start = clock()
-        probe.call(*arguments)
-        seconds.append(clock() - start)
+        seconds.append(probe.seconds(clock))
     return median_low(seconds)

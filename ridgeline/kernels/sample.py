@@ -8,7 +8,8 @@ instruction set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -16,10 +17,10 @@ from ridgeline import _native
 from ridgeline.errors import InputError
 from ridgeline.kernels.checks import check_integers, check_matrix, describe
 
-#: The smallest temperature above 0, a normal float32.
+#: Temperatures above 0 are normal float32 numbers.
 MIN_TEMPERATURE = 1e-30
-
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+MAX_TEMPERATURE = 1e38
+_TEMPERATURES = f"of 0, or from {MIN_TEMPERATURE} to {MAX_TEMPERATURE}"
 
 Numbers = float | Sequence[float] | torch.Tensor
 Integers = int | Sequence[int] | torch.Tensor
@@ -53,14 +54,17 @@ def sample(
     """
     rows, vocab = _check_logits(logits)
     options = (
-        *_options(temperature, top_k, top_p, min_p, rows),
-        _option("seeds", seeds, rows, torch.int64),
-        _option("positions", positions, rows, torch.int64),
+        _in_range("temperature", temperature, rows, "d", _is_temperature, _TEMPERATURES),
+        _in_range("top_k", top_k, rows, "q", lambda k: k >= 0, "of 0 or more"),
+        _in_range("top_p", top_p, rows, "d", lambda p: 0 < p <= 1, "above 0 and at most 1"),
+        _in_range("min_p", min_p, rows, "d", lambda p: 0 <= p <= 1, "from 0 to 1"),
+        _numbers("seeds", seeds, rows, "q"),
+        _numbers("positions", positions, rows, "q"),
     )
     tokens = torch.empty(rows, dtype=torch.int64)
-    addresses = (option.data_ptr() for option in (*options, tokens))
+    addresses = (option.buffer_info()[0] for option in options)
     try:
-        _native.sample(rows, vocab, logits.data_ptr(), logits.stride(0), *addresses)
+        _native.sample(rows, vocab, logits.data_ptr(), logits.stride(0), *addresses, tokens.data_ptr())
     except ValueError as error:
         raise InputError(f"logits {error}; nothing can be chosen from it") from None
     return tokens
@@ -100,44 +104,31 @@ def _check_logits(logits: torch.Tensor) -> tuple[int, int]:
     return rows, vocab
 
 
-def _option(name: str, value: Numbers, rows: int, dtype: torch.dtype) -> torch.Tensor:
-    """A number for each row, contiguous."""
+def _numbers(name: str, value: Numbers, rows: int, code: str) -> array:
+    """A number for each row, as an array that C++ can read: ``code`` d for float64, q for int64.
+
+    Not a tensor, because making and checking six of them takes longer than choosing a token.
+    """
     try:
-        # PyTorch would make float32 of Python's floats.
-        given = (
-            value
-            if isinstance(value, torch.Tensor)
-            else torch.tensor(value, dtype=dtype if dtype == torch.float64 else None)
-        )
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name} is {value!r}; give a number or one for each row") from None
-    if dtype == torch.int64 and given.dtype not in _WHOLE and given.numel():
-        raise InputError(f"{name} is {describe(given)}; give whole numbers")
-    if given.device.type != "cpu" or given.shape not in ((), (rows,)):
-        raise InputError(
-            f"{name} is {describe(given)} on {given.device}; give a number or [{rows}] of them on the CPU"
-        )
-    return given.to(dtype).expand(rows).contiguous()
+        given = value.tolist() if isinstance(value, torch.Tensor) else value
+        numbers = array(code, [given] * rows if isinstance(given, (int, float)) else given)
+    except (TypeError, ValueError, OverflowError, NotImplementedError):
+        kind = "numbers" if code == "d" else "whole numbers of 64 bits"
+        raise InputError(f"{name} is {value!r}; give {kind}, one or one for each row") from None
+    if len(numbers) != rows:
+        raise InputError(f"{name} has {len(numbers)} numbers; give one, or {rows} for as many rows")
+    return numbers
 
 
-def _check_range(name: str, option: torch.Tensor, holds: torch.Tensor, expected: str) -> None:
-    if not holds.all():
-        raise InputError(f"{name} is {option[~holds][0].item()!r}; give a number {expected}")
+def _in_range(
+    name: str, value: Numbers, rows: int, code: str, holds: Callable[[float], bool], expected: str
+) -> array:
+    numbers = _numbers(name, value, rows, code)
+    for number in set(numbers):
+        if not holds(number):
+            raise InputError(f"{name} is {number!r}; give a number {expected}")
+    return numbers
 
 
-def _options(
-    temperature: Numbers, top_k: Integers, top_p: Numbers, min_p: Numbers, rows: int
-) -> tuple[torch.Tensor, ...]:
-    """The four as checked tensors [rows]."""
-    t, p, m = (
-        _option(name, value, rows, torch.float64)
-        for name, value in (("temperature", temperature), ("top_p", top_p), ("min_p", min_p))
-    )
-    k = _option("top_k", top_k, rows, torch.int64)
-    largest = torch.finfo(torch.float32).max
-    warm = (t >= MIN_TEMPERATURE) & (t <= largest)
-    _check_range("temperature", t, (t == 0) | warm, f"of 0 or at least {MIN_TEMPERATURE}, and finite")
-    _check_range("top_k", k, k >= 0, "of 0 or more")
-    _check_range("top_p", p, (p > 0) & (p <= 1), "above 0 and at most 1")
-    _check_range("min_p", m, (m >= 0) & (m <= 1), "from 0 to 1")
-    return t, k, p, m
+def _is_temperature(t: float) -> bool:
+    return t == 0 or MIN_TEMPERATURE <= t <= MAX_TEMPERATURE

@@ -131,18 +131,21 @@ class Count:
     """The operators, counted. One instance counts one pass; :meth:`trace` hands it out.
 
     ``lowering`` says which parts run as one kernel, ``pairs`` which pairs of a causal mask
-    count, ``activations`` the dtype of activations, ``train`` whether weights want gradients.
+    count, ``activations`` the dtype of activations, ``attention`` that of attention's products, if it is
+    another one, ``train`` whether weights want gradients.
     """
 
     def __init__(
         self,
         *,
         activations: str = "bf16",
+        attention: str | None = None,
         lowering: Lowering = FUSED,
         pairs: Pairs = Pairs.VISIBLE,
         train: bool = False,
     ) -> None:
         self.activations = activations
+        self.attention = attention or activations
         self.lowering = lowering
         self.pairs = pairs
         self.train = train
@@ -292,10 +295,12 @@ class Count:
         )
         soft = Flops(vector=SOFTMAX_COST * pairs * heads, exp=pairs * heads)
         scoring = self._part("scores", (whole(q), Access(k, read)), (whole(scores),), product, rows_a_span)
+        reads = (whole(weights), Access(v, read))
+        weighting = self._part("values", reads, (whole(out),), product, rows_a_span)
         parts += [
-            replace(scoring, sequences=sequences),
+            replace(scoring, sequences=sequences, compute=self.attention),
             self._part("softmax", (whole(scores),), (whole(weights),), soft, rows_a_span),
-            self._part("values", (whole(weights), Access(v, read)), (whole(out),), product, rows_a_span),
+            replace(weighting, compute=self.attention),
         ]
         self._emit("attention", "attend", *parts)
         return out

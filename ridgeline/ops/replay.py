@@ -25,6 +25,10 @@ class Replay:
         self._weights = array("Q", (tensor.data_ptr() for tensor in recording.weights))
         self._angles = None if recording.rope is None else Angles(recording.rope)
 
+    def exchange(self, number: int, tensor: torch.Tensor) -> None:
+        """From now on the pass reads ``tensor``, of the same shape and dtype, as its weight ``number``."""
+        self._weights[number] = tensor.data_ptr()
+
     def run(
         self,
         ids: Sequence[int],

@@ -165,8 +165,8 @@ FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRA
 NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _BIAS_GRADIENT)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
-#: The cpu reading: linear layers with their epilogue in one kernel, attention that keeps its scores on chip.
-CPU = Lowering("cpu", _EPILOGUE | _ATTENTION, activations="fp32")
+#: The cpu reading: every operator is one kernel.
+CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION, activations="fp32")
 #: The same, with the scores written to memory.
 CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE, activations="fp32")
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.

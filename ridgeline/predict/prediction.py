@@ -192,7 +192,6 @@ class _Looked:
 
 
 def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
-    activations = trace.output.format
     near = device.levels[-2].capacity if len(device.levels) > 1 else 0.0
     cached = footprint(trace) <= near
     times: list[KernelTime] = []
@@ -208,11 +207,9 @@ def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
                 times.append(_time(kernel, needs))
             else:
                 times.append(_time(kernel, {**needs, "launch": looked.overhead}, looked.seconds))
-        if not op.parts:  # a view computes nothing, but the call takes its time
-            view = _simple(measured, activations, op.kind)
-            seconds = 0.0 if view is None else view.overhead
+        if not op.parts:  # a view takes no time
             times.append(
-                KernelTime(op.name, index, op.kind, op.kind, op.repeat, seconds, "launch", Flops(), 0, 0)
+                KernelTime(op.name, index, op.kind, op.kind, op.repeat, 0.0, "launch", Flops(), 0, 0)
             )
     sections = ("kernels", *ROOFLINE_SECTIONS) if unmeasured else ("kernels",)
     return Prediction(device.name, tuple(times), measured.step, _basis(device, sections), tuple(unmeasured))
@@ -249,22 +246,20 @@ def _linear(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked:
     (matrix,) = _matrices(kernel)
     table = measured.linear[matrix.value.format]
     warm, fresh = (table.seconds(kernel.rows, matrix.bytes, cached=c) for c in (True, False))
-    return _Looked(measured.call + where(cached, warm, fresh), measured.call + table.warm[0][0])
+    return _Looked(where(cached, warm, fresh), table.warm[0][0])
 
 
 def _attend(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
-    """The cpu reading computes one sequence after another, in the cache's format where there is one."""
-    cache = next((a.value.format for a in kernel.reads if a.value.role is Role.CACHE), kernel.compute)
-    if cache not in measured.attend:
+    """All sequences in one kernel, which multiplies in the cache's format where there is one."""
+    format = next((a.value.format for a in kernel.reads if a.value.role is Role.CACHE), kernel.compute)
+    if format not in measured.attend:
         return None
-    curve = measured.attend[cache]
-    seconds: Number = 0.0
-    calls: Number = 0
+    curve = measured.attend[format]
+    seconds: Number = curve.overhead
     for s in kernel.sequences:
         warm, fresh = (curve.seconds(s.rows, s.flops, s.cache_bytes, cached=c) for c in (True, False))
         seconds = seconds + s.count * where(cached, warm, fresh)
-        calls = calls + s.count
-    return _Looked(seconds, calls * curve.overhead)
+    return _Looked(seconds, curve.overhead)
 
 
 def _simple(measured: Kernels, dtype: str, kind: str, function: str = "") -> Affine | None:

@@ -14,6 +14,7 @@ from ridgeline.analysis.bench import BenchResult, BenchTest, bench, bench_tests,
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.loading import Loaded
+from ridgeline.ops.protocol import BLOCK_TOKENS
 from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.load import random_model
@@ -79,7 +80,7 @@ def test_the_sequences_of_a_batch_have_their_own_cache():
     blocks = [block for table in tables for block in table]
     assert len(tables) == 3
     assert len(set(blocks)) == len(blocks)
-    assert all(len(table) * 16 >= 32 for table in tables)
+    assert all(len(table) * BLOCK_TOKENS >= 32 for table in tables)
 
 
 def test_the_tests_are_every_length_at_every_depth_and_batch():

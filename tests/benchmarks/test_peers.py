@@ -67,7 +67,7 @@ def test_contestants_take_turns_once_all_are_loaded(fake, tmp_path):
 def test_who_cannot_take_part_is_left_out_with_the_reason(tokens, reason, fake, tmp_path, capsys):
     found = take_turns([fake(tokens, 5), fake(WELL, 7)], 1, 2, tmp_path)
     assert [turns.contestant for turns in found] == [fake(WELL, 7)]
-    assert capsys.readouterr().out == f"  takes 5 s is left out: {reason}\n"
+    assert capsys.readouterr().out == f"  takes 5 s is left out: {reason}\n  round 1: 7.000 s\n"
 
 
 def test_a_peer_that_is_not_installed_is_left_out_with_how_to_install_it(tmp_path, monkeypatch, capsys):
@@ -83,7 +83,7 @@ def test_a_peer_that_is_not_installed_is_left_out_with_how_to_install_it(tmp_pat
 
 def test_an_interpreter_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RIDGELINE_OPENVINO_PYTHON", "/no/such/python")
-    take_turns([Contestant("OpenVINO", "openvino", Case("prompt", "4-bit", 1))], 1, 2, tmp_path)
+    take_turns([Contestant("OpenVINO", "openvino", Case("prompt", "4-bit", 1))], 0, 2, tmp_path)
     assert capsys.readouterr().out == "  OpenVINO is left out: /no/such/python: No such file or directory\n"
 
 

@@ -235,9 +235,9 @@ def test_more_than_the_cache_holds_is_served_in_turns(loaded, alone):
     """The cache is exhausted again and again: nobody fails, nobody hangs, no token changes."""
     prompts = [some_prompt(20, seed=i) for i in range(8)]
     with Engine(loaded, cache_tokens=192) as engine:
-        results = engine.generate(prompts, max_tokens=40)
+        results = engine.generate(prompts, max_tokens=90)
         assert engine._scheduler.preemptions > 0
-    assert [r.ids for r in results] == [alone(p, max_tokens=40)[0].ids for p in prompts]
+    assert [r.ids for r in results] == [alone(p, max_tokens=90)[0].ids for p in prompts]
 
 
 def test_a_step_that_fails_fails_its_requests_alone(engine, monkeypatch):
@@ -254,6 +254,28 @@ def test_a_step_that_fails_fails_its_requests_alone(engine, monkeypatch):
         engine.generate([66], max_tokens=4)
     assert engine.is_alive
     assert len(engine.generate([5], max_tokens=4)[0].ids) == 4
+
+
+def test_logits_that_are_not_numbers_fail_their_own_request(engine, alone, monkeypatch):
+    """What a broken weight or a damaged cache would give."""
+    runner = engine._worker._core.runner
+    run = type(runner).run
+
+    def poisoned(plan):
+        logits = run(runner, plan)
+        for row, chunk in zip(logits, [chunk for chunk in plan.chunks if chunk.logits], strict=True):
+            if chunk.sequence.tokens[0] == 66:
+                row[7] = float("nan")
+        return logits
+
+    monkeypatch.setattr(runner, "run", poisoned)
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(engine.generate([5], max_tokens=60)))
+    thread.start()
+    with pytest.raises(InputError, match="nothing can be chosen"):
+        engine.generate([66], max_tokens=4)
+    thread.join()
+    assert found[0].ids == alone([5], max_tokens=60)[0].ids
 
 
 def test_text_that_cannot_be_made_fails_its_own_request(loaded, tokenizer, monkeypatch):

@@ -354,7 +354,7 @@ def test_timings_are_in_order(make):
 
 
 def test_a_request_that_waits_for_blocks_is_queued_meanwhile(make):
-    first, second = make(cache_tokens=16).generate([[5], [6]], max_tokens=9)
+    first, second = make(cache_tokens=32).generate([[5], [6]], max_tokens=9)
     assert second.timings.queued >= 8 * first.timings.tpot
     assert second.timings.ttft > second.timings.queued
 
@@ -382,7 +382,7 @@ def test_generation_keeps_nothing_for_gradients(make):
 def test_the_cache_has_the_format_of_the_weights_that_are_not_quantised(weights, cache, twin):
     packed = generator(load_packed(load_config(twin.folder), twin.folder, weights))
     assert packed.start([packed.requests.make([5])]).runner.cache.spec.format == cache
-    [result] = generator.generate(some_prompt(20), max_tokens=3)
+    [result] = packed.generate(some_prompt(20), max_tokens=3)
     assert len(result.ids) == 3
 
 

@@ -103,9 +103,9 @@ def test_logits_and_tokens_have_the_same_bits_alone_and_together(
 def test_a_preempted_and_a_cached_request_have_the_bits_of_an_undisturbed_one(model):
     """The case that the test above draws only now and then."""
     make = Requests(model.config).make
-    requests = [make(some_prompt(100, seed), max_tokens=60) for seed in (0, 0, 1, 1)]
+    requests = [make(some_prompt(40, seed), max_tokens=60) for seed in (0, 0, 1, 1)]
     free, expected, _ = served(model, requests, prefix_cache=False)
-    tight, rows, scheduler = served(model, requests, cache_tokens=12 * BLOCK_TOKENS, token_budget=48)
+    tight, rows, scheduler = served(model, requests, cache_tokens=11 * BLOCK_TOKENS, token_budget=40)
     assert scheduler.preemptions > 0
     assert any(result.cached_tokens for result in tight)
     assert [result.ids for result in tight] == [result.ids for result in free]

@@ -12,6 +12,7 @@ from ridgeline.hardware.host import usable_cpus
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.measure import Plan, measure
 from ridgeline.hardware.timing import Schedule
+from ridgeline.kernels import isa
 from ridgeline.kernels.linear import FORMATS
 
 #: Large enough to have every figure, and no larger.
@@ -53,7 +54,7 @@ def test_every_figure_is_found_and_says_that_it_was_measured(found):
 
 def test_the_kernels_are_those_of_the_plan(found):
     kernels = Kernels.from_dict(found.device.kernels)
-    assert kernels.reading == "cpu"
+    assert (kernels.reading, kernels.isa) == ("cpu", isa())
     assert kernels.step > 0
     assert {format: len(table.weight_bytes) for format, table in kernels.linear.items()} == {
         **dict.fromkeys(TINY.formats, len(TINY.widths)),
@@ -61,11 +62,10 @@ def test_the_kernels_are_those_of_the_plan(found):
     }
     for table in kernels.linear.values():
         assert table.rows == TINY.rows
-    for format in ("fp32", "bf16"):
-        assert kernels.attend[format].rows == TINY.attend_rows
-    parts = {"norm", "norm.layer", "rotate", "append", "add", "embed", "gather", "split"}
+    assert kernels.attend.keys() == {"fp32", "bf16", "int8"}
+    assert all(curve.rows == TINY.attend_rows for curve in kernels.attend.values())
     assert kernels.simple.keys() == {"fp32"}
-    assert kernels.simple["fp32"].keys() == parts
+    assert kernels.simple["fp32"].keys() == {"embed", "norm", "norm.layer", "add", "gather"}
 
 
 def test_every_format_that_a_model_can_be_packed_in_is_measured():
@@ -77,7 +77,7 @@ def test_every_figure_has_a_spread(found):
         "matrix.fp32",
         "levels.memory",
         "kernels.linear.bf16.fresh",
-        "kernels.step",
+        "kernels.step.python",
     } <= found.spreads.keys()
     assert all(spread >= 0 for spread in found.spreads.values())
     assert found.seconds > 0

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridgeline.hardware.timing import LEAST_ROUNDS, Probe, Schedule, Timing, Timings, time_probes
+from ridgeline.hardware.timing import LEAST_ROUNDS, KernelProbe, Probe, Schedule, Timing, Timings, time_probes
 
 SECONDS = st.floats(1e-7, 1.0)
 
@@ -30,6 +30,13 @@ def timed(durations, schedule, work=1.0):
 
 def one_call_a_round(rounds):
     return Schedule(rounds, settled_rounds=rounds + 1, seconds=1e9, calls=1)
+
+
+def test_a_kernel_probe_counts_the_seconds_that_its_call_returns():
+    machine = Machine([5.0])
+    probe = KernelProbe("figure", lambda: machine.call() or 0.25, work=2.0)
+    found = time_probes([probe], one_call_a_round(3), clock=machine.clock)
+    assert found.seconds("figure") == 0.125
 
 
 def test_the_best_round_counts_and_the_worst_is_the_spread():

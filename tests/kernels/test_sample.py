@@ -247,6 +247,8 @@ ROW = torch.zeros(2, 4)
         ("temperature", {"temperature": math.nan}),
         ("temperature", {"temperature": [1.0, 1.0, 1.0]}),
         ("temperature", {"temperature": "hot"}),
+        ("temperature", {"temperature": torch.ones(2, 1)}),
+        ("temperature", {"temperature": torch.ones(2, device="meta")}),
         ("seeds", {"seeds": 0.5}),
         ("seeds", {"seeds": [1, 2, 3]}),
         ("seeds", {"seeds": 2**63}),

@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 TOKENS = 60
 PROMPT = 10
 GREEDY_STEPS = 200
-READINGS = {"reference": Reference(), "cpu": Cpu(), "torch-cpu": TorchCpu(torch.float32)}
+READINGS = {"reference": Reference(), "cpu": Cpu(attention_format="fp32"), "torch-cpu": TorchCpu(torch.float32)}
 
 VOCAB = {"vocab_size": 101, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LLAMA = {

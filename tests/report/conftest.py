@@ -62,9 +62,9 @@ def measured_cpu(cpu: Device) -> Device:
     attend = AttendCurve(overhead=5e-6, warm=3e10, fresh=2e10, rows=(2, 512), flops_per_second=(5e9, 2e11))
     kernels = Kernels(
         reading="cpu",
+        isa="avx2",
         threads=2,
         step=5e-5,
-        call=1e-6,
         linear={"bf16": linear, "int8": linear},
         attend={"bf16": attend, "fp32": attend},
         simple={"fp32": simple},

@@ -9,26 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ridgeline.errors import InputError
 from ridgeline.models import load_config
 from ridgeline.weights.load import load_model, random_model
+from tests.weights.checkpoints import SMALL, rewrite
 
-VOCAB = {"vocab_size": 101, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-SHAPE = {**VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SMALL = {
-    "llama": ("LlamaForCausalLM", {**SHAPE, "intermediate_size": 48, "num_key_value_heads": 2}),
-    "llama tied": ("LlamaForCausalLM", {**SHAPE, "intermediate_size": 48, "tie_word_embeddings": True}),
-    "qwen3": (
-        "Qwen3ForCausalLM",
-        {**SHAPE, "intermediate_size": 48, "head_dim": 16, "num_key_value_heads": 2},
-    ),
-    "gpt2": ("GPT2LMHeadModel", {**VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
-    "opt": ("OPTForCausalLM", {**SHAPE, "ffn_dim": 48, "max_position_embeddings": 64}),
-    "bert": ("BertForMaskedLM", {**SHAPE, "intermediate_size": 48}),
-    "bert's trunk": ("BertModel", {**SHAPE, "intermediate_size": 48}),
-}
 #: Each family's embedding as transformers saves it.
 EMBEDDING = {
     "llama tied": "model.embed_tokens.weight",
@@ -55,10 +42,6 @@ def saved(make_twin, tmp_path):
 
 def tensors_of(folder):
     return load_file(folder / "model.safetensors")
-
-
-def rewrite(folder, tensors):
-    save_file(tensors, folder / "model.safetensors")
 
 
 def rename(folder, pattern, replacement):
@@ -213,10 +196,10 @@ def test_a_format_that_cannot_be_executed_is_refused(saved):
         load(saved("llama").folder, "int4-g32")
 
 
-def test_progress_adds_up_to_the_bytes_of_the_weights(saved):
+def test_progress_adds_up_to_the_parameters(saved):
     folder, sizes = saved("llama tied").folder, []
     model = load_model(load_config(folder), folder, progress=sizes.append)
-    assert sum(sizes) == model.weight_bytes()
+    assert sum(sizes) == model.parameter_count()
 
 
 # -- what does not fit ----------------------------------------------------------------------------
@@ -343,32 +326,6 @@ before, seen = anonymous(), []
 model = weights.load_model(config, folder, sys.argv[2], progress=lambda _: seen.append(anonymous()))
 print(model.weight_bytes(), max(*seen, anonymous()) - before)
 """
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    """A tied Llama of 26 million parameters in bf16, with a copy of the embedding as its head."""
-    import transformers
-
-    folder = tmp_path_factory.mktemp("large")
-    config = transformers.LlamaConfig(
-        vocab_size=16_000,
-        hidden_size=512,
-        intermediate_size=1_536,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        dtype="bfloat16",
-    )
-    with torch.device("meta"):
-        model = transformers.LlamaForCausalLM(config)
-    tensors = {name: torch.rand(p.shape).bfloat16() for name, p in model.named_parameters()}
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    config.architectures = ["LlamaForCausalLM"]
-    config.save_pretrained(folder)
-    rewrite(folder, tensors)
-    return folder
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

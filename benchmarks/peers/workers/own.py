@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 import ridgeline
 from benchmarks.peers.cases import ENCODER_LENGTHS, PADDED_LENGTH
-from benchmarks.peers.files import CHECKPOINT
+from benchmarks.peers.files import CHECKPOINT, write_encoder_config
 from benchmarks.peers.protocol import Ready, Task, Unable, serve
 from ridgeline import kernels
 from ridgeline.analysis.bench import BenchTest, repetitions
@@ -26,7 +27,7 @@ def prepare(task: Task) -> Ready:
     case = task.case
     versions = {"ridgeline": ridgeline.__version__}
     if case.kind in ("padded", "packed"):
-        run = _encoder(padded=case.kind == "padded")
+        run = _encoder(task.folder, padded=case.kind == "padded")
         return Ready(run, "bf16", versions)
     try:
         loaded = ridgeline.load(task.folder / CHECKPOINT, weights=FORMATS[case.weights])
@@ -42,16 +43,16 @@ def _step_bytes(loaded: Loaded) -> int:
     return int(loaded.model.weight_bytes() - loaded.model.embedding.nbytes)
 
 
-def _encoder(padded: bool) -> Callable[[], float]:
-    loaded = ridgeline.load("bert-base", weights="random:bf16")
+def _encoder(folder: Path, padded: bool) -> Callable[[], float]:
+    loaded = ridgeline.load(write_encoder_config(folder), weights="random:bf16")
     lengths = (PADDED_LENGTH,) * len(ENCODER_LENGTHS) if padded else ENCODER_LENGTHS
-    ids = torch.randint(loaded.config.vocab, (sum(lengths),))
+    ids = torch.randint(loaded.config.vocab, (sum(lengths),)).tolist()
+    spans = [Span(n) for n in lengths]
 
     @torch.inference_mode()
     def run() -> float:
         begin = time.perf_counter()
-        batch = loaded.ops.batch(ids, [Span(n) for n in lengths], logits="all")
-        loaded.model.encode(loaded.ops, batch)
+        loaded.ops.run(loaded.model, ids, spans, logits="all")
         return time.perf_counter() - begin
 
     run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import transformers
@@ -39,7 +40,7 @@ def _timed(run: Callable[[], None]) -> Callable[[], float]:
     return timed
 
 
-def _decoder(folder, case: Case) -> Callable[[], None]:
+def _decoder(folder: Path, case: Case) -> Callable[[], None]:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, **SETTINGS).eval()
     ids = torch.randint(model.config.vocab_size, (1, case.tokens))
 
@@ -56,7 +57,7 @@ def _decoder(folder, case: Case) -> Callable[[], None]:
 
 def _encoder() -> Callable[[], None]:
     config = transformers.BertConfig()  # BERT-base
-    model = transformers.BertModel._from_config(config, add_pooling_layer=False, **SETTINGS).eval()
+    model = transformers.BertModel._from_config(config, **SETTINGS).eval()
     ids = torch.randint(config.vocab_size, (len(ENCODER_LENGTHS), PADDED_LENGTH))
     kept = (torch.arange(PADDED_LENGTH) < torch.tensor(ENCODER_LENGTHS)[:, None]).long()
     return lambda: model(ids, attention_mask=kept)

@@ -1,67 +1,72 @@
-"""Linear layers on the native kernels, by rows and weight size, without what Python adds to a call."""
+"""Linear layers of the cpu reading, by the format of their weights, rows and weight size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from ridgeline.hardware.kernels import LinearTable
+from ridgeline.hardware.probes.passes import plain, recorded
 from ridgeline.hardware.probes.ring import Ring
-from ridgeline.hardware.timing import Probe, Timings
+from ridgeline.hardware.timing import KernelProbe, Timings
 from ridgeline.ops.formats import get_format, packed_shape
-from ridgeline.ops.protocol import Weight
+from ridgeline.ops.protocol import Batch, Ops, Span, Weight
 
-if TYPE_CHECKING:
-    import torch
-
-    from ridgeline.kernels import PackedLinear
-
-#: A layer that takes next to no time, to tell what Python adds.
-CALL_WIDTH = 64
-CALL, BARE_CALL = "kernels.call.python", "kernels.call.kernel"
+#: The weight's number in the pass, after the table's, and its product's, after the embedding.
+WEIGHT = PRODUCT = 1
 
 
 def linear_probes(
-    format: str, rows: Sequence[int], widths: Sequence[int], ring: Ring, prepare: Callable[[], tuple[()]]
-) -> list[Probe]:
+    format: str, rows: Sequence[int], widths: Sequence[int], ring: Ring, between: Callable[[], Sequence[Any]]
+) -> list[KernelProbe]:
     """Square weights; figures ``kernels.linear.FORMAT.warm[ROWS, WIDTH]``, with the same weight at every
-    call, and ``.fresh[...]``, with one that comes from memory."""
-    import torch
+    call, and ``.fresh[...]``, with one that comes from memory. ``between`` runs before each call."""
+    probes = []
+    for width in widths:
+        layer = _Layer(format, width, ring)
+        for place, aim in (("warm", layer.stay), ("fresh", layer.move)):
+            for n in rows:
 
-    from ridgeline import _native
+                def prepare(aim: Callable[[], None] = aim) -> Sequence[Any]:
+                    aim()
+                    return between()
 
-    def probe(place: str, n: int, width: int, piece: Callable[..., torch.Tensor]) -> Probe:
-        x, out = torch.rand(n, width), torch.empty(n, width)
-
-        def arguments() -> Sequence[Any]:
-            prepare()
-            return kernel_arguments(x, _packed(format, width, piece), out)
-
-        return Probe(_figure(format, place, n, width), _native.linear, prepare=arguments)
-
-    places = (("warm", ring.keep), ("fresh", ring.take))
-    return [probe(place, n, w, piece) for place, piece in places for w in widths for n in rows]
+                call = partial(layer.seconds, n)
+                probes.append(KernelProbe(_figure(format, place, n, width), call, prepare=prepare))
+    return probes
 
 
-def call_probes(format: str, ring: Ring, prepare: Callable[[], tuple[()]]) -> list[Probe]:
-    """A small layer through the cpu reading and as the bare kernel."""
-    import torch
+class _Layer:
+    """A linear layer whose weight lies in a ring, whatever numbers that holds there."""
 
-    from ridgeline import _native
-    from ridgeline.ops.cpu import Cpu
+    def __init__(self, format: str, width: int, ring: Ring) -> None:
+        import torch
 
-    packed = _packed(format, CALL_WIDTH, ring.keep)
-    ops, weight = Cpu(), Weight("weight", packed.shape, format, packed)
-    x, out = torch.rand(1, CALL_WIDTH), torch.empty(1, CALL_WIDTH)
+        from ridgeline.kernels.linear import PackedLinear, packed_bytes
 
-    def arguments() -> Sequence[Any]:
-        prepare()
-        return kernel_arguments(x, packed, out)
+        shape = (width, width)
+        take = ((packed_bytes(shape, format),), torch.uint8)
+        self._same, self._take = ring.keep(*take), partial(ring.take, *take)
+        table = plain("embedding", 1, width)
+        weight = Weight("weight", shape, format, PackedLinear(self._same, shape, format))
 
-    return [
-        Probe(CALL, lambda: ops.linear(x, weight), prepare=prepare),
-        Probe(BARE_CALL, _native.linear, prepare=arguments),
-    ]
+        def forward(ops: Ops, batch: Batch) -> Any:
+            # The result is no output of the pass: those are new memory at every step.
+            return ops.take_rows(ops.linear(ops.embed(batch.ids, table), weight), batch.logit_rows)
+
+        self._replay = recorded(forward)
+
+    def stay(self) -> None:
+        """The next call reads the weight of every such call."""
+        self._replay.exchange(WEIGHT, self._same)
+
+    def move(self) -> None:
+        """The next call reads a weight that is out of every cache."""
+        self._replay.exchange(WEIGHT, self._take())
+
+    def seconds(self, rows: int) -> float:
+        return self._replay.profile([0] * rows, [Span(rows)], "last")[PRODUCT].total
 
 
 def read_linear(timings: Timings, format: str, rows: Sequence[int], widths: Sequence[int]) -> LinearTable:
@@ -73,33 +78,6 @@ def read_linear(timings: Timings, format: str, rows: Sequence[int], widths: Sequ
     stored = get_format(format)
     weight_bytes = tuple(float(stored.nbytes(packed_shape((w, w), format, gated=False))) for w in widths)
     return LinearTable(tuple(rows), weight_bytes, table("warm"), table("fresh"))
-
-
-def read_call(timings: Timings) -> float:
-    """What Python takes for a linear layer beside its kernel."""
-    return max(timings.seconds(CALL) - timings.seconds(BARE_CALL), 0.0)
-
-
-def kernel_arguments(x: torch.Tensor, packed: PackedLinear, out: torch.Tensor) -> Sequence[Any]:
-    """What the bare kernel takes for out = x W^T, all in float32: addresses, so the tensors have to be kept
-    until it has run."""
-    from ridgeline import _native
-
-    fp32 = _native.Dtype.fp32
-    given, result = (x.data_ptr(), x.stride(0), fp32), (out.data_ptr(), out.stride(0), fp32)
-    no_bias, no_residual = (0, fp32), (0, 0)
-    weight = (packed.layout, packed.data.data_ptr())
-    return *weight, *given, x.shape[0], *no_bias, _native.Activation.none, *no_residual, *result
-
-
-def _packed(format: str, width: int, piece: Callable[..., torch.Tensor]) -> PackedLinear:
-    """A square weight in a piece of memory, whatever numbers that holds."""
-    import torch
-
-    from ridgeline.kernels.linear import PackedLinear, packed_bytes
-
-    shape = (width, width)
-    return PackedLinear(piece((packed_bytes(shape, format),), torch.uint8), shape, format)
 
 
 def _figure(format: str, place: str, rows: int, width: int) -> str:

@@ -1,40 +1,50 @@
-"""What an operator's parts cost beside products and attention: an overhead, then bytes a second."""
+"""What the cpu reading's operators cost beside products and attention: an overhead, then bytes a second."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ridgeline.hardware.kernels import Affine
-from ridgeline.hardware.probes.layer import (
-    FORMAT,
-    WIDE,
-    bytes_by_part,
-    cache_spec,
-    layer_norm,
-    make_layer,
-    span_of,
-)
-from ridgeline.hardware.probes.ring import Ring
-from ridgeline.hardware.timing import Probe, Timings
-from ridgeline.ops.protocol import Rope
+from ridgeline.hardware.probes.passes import FORMAT, WIDE, Step, plain, recorded
+from ridgeline.hardware.timing import KernelProbe, Probe, Timings
+from ridgeline.ops.count import Count
+from ridgeline.ops.protocol import Batch, Norm, Ops, Span, Weight
+from ridgeline.ops.trace import CPU
 
-#: The rows from which overhead and throughput follow: one token, and tensors of 2 to 4 MB.
+if TYPE_CHECKING:
+    from ridgeline.ops.replay import Replay
+
+#: The rows from which overhead and throughput follow: one token, and tensors of 4 MB.
 SMALL, LARGE = 1, 1024
-PARTS = ("embed", "norm", "norm.layer", "split", "rotate", "append", "add", "gather")
-STEP = "kernels.step"
-#: Context of the sequence whose step is made.
-STEP_CONTEXT = 512
+#: The parts in the order of their pass.
+PARTS = ("embed", "norm", "norm.layer", "add", "gather")
+STEP, STEP_KERNELS = "kernels.step.python", "kernels.step.kernels"
 
 
-def part_probes(ring: Ring, prepare: Callable[[], tuple[()]]) -> list[Probe]:
-    """Figures ``kernels.simple.PART[ROWS]``."""
-    calls = {rows: _calls(rows, ring) for rows in (SMALL, LARGE)}
+def run_parts(ops: Ops, batch: Batch, weight: Callable[..., Weight]) -> Any:
+    """Every part once, as wide as the wide layer."""
+    width = WIDE.query * WIDE.dim
+    vector = weight("norm", width)
+    x = ops.embed(batch.ids, weight("embedding", LARGE, width))
+    x = ops.norm(x, Norm("rms", vector, 1e-5))
+    x = ops.norm(x, Norm("layer", vector, 1e-5, vector))
+    return ops.take_rows(ops.add(x, x), batch.logit_rows)
+
+
+def part_probes(between: Callable[[], Sequence[Any]]) -> list[KernelProbe]:
+    """Figures ``kernels.simple.PART[ROWS]``. ``between`` runs before each call."""
+    replay = recorded(lambda ops, batch: run_parts(ops, batch, plain))
     return [
-        Probe(_figure(part, rows), calls[rows][part], prepare=prepare)
+        KernelProbe(_figure(part, rows), partial(_seconds, replay, rows, number), prepare=between)
         for rows in (SMALL, LARGE)
-        for part in PARTS
+        for number, part in enumerate(PARTS)
     ]
+
+
+def _seconds(replay: Replay, rows: int, number: int) -> float:
+    return replay.profile(range(rows), [Span(rows)], range(rows))[number].total
 
 
 def read_parts(timings: Timings, fastest: float) -> dict[str, Affine]:
@@ -43,11 +53,16 @@ def read_parts(timings: Timings, fastest: float) -> dict[str, Affine]:
     parts = {}
     for part in PARTS:
         few, many = (timings.seconds(_figure(part, rows)) for rows in (SMALL, LARGE))
-        if part in small:
-            parts[part] = fit(small[part], few, large[part], many, fastest)
-        else:  # a view: nothing is moved, the call alone takes its time
-            parts[part] = Affine(few, fastest)
+        parts[part] = fit(small[part], few, large[part], many, fastest)
     return parts
+
+
+def bytes_by_part(rows: int) -> dict[str, float]:
+    """Bytes that each part moves, as the count reading counts them."""
+    ops = Count(activations=CPU.activations, lowering=CPU)
+    batch = ops.batch([Span(1, count=rows)])  # logits of every row, as the last of its sequence
+    trace = ops.trace(run_parts(ops, batch, lambda name, *shape: Weight(name, shape, FORMAT)))
+    return {part: kernel.bytes for part, (_, kernel) in zip(PARTS, trace.kernels(), strict=True)}
 
 
 def fit(few_bytes: float, few: float, many_bytes: float, many: float, fastest: float) -> Affine:
@@ -56,57 +71,15 @@ def fit(few_bytes: float, few: float, many_bytes: float, many: float, fastest: f
     return Affine(max(few - few_bytes / throughput, 0.0), throughput)
 
 
-def step_probe(prepare: Callable[[], tuple[()]]) -> Probe:
-    """What a step costs beside its operators: the batch of one new row, with its place in the cache
-    and its rotation."""
-    from ridgeline.ops.cpu import Cpu
+def step_probes(step: Step) -> list[Probe]:
+    """A small step as Python runs it, and its kernels alone."""
+    return [Probe(STEP, step.run), KernelProbe(STEP_KERNELS, step.kernel_seconds)]
 
-    ops, rope = Cpu(), Rope(WIDE.dim, 10_000.0)
-    block_size = cache_spec(WIDE).block_size
-    span = span_of(1, STEP_CONTEXT - 1, block_size)
 
-    def step() -> None:
-        spans = ops.batch([0], [span]).spans
-        spans.slots(block_size)
-        spans.rotation(rope, ops.dtype)
-
-    return Probe(STEP, step, prepare=prepare)
+def read_step(timings: Timings) -> float:
+    """What a step costs beside its kernels."""
+    return max(timings.seconds(STEP) - timings.seconds(STEP_KERNELS), 0.0)
 
 
 def _figure(part: str, rows: int) -> str:
     return f"kernels.simple.{part}[{rows}]"
-
-
-def _calls(rows: int, ring: Ring) -> dict[str, Callable[[], Any]]:
-    """The parts of the wide layer over ``rows`` rows, each by the very call that the cpu reading makes."""
-    import torch
-
-    from ridgeline.ops.cpu import Cpu
-    from ridgeline.ops.torch_batch import TORCH_DTYPE, rotate
-
-    ops, spec = Cpu(), cache_spec(WIDE)
-    layer = make_layer(WIDE, rows, lambda shape, gated: ring.take(shape, TORCH_DTYPE[FORMAT]))
-    span = span_of(rows, 0, spec.block_size)
-    cache = ops.alloc_cache(spec, len(span.table)).layer(0)
-    batch = ops.batch(list(range(rows)), [span])
-    spans = batch.spans
-    width = WIDE.query * WIDE.dim
-    x, y = torch.rand(rows, width), torch.rand(rows, width)
-    qkv = torch.rand(rows, width + 2 * WIDE.kv * WIDE.dim)
-    q, k, v = ops.split_heads(qkv, WIDE)
-    other_norm = layer_norm(layer)
-
-    def turn() -> None:
-        cos, sin = spans.rotation(layer.rope, ops.dtype)
-        rotate(q, cos, sin), rotate(k, cos, sin)
-
-    return {
-        "embed": lambda: ops.embed(batch.ids, layer.table),
-        "norm": lambda: ops.norm(x, layer.norm),
-        "norm.layer": lambda: ops.norm(x, other_norm),
-        "split": lambda: ops.split_heads(qkv, WIDE),
-        "rotate": turn,
-        "append": lambda: cache.append(k, v, spans),
-        "add": lambda: ops.add(x, y),
-        "gather": lambda: ops.take_rows(x, batch.positions),
-    }

@@ -3,22 +3,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridgeline import _native
-from ridgeline.hardware.probes.attend import SHORT, attend_probes, cache_bytes, counted, read_attend
-from ridgeline.hardware.probes.layer import WIDE, bytes_by_part, interlude
-from ridgeline.hardware.probes.linear import (
-    call_probes,
-    kernel_arguments,
-    linear_probes,
-    read_call,
-    read_linear,
+from ridgeline.hardware.probes.attend import SHORT, attend_probes, counted, read_attend
+from ridgeline.hardware.probes.linear import linear_probes, read_linear
+from ridgeline.hardware.probes.parts import (
+    PARTS,
+    STEP,
+    STEP_KERNELS,
+    bytes_by_part,
+    fit,
+    part_probes,
+    read_step,
+    run_parts,
+    step_probes,
 )
-from ridgeline.hardware.probes.parts import PARTS, fit, part_probes
+from ridgeline.hardware.probes.passes import WIDE, Step, plain
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import Timing, Timings
-from ridgeline.kernels.linear import FORMATS, linear, pack_linear
+from ridgeline.kernels.linear import FORMATS
+from ridgeline.ops.profile import Profile
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.reference import Reference
 
 SECONDS, BYTES = st.floats(1e-7, 1e-2), st.floats(1.0, 1e7)
+CACHES = ("fp32", "bf16", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +33,30 @@ def ring():
     return Ring(16 << 20)
 
 
+@pytest.fixture(scope="module")
+def step():
+    return Step()
+
+
 def run(probes):
-    """Every probe once, and a second for each of them."""
+    """The seconds of one call of each probe by its figure."""
     with torch.inference_mode():
-        for probe in probes:
-            probe.call(*probe.prepare())
-    return Timings((probe.figure, Timing(1.0, 0.0)) for probe in probes)
+        return {probe.figure: probe.seconds(lambda: 0.0) for probe in probes}
 
 
 def nothing():
     return ()
 
 
-def test_every_kernel_of_a_layer_but_products_and_attention_is_a_part():
-    assert bytes_by_part(4).keys() - {"matmul", "linear", "attend"} == set(PARTS) - {"split"}
+# -- a step and its parts --------------------------------------------------------------------------
+
+
+def test_the_parts_are_those_of_their_pass_in_its_order():
+    profile = Profile(Reference())
+    run_parts(profile, Reference().batch([0, 1], [Span(2)], logits=[0, 1]), plain)
+    roles = [record.name for record in profile.take()]
+    assert roles == ["embedding", "norm", "norm", "add", "take_rows"]
+    assert PARTS == ("embed", "norm", "norm.layer", "add", "gather")
 
 
 def test_bytes_of_parts_are_those_of_the_count():
@@ -47,7 +64,24 @@ def test_bytes_of_parts_are_those_of_the_count():
     found = bytes_by_part(rows)
     assert found["add"] == 3 * rows * width * activation
     assert found["norm"] == 2 * rows * width * activation + width * stored
-    assert found["append"] == 2 * rows * WIDE.kv * WIDE.dim * (activation + stored)  # keys and values
+    assert found["norm.layer"] == found["norm"] + width * stored
+
+
+def test_every_part_and_step_is_timed(step):
+    assert step.between() == ()
+    probes = part_probes(step.between) + step_probes(step)
+    assert len({probe.figure for probe in probes}) == len(probes) == 2 * len(PARTS) + 2
+    found = run(probes)
+    assert found.pop(STEP) == 0.0  # by the clock above, which stands still
+    assert all(0 < seconds < 1 for seconds in found.values())
+
+
+def test_a_step_costs_what_its_kernels_do_not_take():
+    def timings(python, kernels):
+        return Timings([(STEP, Timing(python, 0.0)), (STEP_KERNELS, Timing(kernels, 0.0))])
+
+    assert read_step(timings(9e-5, 2e-5)) == pytest.approx(7e-5)
+    assert read_step(timings(1e-5, 2e-5)) == 0.0
 
 
 @given(SECONDS, SECONDS, BYTES, BYTES, st.floats(1e6, 1e13))
@@ -63,57 +97,60 @@ def test_a_fitted_line_goes_through_both_measurements():
     assert line.seconds(4e6) == pytest.approx(105e-6)
 
 
-def test_all_kernels_run(ring):
-    between = interlude()
-    assert between() == ()
-    probes = part_probes(ring, between) + call_probes("bf16", ring, between)
-    for format in FORMATS:
-        probes += linear_probes(format, (1, 4), (32, 128), ring, between)
-    for format in ("fp32", "bf16"):
-        probes += attend_probes(format, (4, 16), 64, ring, between)
-    run(probes)
-    assert len({probe.figure for probe in probes}) == len(probes)
+# -- linear layers ---------------------------------------------------------------------------------
 
 
-def test_the_bare_kernel_computes_the_product(ring):
-    x, out = torch.rand(3, 40), torch.empty(3, 24)
-    packed = pack_linear(torch.rand(24, 40), "bf16")
-    _native.linear(*kernel_arguments(x, packed, out))
-    assert torch.equal(out, linear(x, packed))
+@pytest.mark.parametrize("format", FORMATS)
+def test_linear_layers_are_timed_and_read_by_rows_then_weight(format, ring):
+    rows, widths = (1, 4), (32, 128, 160)
+    found = run(linear_probes(format, rows, widths, ring, nothing))
+    assert len(found) == 2 * len(rows) * len(widths)
+    assert all(0 < seconds < 1 for seconds in found.values())
+    table = read_linear(Timings((f, Timing(s, 0.0)) for f, s in found.items()), format, rows, widths)
+    assert table.warm[1][2] == found[f"kernels.linear.{format}.warm[4, 160]"]
+    assert table.fresh[0][1] == found[f"kernels.linear.{format}.fresh[1, 128]"]
+    assert (table.rows, len(table.weight_bytes)) == (rows, len(widths))
 
 
-def test_python_takes_what_the_bare_kernel_does_not():
-    def timings(python, kernel):
-        figures = {"kernels.call.python": python, "kernels.call.kernel": kernel}
-        return Timings((figure, Timing(seconds, 0.0)) for figure, seconds in figures.items())
-
-    assert read_call(timings(9e-6, 2e-6)) == pytest.approx(7e-6)
-    assert read_call(timings(1e-6, 2e-6)) == 0.0
+def test_weights_are_counted_with_their_padding():
+    timings = Timings((f"kernels.linear.int4-g128.{p}[1, 40]", Timing(1.0, 0.0)) for p in ("warm", "fresh"))
+    assert read_linear(timings, "int4-g128", (1,), (40,)).weight_bytes == (64 * (128 / 2 + 2),)
 
 
-def test_the_linear_table_is_by_rows_then_weight(ring):
-    rows, widths = (1, 4), (32, 64, 128)
-    found = run(linear_probes("bf16", rows, widths, ring, nothing))
-    table = read_linear(found, "bf16", rows, widths)
-    assert table.weight_bytes == (2048.0, 8192.0, 32768.0)
-    assert table.warm == table.fresh == ((1.0,) * 3,) * 2
+def test_a_fresh_weight_is_another_one_at_every_call_and_a_warm_one_the_same():
+    ring, taken = Ring(1 << 20), []
+    take = ring.take
+    ring.take = lambda *shape: taken.append(take(*shape)) or taken[-1]
+    probes = {probe.figure: probe for probe in linear_probes("bf16", (1,), (32,), ring, nothing)}
+    for place in ("warm", "fresh"):
+        for _ in range(3):
+            run([probes[f"kernels.linear.bf16.{place}[1, 32]"]])
+        assert len({piece.data_ptr() for piece in taken}) == (0 if place == "warm" else 3)
 
 
-def test_a_fresh_weight_is_another_one_at_every_call_and_a_warm_one_the_same(ring):
-    probes = {p.figure: p for p in linear_probes("fp32", (1,), (32,), ring, nothing)}
+# -- attention -------------------------------------------------------------------------------------
 
-    def addresses(place):
-        prepare = probes[f"kernels.linear.fp32.{place}[1, 32]"].prepare
-        return {prepare()[1] for _ in range(3)}
 
-    assert len(addresses("warm")) == 1
-    assert len(addresses("fresh")) == 3
+@pytest.mark.parametrize("format", CACHES)
+def test_attention_is_timed_over_every_cache(format):
+    found = run(attend_probes(format, (4, 16), 64, 1 << 20, nothing))
+    assert len(found) == 5
+    assert all(0 < seconds < 1 for seconds in found.values())
+
+
+def test_fresh_keys_come_round_when_the_memory_is_used_up():
+    probes = {p.figure: p for p in attend_probes("bf16", (4,), 64, 1 << 20, nothing)}
+    layer = probes["kernels.attend.bf16.fresh"].call.__closure__
+    (attention,) = (c.cell_contents.__self__ for c in layer if hasattr(c.cell_contents, "__self__"))
+    firsts = [attention.next(64) for _ in range(2 * attention._cache.blocks)]
+    assert sorted(set(firsts)) == list(range(0, attention._cache.blocks - 1, 2))
+    assert firsts.count(0) > 1
 
 
 def test_attention_counts_visible_pairs_and_the_cache_that_is_read():
     rows, width = 16, WIDE.query * WIDE.dim
-    assert counted("fp32", rows, 0).flops.matrix == 4 * width * rows * (rows + 1) // 2
-    assert cache_bytes("fp32", 64) == 2 * 64 * WIDE.kv * WIDE.dim * 4
+    assert counted("fp32", rows, 0).flops == 4 * width * rows * (rows + 1) // 2
+    assert counted("fp32", 1, 63).cache_bytes == 2 * 64 * WIDE.kv * WIDE.dim * 4
 
 
 def attend_timings(**seconds):
@@ -126,10 +163,12 @@ def attend_timings(**seconds):
 def test_the_attention_curve_goes_through_what_was_measured():
     found = attend_timings(short=1.5, warm=3.0, fresh=5.0, rows4=2.0, rows16=11.0)
     curve = read_attend(found, "fp32", (4, 16), keys=256, fastest=1e12)
-    assert curve.seconds(1, 0.0, cache_bytes("fp32", SHORT), cached=True) == pytest.approx(1.5)
-    assert curve.seconds(1, 0.0, cache_bytes("fp32", 256), cached=True) == pytest.approx(3.0)
-    assert curve.seconds(1, 0.0, cache_bytes("fp32", 256), cached=False) == pytest.approx(5.0)
-    assert curve.seconds(16, counted("fp32", 16, 0).flops.matrix, 0.0, cached=True) == pytest.approx(11.0)
+    short, long = (counted("fp32", 1, keys - 1).cache_bytes for keys in (SHORT, 256))
+    assert curve.overhead + curve.seconds(1, 0.0, short, cached=True) == pytest.approx(1.5)
+    assert curve.overhead + curve.seconds(1, 0.0, long, cached=True) == pytest.approx(3.0)
+    assert curve.overhead + curve.seconds(1, 0.0, long, cached=False) == pytest.approx(5.0)
+    prompt = curve.seconds(16, counted("fp32", 16, 0).flops, 0.0, cached=True)
+    assert curve.overhead + prompt == pytest.approx(11.0)
 
 
 @given(SECONDS, SECONDS, SECONDS, SECONDS, SECONDS)
