@@ -110,13 +110,16 @@ def _ttft(core: Core, request: Request) -> float:
 
 
 def shared_blocks(loaded: Loaded, mix: Mix) -> dict[str, Any]:
-    """Cache blocks of several samples of a prompt just after it is computed, against those of the prompt."""
+    """Cache blocks that hold a prompt of which several samples are generated, against those of one."""
     core = core_for(loaded, [Request(mix.tokens(SAMPLED_PROMPT), 8, Sampling(), samples=SAMPLES)])
     pool = core.scheduler.pool
     while len(core.scheduler.running) < SAMPLES:
         core.step()
     core.step()
-    return {"ratio": (pool.blocks - pool.available) / pool.blocks_for(SAMPLED_PROMPT)}
+    one = pool.blocks_for(SAMPLED_PROMPT)
+    sequences = [sequence for group in core.scheduler.running for sequence in group.sequences]
+    held = {block for sequence in sequences for block in pool.table(sequence)[:one]}
+    return {"ratio": len(held) / one}
 
 
 def overhead(loaded: Loaded, mix: Mix) -> dict[str, Any]:

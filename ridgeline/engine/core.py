@@ -106,8 +106,8 @@ class Core:
         if rows != list(range(len(logits))):
             logits = logits[rows]
         events: list[Event] = []
-        for found, row, token in zip(ready, logits, self._choose(ready, logits), strict=True):
-            events += self._guarded(found.group.request, self._accept, found.group, token, row, now)
+        for row, (found, token) in enumerate(zip(ready, self._choose(ready, logits), strict=True)):
+            events += self._guarded(found.group.request, self._accept, found.group, token, logits, row, now)
         return events
 
     def _choose(self, ready: Items[Ready], logits: torch.Tensor) -> list[int | Exception]:
@@ -118,15 +118,17 @@ class Core:
         except InputError:
             return [_choose_alone(row, sequence) for row, sequence in zip(logits, sequences, strict=True)]
 
-    def _accept(self, group: Group, token: int | Exception, logits: torch.Tensor, now: float) -> list[Event]:
-        """The event of a sampled token; a sequence that is finished leaves. Raises what kept it from being
-        sampled."""
+    def _accept(
+        self, group: Group, token: int | Exception, logits: torch.Tensor, row: int, now: float
+    ) -> list[Event]:
+        """The event of a token sampled from a row of logits; a sequence that is finished leaves. Raises what
+        kept it from being sampled."""
         if isinstance(token, Exception):
             raise token
         [sequence] = group.sequences
         top = group.request.logprobs
         sequence.accept(token)
-        logprobs = None if top is None else logprobs_of(logits, token, top)
+        logprobs = None if top is None else logprobs_of(logits[row], token, top)
         event = self._output(group).add(sequence, logprobs, now)
         if sequence.finish_reason is not None:
             self._finish(group, 1)

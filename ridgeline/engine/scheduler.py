@@ -254,10 +254,10 @@ class Scheduler:
 
     def _publish(self, chunk: Chunk) -> None:
         """Let others share the blocks that the chunk has filled."""
-        if not self.limits.prefix_cache:
-            return
         sequence, size = chunk.sequence, self.pool.block_size
         first, full = chunk.past // size, sequence.computed // size
+        if first == full or not self.limits.prefix_cache:
+            return
         for i, hash in enumerate(sequence.hashes(full, size)[first:], first):
             self.pool.publish(sequence, i, hash)
 
