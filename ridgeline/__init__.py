@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _PUBLIC = {
+    "Engine": "ridgeline.engine.engine",
     "InputError": "ridgeline.errors",
     "KVCache": "ridgeline.kernels",
     "PackedLinear": "ridgeline.kernels",
@@ -42,6 +43,7 @@ _PUBLIC = {
     "rms_norm": "ridgeline.kernels",
     "rotate": "ridgeline.kernels",
     "sample": "ridgeline.kernels",
+    "simulate": "ridgeline.analysis.serving",
     "trace_step": "ridgeline.analysis.step",
     "validate": "ridgeline.validation",
     "write_report": "ridgeline.report",
@@ -57,8 +59,10 @@ if TYPE_CHECKING:
     from ridgeline.analysis.check import check as check
     from ridgeline.analysis.evaluate import evaluate as evaluate
     from ridgeline.analysis.explain import explain as explain
+    from ridgeline.analysis.serving import simulate as simulate
     from ridgeline.analysis.step import predict_step as predict_step
     from ridgeline.analysis.step import trace_step as trace_step
+    from ridgeline.engine.engine import Engine as Engine
     from ridgeline.errors import InputError as InputError
     from ridgeline.hardware import load_device as load_device
     from ridgeline.hardware.measure import measure as measure

@@ -84,6 +84,53 @@ def explain(
     show_explanation(_console(), found, elements=elements)
 
 
+@app.command(epilog="Example: ridgeline simulate llama-3-8b --on h100-sxm --requests poisson:8")
+def simulate(
+    model: Model,
+    requests: Annotated[
+        str,
+        typer.Option(help="poisson:RATE (a second), or a .jsonl or .csv file of arrival, prompt, output."),
+    ],
+    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    count: Annotated[int | None, typer.Option(help="Requests to draw; 1000 if not given.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt tokens to draw from; 32-512.")] = None,
+    output: Annotated[str | None, typer.Option(help="New tokens to draw from; 16-256.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same requests; 0.")] = None,
+    kv_tokens: Annotated[int | None, typer.Option(help="Tokens in the cache; as many as fit.")] = None,
+    batched_tokens: Annotated[int, typer.Option(help="Tokens of a step at most.")] = 2048,
+    sequences: Annotated[int, typer.Option(help="Sequences at once at most.")] = 256,
+    block_size: Annotated[int, typer.Option(help="Tokens of a cache block.")] = 32,
+    headroom: Annotated[
+        int, typer.Option(help="Blocks that a newcomer leaves free for each running sequence.")
+    ] = 1,
+    weights: Annotated[str, typer.Option(help="Storage format, e.g. bf16, int4-g128.")] = "auto",
+    cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve requests in simulated time: latencies, throughput, cache occupancy."""
+    from ridgeline.analysis.serving import simulate as run
+    from ridgeline.engine.arrivals import arrivals_of
+
+    found = run(
+        model,
+        on,
+        arrivals_of(requests, count=count, prompt=prompt, output=output, seed=seed),
+        weights=None if weights == "auto" else weights,
+        cache=cache,
+        kv_tokens=kv_tokens,
+        batched_tokens=batched_tokens,
+        sequences=sequences,
+        block_size=block_size,
+        headroom=headroom,
+    )
+    if as_json:
+        _print_json(found)
+        return
+    from ridgeline.report.simulate import show_simulation
+
+    show_simulation(_console(), found)
+
+
 @app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
 def generate(
     model: Model,
@@ -395,7 +442,8 @@ def _load(model: str, weights: str):
 
 def _load_to_generate(model: str, weights: str, options: dict[str, float | None]):
     """The model, after what its config alone can refuse; says what its folder asks for in vain."""
-    from ridgeline.engine.request import Sampling, refuse_encoder
+    from ridgeline.engine.request import refuse_encoder
+    from ridgeline.engine.sampling import Sampling
     from ridgeline.models import load_config
 
     refuse_encoder(load_config(model))

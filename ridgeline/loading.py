@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +18,10 @@ from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from ridgeline.engine.generate import Generator, Prompt
-    from ridgeline.engine.request import Result, Sampling, Token
+    from ridgeline.engine.generate import Generator
+    from ridgeline.engine.prompts import Prompt, Requests
+    from ridgeline.engine.result import Result, Token
+    from ridgeline.engine.sampling import Sampling
     from ridgeline.ops.cpu import Cpu
     from ridgeline.ops.torch_cpu import TorchCpu
 
@@ -50,21 +52,31 @@ class Loaded:
     generation: GenerationDefaults
     folder: Path | None
 
+    def requests(self) -> Requests:
+        """What makes requests for this model, with the defaults that its folder suggests.
+
+        Raises InputError if the model is an encoder.
+        """
+        from ridgeline.engine.prompts import Requests
+
+        stop_ids = self.generation.eos_ids if self.tokenizer is None else self.tokenizer.eos_ids
+        most = self.generation.max_new_tokens
+        return Requests(self.config, self.tokenizer, most, self.sampling(), stop_ids)
+
     def generator(self, **options: Any) -> Generator:
         """A :class:`~ridgeline.engine.generate.Generator` for this model; ``options`` are its own."""
         from ridgeline.engine.generate import Generator
 
-        options.setdefault("default_max_tokens", self.generation.max_new_tokens)
-        return Generator(self.model, self.ops, self.tokenizer, **options)
+        return Generator(self.model, self.ops, self.requests(), **options)
 
     def sampling(self, **options: Any) -> Sampling:
         """How the model's folder suggests to choose tokens, changed by the ``options`` that are not None.
 
-        They are the fields of :class:`~ridgeline.engine.request.Sampling`. Greedy, unless the folder's
+        They are the fields of :class:`~ridgeline.engine.sampling.Sampling`. Greedy, unless the folder's
         ``generation_config.json`` asks for sampling or one of temperature, top_k, top_p and min_p is given.
         Raises InputError if an option is out of range.
         """
-        from ridgeline.engine.request import Sampling
+        from ridgeline.engine.sampling import Sampling
 
         given = {name: value for name, value in options.items() if value is not None}
         samples = self.generation.do_sample or bool(given.keys() & {"temperature", "top_k", "top_p", "min_p"})
@@ -77,27 +89,17 @@ class Loaded:
         }
         return Sampling(**{**defaults, **given})
 
-    def stream(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        *,
-        max_tokens: int | None = None,
-        sampling: Sampling | None = None,
-        stop_ids: Collection[int] | None = None,
-    ) -> Iterator[Token]:
+    def stream(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> Iterator[Token]:
         """The tokens of one prompt or several, text or token ids, as they are generated.
 
-        ``max_tokens`` None goes as far as the model's folder suggests, at most to the end of its window;
-        ``sampling`` None chooses as :meth:`sampling` says; ``stop_ids`` None are the model's own, an empty
-        tuple never stops.
+        ``options`` are those of :meth:`~ridgeline.engine.prompts.Requests.make`. Without ``max_tokens`` an
+        output goes as far as the model's folder suggests, at most to the end of its window; without
+        ``sampling`` tokens are chosen as :meth:`sampling` says; without ``stop_ids`` the model's own end it.
 
         Raises InputError, at once, for an option out of range and a prompt that is empty, too long or holds
         an unknown token.
         """
-        if stop_ids is None:
-            stop_ids = self.generation.eos_ids if self.tokenizer is None else self.tokenizer.eos_ids
-        sampling = self.sampling() if sampling is None else sampling
-        return self.generator().stream(prompts, max_tokens=max_tokens, sampling=sampling, stop_ids=stop_ids)
+        return self.generator().stream(prompts, **options)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> list[Result]:
         """The result of each prompt, in their order; ``options`` are those of :meth:`stream`."""

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 COMMANDS = (
-    *("explain", "generate", "measure", "check", "bench", "eval", "validate", "demo"),
+    *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo"),
     *("models", "devices"),
 )
 
@@ -43,6 +43,20 @@ def test_explain_prints_phases_memory_and_what_they_stand_on(tmp_path):
     assert shown.returncode == 0, shown.stderr
     for words in ("prefill", "decode", "bound by", "The ridge point", "Memory:", "Stands on:", "datasheet"):
         assert words in shown.stdout
+
+
+def test_simulate_serves_drawn_requests_and_those_of_a_file(tmp_path):
+    drawn = ("simulate", "llama-3-8b", "--on", "h100", "--requests", "poisson:8", "--count", "20")
+    shown = ridgeline(*drawn, cache=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for words in ("20 requests", "TTFT", "TPOT", "ITL", "output tokens/s", "preemptions"):
+        assert words in shown.stdout
+    (tmp_path / "a.csv").write_text("arrival,prompt,output\n0,100,9\n1,50,3\n")
+    asked = ("simulate", "llama-3-8b", "--on", "h100", "--requests", str(tmp_path / "a.csv"))
+    found = json.loads(ridgeline(*asked, "--json", cache=tmp_path).stdout)
+    assert found["simulation"]["serving"]["output_tokens"] == 12
+    refused = ridgeline(*asked, "--count", "5", cache=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
 def test_explain_shows_elements_when_asked(tmp_path):

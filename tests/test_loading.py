@@ -190,7 +190,7 @@ def test_generation_is_greedy_unless_the_folder_or_an_option_asks_for_sampling(f
 
 
 def test_the_folders_way_to_sample_is_used(folder):
-    from ridgeline.engine.request import Sampling
+    from ridgeline.engine.sampling import Sampling
 
     edit(folder / "generation_config.json", do_sample=True, temperature=1.5)
     loaded = load(folder)
@@ -253,7 +253,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(folder, monkeypat
 
 def test_importing_it_does_not_import_pytorch():
     code = (
-        "import sys, ridgeline.loading, ridgeline.engine.request, ridgeline.engine.blocks;"
+        "import sys, ridgeline.loading, ridgeline.engine.scheduler, ridgeline.engine.beams;"
         "print([m for m in ('torch', 'tokenizers', 'numpy') if m in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

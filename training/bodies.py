@@ -16,7 +16,7 @@ import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ridgeline.engine.generate import collect
+from ridgeline.engine.generate import collect, run
 from ridgeline.loading import Loaded
 from ridgeline.weights.tokenizer import Tokenizer
 
@@ -58,12 +58,12 @@ def complete_bodies(loaded: Loaded, texts: Sequence[str], functions: int = FUNCT
     heads = random.Random(0).sample(heads, min(functions, len(heads)))
     generator = loaded.generator(cache_tokens=CACHE_TOKENS)
     requests = [
-        generator.request(
+        generator.requests.make(
             prompt_ids(loaded.tokenizer, head), max_tokens=NEW_TOKENS, sampling=loaded.sampling(seed=seed)
         )
         for seed, head in enumerate(heads)
     ]
-    written = collect(generator.start(requests))
+    written = collect(run(generator.start(requests)))
     functions = [
         unindented(head.text + new.text, head.column) for head, new in zip(heads, written, strict=True)
     ]

@@ -1,8 +1,8 @@
 """A conversation, or a text that is being continued: its state, and what each command makes of it.
 
 A session is a value: a change gives a new one, and a change that is refused leaves the old one as it was.
-The whole conversation becomes the prompt of every answer. The keys and values of the part that did not
-change are computed again each time; sharing them between requests is up to the engine, which does not yet.
+The whole conversation becomes the prompt of every answer; the engine finds the keys and values of the part
+that did not change in its cache.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
-from ridgeline.engine.request import SEEDS, Sampling
+from ridgeline.engine.sampling import SEEDS, Sampling
 from ridgeline.errors import InputError
 from ridgeline.weights.chat import ChatTemplate
 from ridgeline.weights.tokenizer import Tokenizer
 
 #: What ``/set`` may change, in the order in which it is shown.
-OPTIONS = (*(option.name for option in fields(Sampling)), "max_tokens")
+OPTIONS = (*(o.name for o in fields(Sampling) if o.name != "logit_bias"), "max_tokens")
 
 #: Characters that Unicode leaves to private use; no model's template writes them.
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)

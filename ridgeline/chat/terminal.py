@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -24,7 +24,8 @@ from ridgeline.hardware.files import cache_folder
 from ridgeline.report.units import seconds
 
 if TYPE_CHECKING:
-    from ridgeline.engine.request import Sampling, Token
+    from ridgeline.engine.result import Token
+    from ridgeline.engine.sampling import Sampling
     from ridgeline.loading import Loaded
 
 #: Tokens of an answer where neither the user nor the model's folder says: a text has no end of its own.
@@ -55,7 +56,7 @@ def chat(loaded: Loaded, sampling: Sampling, *, max_tokens: int | None = None) -
 
     Raises InputError if the model generates nothing or has no tokenizer, or for ``max_tokens`` below 0.
     """
-    loaded.generator()  # refuses an encoder
+    loaded.requests()  # refuses an encoder
     if loaded.tokenizer is None:
         raise InputError(
             f"{loaded.config.name} has no tokenizer to chat with: ridgeline generate takes token ids"
@@ -65,19 +66,28 @@ def chat(loaded: Loaded, sampling: Sampling, *, max_tokens: int | None = None) -
         max_tokens = loaded.generation.max_new_tokens or (0 if loaded.chat_template else CONTINUATION_TOKENS)
     session = session.set("max_tokens", str(max_tokens))
     sys.stdin.reconfigure(errors="surrogateescape")  # the tokenizer refuses what is not UTF-8, in one line
-    terminal = Terminal(loaded, session, interactive=sys.stdin.isatty() and sys.stdout.isatty())
-    if terminal.interactive:
-        with _line_editing(cache_folder() / "chat-history"):
-            terminal.run()
-    else:
-        terminal.run()
+    from ridgeline.engine.engine import Engine
+
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    # The engine's cache keeps the conversation, so that an answer computes only what is new in it.
+    with (
+        Engine(loaded, sequences=1) as engine,
+        _line_editing(cache_folder() / "chat-history") if interactive else nullcontext(),
+    ):
+        Terminal(loaded.config.name, engine.tokens, session, interactive=interactive).run()
 
 
 class Terminal:
-    """The loop around a session: ``interactive`` with a prompt and Ctrl-C to stop, otherwise for a pipe."""
+    """The loop around a session: ``interactive`` with a prompt and Ctrl-C to stop, otherwise for a pipe.
 
-    def __init__(self, loaded: Loaded, session: Session, *, interactive: bool) -> None:
-        self.loaded = loaded
+    ``generate`` gives the tokens that the model, called ``name``, makes of a prompt.
+    """
+
+    def __init__(
+        self, name: str, generate: Callable[..., Iterable[Token]], session: Session, *, interactive: bool
+    ) -> None:
+        self.name = name
+        self.generate = generate
         self.session = session
         self.interactive = interactive
         self.left = False
@@ -208,7 +218,7 @@ class Terminal:
         asked = perf_counter()
         tokens, came = [], []
         try:
-            for token in self.loaded.stream(
+            for token in self.generate(
                 session.prompt, max_tokens=session.answer_tokens, sampling=session.sampling
             ):
                 came.append(perf_counter())
@@ -234,9 +244,7 @@ class Terminal:
     def _say_what_this_is(self) -> None:
         kind = "a conversation" if self.session.template else "no chat template, so it continues your text"
         self.notes.print(
-            Text.assemble(
-                (self.loaded.config.name, "bold"), f": {kind}; window {self.session.window:,} tokens."
-            )
+            Text.assemble((self.name, "bold"), f": {kind}; window {self.session.window:,} tokens.")
         )
         if self.interactive:
             self._note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")

@@ -1,4 +1,4 @@
-"""Generation: requests, cache blocks, the sampler, and the loop that runs them in one packed batch.
+"""The engine: requests, the scheduler that batches them step by step, cache blocks, sampler and beam search.
 
-Requests and blocks import no PyTorch; ``generate`` and ``sampler`` do.
+Requests, sequences, scheduler and blocks import no PyTorch; the runner, the sampler and who uses them do.
 """

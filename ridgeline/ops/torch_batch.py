@@ -147,6 +147,15 @@ class TorchCache:
     def layer(self, index: int) -> TorchLayerCache:
         return self._layers[index]
 
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy block ``source`` to block ``target`` in every layer, for each of ``pairs`` in turn."""
+        size = self.spec.block_size
+        for layer in self._layers:
+            for stored in (layer.keys, layer.values):
+                blocks = stored.view(len(stored), -1, size, stored.shape[-1])
+                for source, target in pairs:
+                    blocks[:, target] = blocks[:, source]
+
     def randomise(self) -> None:
         """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
         for layer in self._layers:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
     from ridgeline.analysis.evaluate import Evaluation
     from ridgeline.analysis.explain import Explanation, Phase
-    from ridgeline.engine.request import Result
+    from ridgeline.engine.result import Result
     from ridgeline.hardware.measure import Measurement
     from ridgeline.loading import Loaded
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ridgeline.chat.session import OPTIONS, Session, Turn
-from ridgeline.engine.request import GREEDY, SEEDS, Sampling
+from ridgeline.engine.sampling import GREEDY, SEEDS, Sampling
 from ridgeline.errors import InputError
 from ridgeline.weights.chat import ChatTemplate
 
@@ -175,14 +175,15 @@ def test_a_model_without_a_template_refuses_a_system_message(completion):
 
 
 def test_each_option_can_be_set(chat):
-    values = ("0.5", "7", "0.9", "0.1", "1.2", "3", "20")
+    values = ("0.5", "7", "0.9", "0.1", "1.2", "3", "0.4", "-1", "20")
     session = chat
     for name, value in zip(OPTIONS, values, strict=True):
         session = session.set(name, value)
-    assert session.sampling == Sampling(0.5, 7, 0.9, 0.1, 1.2, 3)
+    assert session.sampling == Sampling(0.5, 7, 0.9, 0.1, 1.2, 3, 0.4, -1)
     assert session.max_tokens == 20
     assert session.settings == (
-        "temperature 0.5, top_k 7, top_p 0.9, min_p 0.1, repetition_penalty 1.2, seed 3, max_tokens 20"
+        "temperature 0.5, top_k 7, top_p 0.9, min_p 0.1, repetition_penalty 1.2, seed 3, "
+        "frequency_penalty 0.4, presence_penalty -1, max_tokens 20"
     )
 
 

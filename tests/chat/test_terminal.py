@@ -14,7 +14,8 @@ import pytest
 
 from ridgeline.chat.session import Session, Turn
 from ridgeline.chat.terminal import Terminal, chat
-from ridgeline.engine.request import GREEDY, Token
+from ridgeline.engine.result import Token
+from ridgeline.engine.sampling import GREEDY
 from ridgeline.errors import InputError
 from ridgeline.loading import load
 
@@ -42,7 +43,7 @@ def piped(*arguments, given, tmp_path):
 def terminal(tokenizer):
     """A terminal without a template, whose model answers with one character a token."""
     session = Session(tokenizer, None, window=100, sampling=GREEDY)
-    return Terminal(SimpleNamespace(stream=spell("answer")), session, interactive=True)
+    return Terminal("model", spell("answer"), session, interactive=True)
 
 
 def spell(text, then=None):
@@ -146,7 +147,7 @@ def test_an_empty_line_says_nothing_to_a_conversation(terminal, template):
 
 
 def test_a_stopped_answer_keeps_what_was_made(terminal, capsys):
-    terminal.loaded.stream = spell("ans", then=KeyboardInterrupt)
+    terminal.generate = spell("ans", then=KeyboardInterrupt)
     terminal.take("a")
     assert terminal.session.turns == (Turn("a", "ans"),)
     assert "context 4 of 100.\nStopped.\n" in capsys.readouterr().err
@@ -155,7 +156,7 @@ def test_a_stopped_answer_keeps_what_was_made(terminal, capsys):
 def test_an_answer_stopped_before_its_first_token_changes_nothing(terminal, capsys):
     terminal.take("a")
     before = terminal.session
-    terminal.loaded.stream = spell("", then=KeyboardInterrupt)
+    terminal.generate = spell("", then=KeyboardInterrupt)
     terminal.take("b")
     terminal.take("/retry")
     assert terminal.session == before
@@ -163,7 +164,7 @@ def test_an_answer_stopped_before_its_first_token_changes_nothing(terminal, caps
 
 
 def test_a_full_context_is_said_and_loses_nothing(terminal, capsys):
-    terminal.loaded.stream = spell("y" * 90)
+    terminal.generate = spell("y" * 90)
     terminal.take("x" * 10)
     assert "context 100 of 100.\nThe context is full" in capsys.readouterr().err
     before = terminal.session

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from ridgeline.analysis.evaluate import evaluate_tokens
-from ridgeline.engine.request import GREEDY
+from ridgeline.engine.sampling import GREEDY
 from ridgeline.loading import load
 from ridgeline.models.registry import DEMOS, load_config
 from ridgeline.ops.protocol import Span

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ridgeline.engine.generate import Generator, schedule
-from ridgeline.engine.request import GREEDY, Request, Sampling
+from ridgeline.engine.generate import Generator, collect, run
+from ridgeline.engine.prompts import Requests
+from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
 from ridgeline.errors import InputError
 from ridgeline.models import load_config
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.weights.pack import load_packed
@@ -57,13 +58,21 @@ def model(twin):
 
 
 @pytest.fixture(scope="module")
-def make(model):
-    """A generator for the tiny Llama without a tokenizer; options as Generator's."""
+def make(twin, model):
+    """A generator for the tiny Llama without a tokenizer; options as Generator's. Blocks of another size than
+    the native kernels' are those of PyTorch's reading."""
 
-    def make(tokenizer=None, **options):
-        return Generator(model, Cpu(attention_format="fp32"), tokenizer, **options)
+    def make(tokenizer=None, *, max_tokens=None, block_size=BLOCK_TOKENS, **options):
+        native = block_size == BLOCK_TOKENS
+        chosen, ops = (model, Cpu()) if native else (twin.ours, TorchCpu(torch.float32))
+        requests = Requests(model.config, tokenizer, max_tokens)
+        return Generator(chosen, ops, requests, block_size=block_size, **options)
 
     return make
+
+
+def generator(model, requests=None, **options):
+    return Generator(model, Cpu(), requests or Requests(model.config), **options)
 
 
 def some_prompt(length, seed=0):
@@ -79,7 +88,7 @@ def test_greedy_tokens_are_the_argmax_of_the_reference_pass_by_pass(make_twin, a
     """Each token from a full pass of the reference reading over all tokens before, without a cache."""
     model, ops = make_twin(architecture, **FAMILIES[architecture]).packed, Reference()
     tokens = some_prompt(20)
-    [result] = Generator(model, Cpu()).generate(tokens, max_tokens=30)
+    [result] = generator(model).generate(tokens, max_tokens=30)
     for _ in range(30):
         logits = model.forward(ops, ops.batch(tokens, [Span(len(tokens))]))
         tokens.append(int(logits.argmax()))
@@ -104,11 +113,19 @@ def test_cutting_the_prompt_does_not_change_the_tokens(make, token_budget):
 
 
 wishes = st.lists(
-    st.tuples(
-        st.integers(1, 70),
-        st.integers(1, 12),
-        st.sampled_from([GREEDY, Sampling(), Sampling(0.7, top_k=9), Sampling(1.1, top_p=0.9)]),
-        st.integers(0, 4),
+    st.fixed_dictionaries(
+        {
+            "prompt": st.tuples(st.integers(1, 70), st.integers(0, 1)).map(lambda p: some_prompt(*p)),
+            "max_tokens": st.integers(1, 12),
+            "n": st.sampled_from([1, 1, 3]),
+            "sampling": st.builds(
+                replace,
+                st.sampled_from(
+                    [GREEDY, Sampling(), Sampling(0.7, top_k=9), Sampling(0.0, repetition_penalty=1.3)]
+                ),
+                seed=st.integers(0, 4),
+            ),
+        }
     ),
     min_size=1,
     max_size=6,
@@ -116,101 +133,107 @@ wishes = st.lists(
 
 
 @settings(max_examples=30)
-@given(
-    wishes,
-    st.integers(1, 90),
-    st.sampled_from([1, 4, 16]),
-    st.integers(0, 200),
-)
-def test_a_request_gives_the_same_tokens_in_any_company(make, wished, token_budget, block_size, spare):
-    """Mixed lengths and options, in a batch that may have to wait for budget and for blocks."""
+@given(wishes, st.integers(4, 90), st.sampled_from([1, 4, BLOCK_TOKENS]), st.integers(0, 200), st.booleans())
+def test_a_request_gives_the_same_tokens_in_any_company(
+    make, wished, budget, block_size, spare, prefix_cache
+):
+    """Mixed lengths and options, in a batch that waits, is preempted, and shares prefixes."""
 
     def requests(generator):
-        return [
-            generator.request(some_prompt(n), max_tokens=m, sampling=replace(s, seed=seed), stop_ids=[3, 4])
-            for n, m, s, seed in wished
-        ]
+        return [generator.requests.make(**wish, stop_ids=[3, 4]) for wish in wished]
 
-    longest = max(n + m + block_size for n, m, _, _ in wished)
-    generator = make(token_budget=token_budget, block_size=block_size, cache_tokens=longest + spare)
-    together = requests(generator)
-    run = generator.start(together)
-    while run.waiting or run.running:
-        step_checks(run)
-    alone = requests(make())
-    for request in alone:
-        list(make().start([request]))
-    assert [r.output for r in together] == [r.output for r in alone]
-    assert [r.finish_reason for r in together] == [r.finish_reason for r in alone]
-    assert run.pool.available == run.pool.blocks
-
-
-def step_checks(run):
-    """One step, within the budget, with no block lost and every block in use by a running request."""
-    before = sum(r.computed for r in run.outputs)
-    tokens = run.step()
-    computed = sum(r.computed for r in run.outputs) - before
-    assert 1 <= computed <= run.generator.token_budget
-    run.pool.check()
-    assert run.pool.blocks - run.pool.available == sum(
-        run.pool.blocks_for(r.cached_at_most) for r in run.running
+    longest = max(len(wish["prompt"]) + wish["max_tokens"] + block_size for wish in wished)
+    generator = make(
+        token_budget=budget, block_size=block_size, cache_tokens=longest + spare, prefix_cache=prefix_cache
     )
-    assert len({token.request for token in tokens}) == len(tokens)
+    together = collect(run(generator.start(requests(generator))))
+    alone = [
+        result
+        for request in requests(make())
+        for result in collect(run(make(prefix_cache=False, block_size=block_size).start([request])))
+    ]
+    assert [(r.ids, r.finish_reason) for r in together] == [(r.ids, r.finish_reason) for r in alone]
 
 
-def test_the_company_does_change_the_steps(make):
-    """Negative control: the test above compares batches that really differ."""
-    generator = make(token_budget=24)
-    run = generator.start([generator.request(some_prompt(n), max_tokens=4) for n in (30, 5, 12)])
-    sizes = []
-    while run.waiting or run.running:
-        sizes.append([(c.rows, c.request.computed) for c in schedule(run.running or run.waiting, 24)])
-        run.step()
-    assert sizes[:2] == [[(24, 0)], [(6, 24), (5, 0), (12, 0)]]
+@pytest.mark.parametrize(("cache_tokens", "block_size"), [(96, 4), (160, BLOCK_TOKENS)])
+def test_forced_preemption_changes_no_token(make, cache_tokens, block_size):
+    prompts = [some_prompt(30, seed) for seed in range(4)]
+    free = make(block_size=block_size).generate(prompts, max_tokens=30)
+    generator = make(cache_tokens=cache_tokens, block_size=block_size)
+    core = generator.start(generator.requests.make_all(prompts, max_tokens=30))
+    tight = collect(run(core))
+    assert core.scheduler.preemptions > 0
+    assert [result.ids for result in tight] == [result.ids for result in free]
 
 
-# -- the schedule ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0, -1.0])
+def test_beam_search_finds_what_that_of_transformers_finds(twin, make, length_penalty, early_stopping):
+    prompt = some_prompt(17)
+    [greedy] = make().generate(prompt, max_tokens=12)
+    stop = greedy.ids[4]
+    theirs = twin.theirs.generate(
+        torch.tensor([prompt]),
+        num_beams=4,
+        num_return_sequences=3,
+        do_sample=False,
+        max_new_tokens=12,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        eos_token_id=stop,
+        pad_token_id=0,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    beams = BeamSearch(4, length_penalty, early_stopping)
+    ours = make().generate(prompt, max_tokens=12, beams=beams, n=3, stop_ids=[stop])
+    width = theirs.sequences.shape[1] - 17
+    assert [list(r.ids) + [0] * (width - len(r.ids)) for r in ours] == theirs.sequences[:, 17:].tolist()
+    assert [r.score for r in ours] == pytest.approx(theirs.sequences_scores.tolist(), rel=1e-4)
 
 
-def running(*pending):
-    return [Request(tuple(range(n)), 5) for n in pending]
+def test_beams_are_the_same_when_they_are_preempted(make):
+    prompts, beams = [some_prompt(60), some_prompt(9, 1)], BeamSearch(3)
+    free = [
+        make(block_size=4).generate(prompts[0], max_tokens=30),
+        make(block_size=4).generate(prompts[1], max_tokens=24, beams=beams),
+    ]
+    generator = make(cache_tokens=96, block_size=4)
+    make_one = generator.requests.make
+    core = generator.start(
+        [make_one(prompts[0], max_tokens=30), make_one(prompts[1], max_tokens=24, beams=beams)]
+    )
+    tight = collect(run(core))
+    assert core.scheduler.preemptions > 0
+    assert [result.ids for result in tight] == [result.ids for [result] in free]
 
 
-def rows(chunks):
-    return [chunk.rows for chunk in chunks]
+def test_a_cached_prefix_changes_no_token(make):
+    shared = some_prompt(64)
+    prompts = [shared + some_prompt(3, seed) for seed in range(3)]
+    cold = [make(prefix_cache=False).generate(prompt, max_tokens=8)[0] for prompt in prompts]
+    warm = make(sequences=1).generate(prompts, max_tokens=8)
+    assert [result.cached_tokens for result in warm] == [0, 64, 64]
+    assert [result.ids for result in warm] == [result.ids for result in cold]
 
 
-def test_a_step_takes_decode_rows_and_fills_up_with_prefill():
-    assert rows(schedule(running(1, 1, 100, 50), 64)) == [1, 1, 62]
-    assert rows(schedule(running(1, 1, 10, 50), 64)) == [1, 1, 10, 50]
+def test_samples_come_prompt_by_prompt(make):
+    results = make().generate([[5], [6]], max_tokens=4, n=3, sampling=Sampling(seed=7))
+    assert [result.sample for result in results] == [0, 1, 2, 0, 1, 2]
+    for i, result in enumerate(results):
+        [alone] = make().generate([5 + i // 3], max_tokens=4, sampling=Sampling(seed=7 + i % 3))
+        assert result.ids == alone.ids
 
 
-def test_a_request_that_decodes_gets_a_token_at_every_step(make):
-    generator = make(token_budget=8)
-    short, long = generator.request([5], max_tokens=8), generator.request(some_prompt(100), max_tokens=2)
-    run = generator.start([short, long])
-    for count in range(1, 9):
-        run.step()
-        assert len(short.output) == count
-    assert 0 < long.computed < 100
-
-
-def test_no_more_requests_run_than_a_step_has_tokens(make):
-    generator = make(token_budget=3)
-    run = generator.start([generator.request([i], max_tokens=4) for i in range(2, 10)])
-    while run.waiting or run.running:
-        run.step()
-        assert len(run.running) <= 3
-    assert all(len(request.output) == 4 for request in run.outputs)
-
-
-def test_requests_wait_for_blocks_in_their_order(make):
-    generator = make(cache_tokens=64)
-    run = generator.start([generator.request(some_prompt(n), max_tokens=9) for n in (40, 24, 4)])
-    run.step()
-    assert [len(request.prompt) for request in run.running] == [40]
-    finished = [token.request for token in run if token.result is not None]
-    assert finished == [0, 1, 2]
+def test_logprobs_are_of_the_reference_pass(make, model):
+    prompt = some_prompt(12)
+    [result] = make(token_budget=5).generate(prompt, max_tokens=3, logprobs=4)
+    ops, tokens = Reference(), list(prompt)
+    for id, found in zip(result.ids, result.logprobs, strict=True):
+        expected = model.forward(ops, ops.batch(tokens, [Span(len(tokens))]))[0].log_softmax(-1)
+        assert found.chosen == pytest.approx(float(expected[id]), abs=1e-4)
+        assert [token for token, _ in found.top] == expected.topk(4).indices.tolist()
+        tokens.append(id)
 
 
 # -- how a request ends ----------------------------------------------------------------------------
@@ -224,25 +247,61 @@ def test_a_stop_token_ends_the_output_and_stays_in_its_ids(make):
     assert (stopped.finish_reason, free.finish_reason) == ("stop", "length")
 
 
-def test_a_finished_request_leaves_the_batch_to_the_others(make):
-    generator = make()
-    run = generator.start([generator.request([7], max_tokens=m) for m in (1, 5)])
-    run.step()
-    assert [request.max_tokens for request in run.running] == [5]
-
-
 def test_without_max_tokens_the_output_ends_with_the_window(make):
     [result] = make().generate(some_prompt(100))
     assert (len(result.ids), result.finish_reason) == (WINDOW - 100, "length")
-    [result] = make(default_max_tokens=5).generate(some_prompt(100))
+    [result] = make(max_tokens=5).generate(some_prompt(100))
     assert len(result.ids) == 5
-    [result] = make(default_max_tokens=50).generate(some_prompt(100))
+    [result] = make(max_tokens=50).generate(some_prompt(100))
     assert len(result.ids) == WINDOW - 100
 
 
 def test_the_whole_window_can_be_used(make):
     [result] = make().generate(some_prompt(WINDOW - 1), max_tokens=1)
     assert len(result.ids) == 1
+
+
+# -- stop strings ----------------------------------------------------------------------------------
+
+
+def test_a_stop_string_ends_the_text_before_it(make, tokenizer):
+    [free] = make(tokenizer).generate("def add", max_tokens=40, sampling=Sampling(2.0), stop_ids=())
+    for stop in (free.text[5:8], free.text[7], free.text[-2:]):
+        [cut] = make(tokenizer).generate(
+            "def add", max_tokens=40, sampling=Sampling(2.0), stop_ids=(), stop=[stop, "never in there"]
+        )
+        assert cut.text == free.text[: free.text.index(stop)]
+        assert cut.finish_reason == "stop"
+        assert cut.ids == free.ids[: len(cut.ids)]
+
+
+def test_a_stream_never_shows_a_part_of_a_stop_string(make, tokenizer):
+    [free] = make(tokenizer).generate("def add", max_tokens=40, sampling=Sampling(2.0), stop_ids=())
+    stop = free.text[10:14]
+    shown = ""
+    for token in make(tokenizer).stream(
+        "def add", max_tokens=40, sampling=Sampling(2.0), stop_ids=(), stop=stop
+    ):
+        shown += token.text
+        assert free.text[: free.text.index(stop)].startswith(shown)
+    assert shown == token.result.text == free.text[: free.text.index(stop)]
+
+
+def test_text_held_back_for_a_stop_string_comes_at_the_end(make, tokenizer):
+    [free] = make(tokenizer).generate("def add", max_tokens=9, sampling=Sampling(2.0), stop_ids=())
+    [held] = make(tokenizer).generate(
+        "def add", max_tokens=9, sampling=Sampling(2.0), stop_ids=(), stop=free.text[-3:] + "never"
+    )
+    assert (held.text, held.finish_reason) == (free.text, "length")
+
+
+def test_the_next_answer_is_the_same_after_a_stop_string(make, tokenizer):
+    """What was generated beyond the stop string's start leaves nothing behind in the cache."""
+    [free] = make(tokenizer).generate("def add", max_tokens=30, stop_ids=())
+    stopped = make(tokenizer, sequences=1).requests
+    first = stopped.make("def add", max_tokens=30, stop_ids=(), stop=free.text[9:12])
+    core = make(tokenizer, sequences=1).start([first, stopped.make("def add", max_tokens=30, stop_ids=())])
+    assert collect(run(core))[1].text == free.text
 
 
 # -- text and events -------------------------------------------------------------------------------
@@ -270,7 +329,7 @@ def test_text_leaves_the_stop_token_out(make, tokenizer):
 
 
 def test_the_tokenizers_end_token_stops_by_default(make, tokenizer):
-    assert make(tokenizer).request("def add").stop_ids == {0}
+    assert make(tokenizer).requests.make("def add").stop_ids == {0}
 
 
 def test_text_and_its_ids_are_the_same_prompt(make, tokenizer):
@@ -279,8 +338,8 @@ def test_text_and_its_ids_are_the_same_prompt(make, tokenizer):
 
 
 def test_an_empty_prompt_becomes_the_token_to_begin_with(make, tokenizer):
-    assert make(tokenizer).request("").prompt == (1,)
-    assert make(tokenizer).request([]).prompt == (1,)
+    assert make(tokenizer).requests.make("").prompt == (1,)
+    assert make(tokenizer).requests.make([]).prompt == (1,)
 
 
 def test_timings_are_in_order(make):
@@ -295,8 +354,9 @@ def test_timings_are_in_order(make):
 
 
 def test_a_request_that_waits_for_blocks_is_queued_meanwhile(make):
-    first, second = make(cache_tokens=16).generate([[5], [6]], max_tokens=9)
-    assert second.timings.queued >= first.timings.ttft + 8 * first.timings.tpot
+    first, second = make(cache_tokens=32).generate([[5], [6]], max_tokens=9)
+    assert second.timings.queued >= 8 * first.timings.tpot
+    assert second.timings.ttft > second.timings.queued
 
 
 def test_the_consumer_of_a_stream_is_not_in_inference_mode(make):
@@ -304,15 +364,15 @@ def test_the_consumer_of_a_stream_is_not_in_inference_mode(make):
         assert not torch.is_inference_mode_enabled()
 
 
-def test_generation_keeps_nothing_for_gradients(twin):
-    generator = Generator(twin.ours, TorchCpu(torch.float32))
+def test_generation_keeps_nothing_for_gradients(make):
+    generator = make(block_size=4)
     weights = [weight.data for weight in generator.model.weights()]
     for weight in weights:
         weight.requires_grad_(True)
     try:
-        run = generator.start([generator.request([5], max_tokens=3)])
-        list(run)
-        assert not run.cache.layer(0).keys.requires_grad
+        core = generator.start([generator.requests.make([5], max_tokens=3)])
+        list(run(core))
+        assert not core.runner.cache.layer(0).keys.requires_grad
     finally:
         for weight in weights:
             weight.requires_grad_(False)
@@ -320,9 +380,9 @@ def test_generation_keeps_nothing_for_gradients(twin):
 
 @pytest.mark.parametrize(("weights", "cache"), [("bf16", "bf16"), ("fp32", "fp32"), ("int4-g32", "fp32")])
 def test_the_cache_has_the_format_of_the_weights_that_are_not_quantised(weights, cache, twin):
-    generator = Generator(load_packed(load_config(twin.folder), twin.folder, weights), Cpu())
-    assert generator.start([generator.request([5])]).cache.spec.format == cache
-    [result] = generator.generate(some_prompt(20), max_tokens=3)
+    packed = generator(load_packed(load_config(twin.folder), twin.folder, weights))
+    assert packed.start([packed.requests.make([5])]).runner.cache.spec.format == cache
+    [result] = packed.generate(some_prompt(20), max_tokens=3)
     assert len(result.ids) == 3
 
 
@@ -349,6 +409,18 @@ def test_the_cache_has_the_format_of_the_weights_that_are_not_quantised(weights,
         ([[5]], {"max_tokens": -3}, "max_tokens is -3, expected"),
         ([[5]], {"max_tokens": 2.5}, "max_tokens is 2.5, expected"),
         ([[5]], {"stop_ids": 3}, "stop_ids is 3, expected token ids"),
+        ([[5]], {"n": 0}, "n is 0, expected a whole number from 1 to 128"),
+        ([[5]], {"n": True}, "n is True, expected"),
+        ([[5]], {"logprobs": 21}, "logprobs is 21, expected a whole number from 0 to 20"),
+        ([[5]], {"priority": "high"}, "priority is 'high', expected a number"),
+        ([[5]], {"stop": "x"}, "stop is text, and the model has no tokenizer"),
+        ([[5]], {"stop": ["x", ""]}, "stop is .*, expected text that is not empty"),
+        ([[5]], {"stop": [3]}, "stop is .*, expected text that is not empty"),
+        ([[5]], {"stop": ["x"] * 17}, "stop has 17 texts, expected at most 16"),
+        ([[5]], {"sampling": Sampling(logit_bias={VOCAB: 1})}, "logit_bias names the token id 300"),
+        ([[5]], {"beams": BeamSearch(2), "n": 3}, "n is 3, and a beam search of width 2"),
+        ([[5]], {"beams": BeamSearch(2), "logprobs": 1}, "logprobs does not go with beam search"),
+        ([[5]], {"beams": BeamSearch(2), "sampling": Sampling()}, "temperature does not go with beam"),
     ],
 )
 def test_bad_input_is_refused_at_once_in_one_line(make, prompts, options, message):
@@ -357,21 +429,23 @@ def test_bad_input_is_refused_at_once_in_one_line(make, prompts, options, messag
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("option", ["block_size", "token_budget", "cache_tokens", "default_max_tokens"])
+@pytest.mark.parametrize("option", ["block_size", "token_budget", "sequences", "cache_tokens", "max_tokens"])
 def test_a_size_below_one_is_refused(make, option):
     with pytest.raises(InputError, match=f"{option} is 0, expected"):
         make(**{option: 0})
 
 
 def test_a_request_larger_than_the_cache_is_refused(make):
-    with pytest.raises(InputError, match="takes 3 cache blocks of 16 tokens, and cache_tokens=40 makes 2"):
+    with pytest.raises(
+        InputError, match="takes 2 cache blocks of 32 tokens with its output, and the cache has 1"
+    ):
         make(cache_tokens=40).generate([5], max_tokens=40)
 
 
 def test_a_cache_larger_than_memory_is_refused(model):
     endless = replace(model, config=replace(model.config, window=10**15))
     with pytest.raises(InputError, match=r"memory does not hold a cache of .* lower max_tokens"):
-        Generator(endless, Cpu()).generate([5])
+        generator(endless).generate([5])
 
 
 def test_an_encoder_is_refused(make_twin):
@@ -384,4 +458,4 @@ def test_an_encoder_is_refused(make_twin):
         intermediate_size=64,
     ).ours
     with pytest.raises(InputError, match="is an encoder, which generates nothing"):
-        Generator(bert, Cpu())
+        generator(bert)

@@ -1,4 +1,4 @@
-"""Sampling: the tokens of the engine's sampler, drawn from the right distribution, row by row alone."""
+"""Sampling: the tokens of the naive twin, drawn from the right distribution, row by row alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ridgeline import kernels
-from ridgeline.engine.request import Sampling
-from ridgeline.engine.sampler import draw
+from ridgeline.engine.sampling import Sampling
 from ridgeline.errors import InputError
 from ridgeline.kernels import log_probabilities, sample
+from tests.kernels.sample_twin import draw
 
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -44,7 +44,7 @@ samplings = st.builds(
     st.sampled_from([0.3, 2, 8]),
     st.integers(0, 10**6),
 )
-def test_tokens_are_those_of_the_engines_sampler(isa, sampling, vocab, spread, seed):
+def test_tokens_are_those_of_the_twin(isa, sampling, vocab, spread, seed):
     logits = normal(seed, 6, vocab) * spread
     seeds, positions = [seed + row % 2 for row in range(6)], list(range(10, 16))
     got = sample(

@@ -1,0 +1,136 @@
+"""``ridgeline.simulate``: how a model on a device would serve requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ridgeline.analysis.step import default_lowering, predict_step, trace_step
+from ridgeline.analysis.step_cost import StepCost
+from ridgeline.engine.arrivals import Arrival
+from ridgeline.engine.blocks import BlockPool
+from ridgeline.engine.checks import at_least_one
+from ridgeline.engine.plan import Limits
+from ridgeline.engine.request import refuse_encoder
+from ridgeline.engine.simulate import Simulation
+from ridgeline.engine.simulate import simulate as run
+from ridgeline.errors import InputError
+from ridgeline.hardware import load_device
+from ridgeline.hardware.device import Device
+from ridgeline.models import declare, load_config
+from ridgeline.models.model import Model, ModelConfig
+from ridgeline.models.products import pad_products
+from ridgeline.ops.formats import get_format, storage_format
+from ridgeline.ops.protocol import BLOCK_TOKENS, Span
+
+#: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.
+MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What the simulated engine may do: tokens in its cache, in blocks of ``block_size``; tokens and
+    sequences of a step; blocks that a newcomer leaves free for every sequence that runs."""
+
+    kv_tokens: int
+    batched_tokens: int
+    sequences: int
+    block_size: int
+    headroom: int
+
+
+@dataclass(frozen=True)
+class SimulatedServing:
+    """What :func:`simulate` found; ``basis`` names what each part of the device's figures stands on."""
+
+    model: str
+    device: str
+    device_title: str
+    weight_format: str
+    cache_format: str
+    limits: EngineLimits
+    simulation: Simulation
+    basis: Mapping[str, str]
+    assumptions: tuple[str, ...]
+
+
+def simulate(
+    model: str | ModelConfig,
+    on: str | Device,
+    arrivals: Sequence[Arrival],
+    *,
+    weights: str | None = None,
+    cache: str | None = None,
+    kv_tokens: int | None = None,
+    batched_tokens: int = 2048,
+    sequences: int = 256,
+    block_size: int = BLOCK_TOKENS,
+    headroom: int = 1,
+) -> SimulatedServing:
+    """Serve ``arrivals`` with the engine's scheduler in simulated time, every step as long as predicted.
+
+    ``weights`` and ``cache`` are storage formats. The limits are those of
+    :class:`~ridgeline.engine.scheduler.Limits`; ``kv_tokens`` are by default as many as fit in 90 % of the
+    device's memory beside weights and activations.
+
+    Raises InputError for anything unknown, an encoder, numbers below 1, a model that does not fit, and a
+    request that does not fit the model's window or the cache.
+    """
+    config = model if isinstance(model, ModelConfig) else load_config(model)
+    device = on if isinstance(on, Device) else load_device(on)
+    refuse_encoder(config)
+    if not arrivals:
+        raise InputError("there is no request to simulate: give at least one")
+    _check_window(config, arrivals)
+    built = declare(config, None if weights is None else storage_format(weights))
+    if default_lowering(device).activations is not None:  # the native kernels pack weights
+        pad_products(built)
+    cache_format = built.plain_format if cache is None else storage_format(cache)
+    scheduling = Limits(at_least_one("batched_tokens", batched_tokens), sequences, headroom=headroom)
+    at_least_one("block_size", block_size)
+    if kv_tokens is None:
+        kv_tokens = _tokens_that_fit(built, device, cache_format, batched_tokens)
+    blocks = max(1, at_least_one("kv_tokens", kv_tokens) // block_size)
+    cost = StepCost(built, device, cache_format)
+    found = run(arrivals, BlockPool(blocks, block_size), scheduling, cost)
+    sections = predict_step(built, device, [Span(1, 1)], cache_format=cache_format).basis
+    return SimulatedServing(
+        model=config.name,
+        device=device.name,
+        device_title=device.title,
+        weight_format=weights or config.format,
+        cache_format=cache_format,
+        limits=EngineLimits(kv_tokens, batched_tokens, sequences, block_size, headroom),
+        simulation=found,
+        basis={section: str(source) for section, source in sections.items()},
+        assumptions=tuple(_assumptions(device)),
+    )
+
+
+def _check_window(config: ModelConfig, arrivals: Sequence[Arrival]) -> None:
+    for number, arrival in enumerate(arrivals, 1):
+        if arrival.prompt + arrival.output > config.window:
+            raise InputError(
+                f"request {number} has {arrival.prompt} + {arrival.output} tokens, and {config.name} takes "
+                f"{config.window} at most: leave it out, or shorten it"
+            )
+
+
+def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_tokens: int) -> int:
+    rows = min(batched_tokens, model.config.window)
+    step = trace_step(model, [Span(rows)], cache_format=cache_format, lowering=default_lowering(device))
+    free = MEMORY_SHARE * device.memory_bytes - model.weight_bytes() - step.memory().activations
+    token_bytes = get_format(cache_format).nbytes((model.cache_spec(cache_format).elements_per_token,))
+    if free < token_bytes:
+        raise InputError(
+            f"{model.config.name} leaves no room for a cache on {device.name}: choose smaller weights "
+            "(--weights), a larger device, or give --kv-tokens"
+        )
+    return int(free / token_bytes)
+
+
+def _assumptions(device: Device) -> Iterator[str]:
+    yield "outputs are as long as the requests say, and prompts have no prefix in common"
+    yield "a step begins when the one before ends: no time passes between them"
+    if not device.kernels:
+        yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"

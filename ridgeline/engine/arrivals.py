@@ -1,0 +1,152 @@
+"""Requests to simulate: when each comes, and how many tokens it has. From a file, or drawn at random."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ridgeline.engine.checks import at_least_one
+from ridgeline.errors import InputError
+
+FIELDS = ("arrival", "prompt", "output")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request of ``prompt`` tokens that comes after so many ``seconds`` and is answered by ``output``."""
+
+    seconds: float
+    prompt: int
+    output: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Numbers of tokens, all of them from ``least`` to ``most`` equally likely."""
+
+    least: int
+    most: int
+
+    @classmethod
+    def parse(cls, option: str, text: str) -> Lengths:
+        """From ``32-512`` or ``128``; raises InputError that names the ``option``."""
+        parts = text.split("-")
+        if not (1 <= len(parts) <= 2 and all(part.strip().isdecimal() for part in parts)):
+            raise InputError(f"{option} is {text!r}, expected a number like 128, or a range like 32-512")
+        least, most = int(parts[0]), int(parts[-1])
+        if not 1 <= least <= most:
+            raise InputError(f"{option} is {text!r}, expected a range from 1 token or more upwards")
+        return cls(least, most)
+
+
+def arrivals_of(
+    requests: str,
+    *,
+    count: int | None = None,
+    prompt: str | None = None,
+    output: str | None = None,
+    seed: int | None = None,
+) -> list[Arrival]:
+    """The requests that ``requests`` names: ``poisson:RATE`` draws ``count`` (1000) of them with ``prompt``
+    (32-512) and ``output`` (16-256) tokens, anything else is a file, which says all that itself.
+
+    Raises InputError for options out of range, and for those that a file leaves no use for.
+    """
+    kind, _, rate = requests.partition(":")
+    if kind == "poisson":
+        return poisson(
+            _rate(rate),
+            1000 if count is None else at_least_one("count", count),
+            Lengths.parse("prompt", "32-512" if prompt is None else prompt),
+            Lengths.parse("output", "16-256" if output is None else output),
+            0 if seed is None else seed,
+        )
+    for name, value in (("count", count), ("prompt", prompt), ("output", output), ("seed", seed)):
+        if value is not None:
+            raise InputError(
+                f"{name} is for requests that are drawn (poisson:RATE): leave it out with a file"
+            )
+    return read_arrivals(Path(requests))
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not rate > 0:
+        raise InputError(f"poisson:{text} has no rate above 0: give requests a second, such as poisson:4")
+    return rate
+
+
+def poisson(rate: float, count: int, prompt: Lengths, output: Lengths, seed: int = 0) -> list[Arrival]:
+    """``count`` requests that come independently of each other, ``rate`` a second on average (a Poisson
+    process: gaps are exponentially distributed); an infinite rate makes them come all at once."""
+    draw = random.Random(seed)
+    seconds, arrivals = 0.0, []
+    for _ in range(count):
+        arrivals.append(
+            Arrival(seconds, draw.randint(prompt.least, prompt.most), draw.randint(output.least, output.most))
+        )
+        seconds += draw.expovariate(1.0) / rate
+    return arrivals
+
+
+def read_arrivals(file: Path) -> list[Arrival]:
+    """The requests of a file, counted from the earliest arrival: JSON lines, or CSV with a header, with
+    ``arrival`` in seconds and ``prompt`` and ``output`` in tokens. Other fields are not looked at.
+
+    Raises InputError that names the line if there is no such file, or something else in it.
+    """
+    rows = _json_lines(file) if file.suffix in (".jsonl", ".json") else _csv_rows(file)
+    arrivals = [_arrival(row, f"{file}, line {line}") for line, row in rows]
+    if not arrivals:
+        raise InputError(f"{file} holds no request: give at least one")
+    first = min(arrival.seconds for arrival in arrivals)
+    return [Arrival(a.seconds - first, a.prompt, a.output) for a in arrivals]
+
+
+def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    for line, text in enumerate(_text(file).splitlines(), 1):
+        if not text.strip():
+            continue
+        try:
+            yield line, json.loads(text)
+        except ValueError:
+            raise InputError(f"{file}, line {line} is not JSON: give one object a line") from None
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(_text(file).splitlines())
+    for row in reader:
+        yield reader.line_num, row
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"there is no file {file}: give one, or poisson:RATE") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is not text in UTF-8") from None
+
+
+def _arrival(row: Any, where: str) -> Arrival:
+    missing = [name for name in FIELDS if not isinstance(row, dict) or row.get(name) is None]
+    if missing:
+        raise InputError(f"{where} has no {' and no '.join(missing)}: expected {', '.join(FIELDS)}")
+    try:
+        seconds = float(row["arrival"])
+        prompt, output = (int(str(row[name])) for name in ("prompt", "output"))
+    except (TypeError, ValueError):
+        prompt = output = 0
+        seconds = math.nan
+    if not (math.isfinite(seconds) and prompt >= 1 and output >= 1):
+        raise InputError(f"{where}: expected arrival in seconds, prompt and output in tokens, 1 at least")
+    return Arrival(seconds, prompt, output)

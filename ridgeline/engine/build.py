@@ -1,0 +1,53 @@
+"""Putting an engine's parts together for a model: cache, blocks, scheduler, runner."""
+
+from __future__ import annotations
+
+from ridgeline.engine.blocks import BlockPool
+from ridgeline.engine.clock import RealClock
+from ridgeline.engine.core import Core
+from ridgeline.engine.plan import Limits
+from ridgeline.engine.runner import ModelRunner
+from ridgeline.engine.scheduler import Scheduler
+from ridgeline.errors import InputError
+from ridgeline.hardware.host import this_host
+from ridgeline.models.model import Model
+from ridgeline.ops.formats import get_format
+from ridgeline.ops.native_cache import NativeCache
+from ridgeline.ops.reference import Reference
+from ridgeline.ops.torch_batch import TorchCache
+from ridgeline.weights.tokenizer import Tokenizer
+
+#: Of the memory that a model's weights leave, the share that a cache takes unless told otherwise.
+CACHE_SHARE = 0.5
+
+
+def build_core(
+    model: Model, ops: Reference, tokenizer: Tokenizer | None, limits: Limits, blocks: int, block_size: int
+) -> Core:
+    """A core that runs ``model`` on the executing reading ``ops``, with a cache of so many blocks.
+
+    Raises InputError if memory does not hold the cache.
+    """
+    cache = _make_cache(model, ops, blocks, block_size)
+    scheduler = Scheduler(BlockPool(blocks, block_size), limits, RealClock())
+    return Core(scheduler, ModelRunner(model, ops, cache), tokenizer)
+
+
+def default_blocks(model: Model, sequences: int, block_size: int) -> int:
+    """As many as ``sequences`` whole windows take, or as fit in CACHE_SHARE of the memory that is left."""
+    spec = model.cache_spec(model.plain_format, block_size)
+    block_bytes = block_size * get_format(spec.format).nbytes((spec.elements_per_token,))
+    free = this_host().memory_bytes - model.weight_bytes()
+    windows = sequences * -(-model.config.window // block_size)
+    return max(1, min(windows, int(CACHE_SHARE * free / block_bytes)))
+
+
+def _make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> NativeCache | TorchCache:
+    spec = model.cache_spec(model.plain_format, block_size)
+    try:
+        return ops.alloc_cache(spec, blocks)
+    except RuntimeError:  # what PyTorch's CPU allocator raises
+        raise InputError(
+            f"memory does not hold a cache of {blocks * block_size} tokens: lower max_tokens, or cache_tokens"
+            " if there are several prompts"
+        ) from None

@@ -1,0 +1,193 @@
+"""The engine without threads: requests in, one step at a time, tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import torch
+
+from ridgeline.engine.beams import Beams, Hypothesis
+from ridgeline.engine.output import Output, timings
+from ridgeline.engine.plan import Ready
+from ridgeline.engine.request import Request
+from ridgeline.engine.result import Failure, Result, Token
+from ridgeline.engine.runner import Runner
+from ridgeline.engine.sampler import choose_continuations, choose_tokens, logprobs_of
+from ridgeline.engine.scheduler import Scheduler
+from ridgeline.engine.sequence import Group, Sequence
+from ridgeline.errors import InputError
+from ridgeline.weights.tokenizer import Tokenizer
+
+Event = Token | Failure
+
+
+@dataclass
+class _Answer:
+    """What a request is waiting for: its place in the call, and how many of its outputs are to come."""
+
+    place: int
+    missing: int
+
+
+class Core:
+    """Steps of ``scheduler``, computed by ``runner``; text is that of ``tokenizer``, empty without one."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer | None) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self._answers: dict[Request, _Answer] = {}
+        self._outputs: dict[Group, Output] = {}
+        self._beams: dict[Group, Beams] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def submit(self, request: Request, place: int, submitted: float | None = None) -> None:
+        """Queue a request, whose tokens will carry ``place``; it came at ``submitted``, by default now.
+
+        Raises InputError if it would not fit even if it were alone.
+        """
+        group = self.scheduler.submit(request, submitted)
+        self._answers[request] = _Answer(place, request.samples)
+        if request.beams is not None:
+            self._beams[group] = Beams(request)
+
+    def abort(self, request: Request) -> None:
+        """Forget a request: nothing more comes of it, and its blocks are free. One that is not there is no
+        error: it may just have finished."""
+        for group in self.scheduler.abort(request):
+            self._outputs.pop(group, None)
+            self._beams.pop(group, None)
+        self._answers.pop(request, None)
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Compute one packed batch, and return the tokens that it gave; none if there is nothing to do.
+
+        If it cannot be computed, the requests in it fail, and those that wait are served as before.
+        """
+        plan = self.scheduler.schedule()
+        if not plan.chunks:
+            return []
+        try:
+            logits = self.runner.run(plan)
+        except Exception as error:
+            failed = dict.fromkeys(chunk.sequence.request for chunk in plan.chunks)
+            return [self._fail(request, error) for request in failed]
+        ready = self.scheduler.commit(plan)
+        now = self.scheduler.clock.now()
+        sampled = [found for found in ready if found.group not in self._beams]
+        searched = [found for found in ready if found.group in self._beams]
+        events = self._sample(sampled, logits, now)
+        for found in searched:
+            events += self._guarded(found.group.request, self._search, found, logits, now)
+        return events
+
+    def _guarded(
+        self, request: Request, answer: Callable[..., list[Event]], *arguments: object
+    ) -> list[Event]:
+        """What ``answer`` gives of the request; if it raises the request fails, and the others go on."""
+        if request not in self._answers:  # another of its samples has just failed
+            return []
+        try:
+            return answer(*arguments)
+        except Exception as error:
+            return [self._fail(request, error)]
+
+    # -- sampling ------------------------------------------------------------------------------------
+
+    def _sample(self, ready: Items[Ready], logits: torch.Tensor, now: float) -> list[Event]:
+        """The next token of each group's one sequence."""
+        rows = [found.rows[0] for found in ready]
+        if rows != list(range(len(logits))):
+            logits = logits[rows]
+        events: list[Event] = []
+        for row, (found, token) in enumerate(zip(ready, self._choose(ready, logits), strict=True)):
+            events += self._guarded(found.group.request, self._accept, found.group, token, logits, row, now)
+        return events
+
+    def _choose(self, ready: Items[Ready], logits: torch.Tensor) -> list[int | Exception]:
+        """A token for each row, all at once; if a row cannot be sampled, one by one, with its error."""
+        sequences = [found.group.sequences[0] for found in ready]
+        try:
+            return choose_tokens(logits, sequences)
+        except InputError:
+            return [_choose_alone(row, sequence) for row, sequence in zip(logits, sequences, strict=True)]
+
+    def _accept(
+        self, group: Group, token: int | Exception, logits: torch.Tensor, row: int, now: float
+    ) -> list[Event]:
+        """The event of a token sampled from a row of logits; a sequence that is finished leaves. Raises what
+        kept it from being sampled."""
+        if isinstance(token, Exception):
+            raise token
+        [sequence] = group.sequences
+        top = group.request.logprobs
+        sequence.accept(token)
+        logprobs = None if top is None else logprobs_of(logits[row], token, top)
+        event = self._output(group).add(sequence, logprobs, now)
+        if sequence.finish_reason is not None:
+            self._finish(group, 1)
+        return [event]
+
+    def _output(self, group: Group) -> Output:
+        if group not in self._outputs:
+            place = self._answers[group.request].place
+            self._outputs[group] = Output(place, group, self.tokenizer)
+        return self._outputs[group]
+
+    # -- beam search ---------------------------------------------------------------------------------
+
+    def _search(self, ready: Ready, logits: torch.Tensor, now: float) -> list[Event]:
+        """Go on with the best beams; the results, and nothing before, once the search is over."""
+        group, beams = ready.group, self._beams[ready.group]
+        continuations = choose_continuations(logits[list(ready.rows)], group.sequences, beams.candidates)
+        branches = beams.advance([sequence.output for sequence in group.sequences], continuations)
+        if branches:
+            self.scheduler.branch(group, [branch.parent for branch in branches])
+            for sequence, branch in zip(group.sequences, branches, strict=True):
+                sequence.tokens.append(branch.token)
+            return []
+        place = self._answers[group.request].place
+        best = beams.finished[: group.request.samples]
+        results = [self._beam_result(group, sample, found, now) for sample, found in enumerate(best)]
+        self._finish(group, group.request.samples)
+        return [Token(place, result.ids[-1], result.text, result, result.sample) for result in results]
+
+    def _beam_result(self, group: Group, sample: int, found: Hypothesis, now: float) -> Result:
+        shown = found.ids[:-1] if found.finish_reason == "stop" else found.ids
+        return Result(
+            "" if self.tokenizer is None else self.tokenizer.decode(shown),
+            found.ids,
+            found.finish_reason,
+            len(group.request.prompt),
+            timings(group, now, now, 1),
+            sample,
+            group.sequences[0].reused,
+            score=found.score,
+        )
+
+    def _fail(self, request: Request, error: Exception) -> Failure:
+        failure = Failure(self._answers[request].place, error)
+        self.abort(request)
+        return failure
+
+    def _finish(self, group: Group, outputs: int) -> None:
+        self.scheduler.finish(group)
+        self._outputs.pop(group, None)
+        self._beams.pop(group, None)
+        answer = self._answers[group.request]
+        answer.missing -= outputs
+        if not answer.missing:
+            del self._answers[group.request]
+
+
+def _choose_alone(logits: torch.Tensor, sequence: Sequence) -> int | Exception:
+    try:
+        return choose_tokens(logits[None], [sequence])[0]
+    except InputError as error:
+        return error

@@ -1,0 +1,178 @@
+"""``ridgeline.Engine``: a model that serves many callers at once, from any thread or task."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ridgeline.engine.build import build_core, default_blocks
+from ridgeline.engine.checks import at_least_one
+from ridgeline.engine.core import Event
+from ridgeline.engine.generate import collect
+from ridgeline.engine.plan import Limits
+from ridgeline.engine.prompts import Prompt
+from ridgeline.engine.request import Request
+from ridgeline.engine.result import Failure, Result, Token
+from ridgeline.engine.worker import Worker
+from ridgeline.loading import Loaded, load
+from ridgeline.ops.protocol import BLOCK_TOKENS
+
+
+class Engine:
+    """Serves ``model``, loaded or what :func:`ridgeline.load` takes, with a cache that outlives its requests.
+
+    A step computes at most ``token_budget`` tokens, of at most ``sequences`` sequences at once. The cache
+    holds ``cache_tokens`` tokens in blocks of ``block_size``: by default half of the memory that the weights
+    leave, at most as many as those sequences can need. Prompts are looked up in it if ``prefix_cache``.
+
+    The engine computes in a thread of its own, from its creation until :meth:`close`, which a ``with`` block
+    calls at its end, and the interpreter at its own. There may be several engines.
+
+    Raises InputError if the model is an encoder, a number is below 1, or memory does not hold the cache.
+    """
+
+    def __init__(
+        self,
+        model: Loaded | str | Path,
+        *,
+        block_size: int = BLOCK_TOKENS,
+        token_budget: int = 512,
+        sequences: int = 64,
+        prefix_cache: bool = True,
+        cache_tokens: int | None = None,
+    ) -> None:
+        loaded = model if isinstance(model, Loaded) else load(model)
+        self._requests = loaded.requests()
+        limits = Limits(token_budget, sequences, prefix_cache)
+        at_least_one("block_size", block_size)
+        if cache_tokens is None:
+            blocks = default_blocks(loaded.model, limits.seats, block_size)
+        else:
+            blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
+        core = build_core(loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size)
+        self._scheduler = core.scheduler
+        self._worker = Worker(core)
+        self._finalizer = weakref.finalize(self, self._worker.close)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes requests."""
+        return self._worker.is_alive
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        progress: Callable[[str, float], None] | None = None,
+        **options: Any,
+    ) -> list[Result]:
+        """The results of the prompts in their order, all samples of the first before those of the second.
+
+        ``options`` and errors are those of :meth:`~ridgeline.engine.prompts.Requests.make`. ``progress`` is
+        told what is done and which share of it, as by the bar of ``ridgeline.report.tables.progress``.
+
+        Raises EngineClosed if the engine is closed meanwhile, and whatever made a prompt fail.
+        """
+        requests = self._checked(prompts, options)
+        outputs = sum(request.samples for request in requests)
+        results: list[Token] = []
+        for token in self._tokens(requests):
+            if token.result is not None:
+                results.append(token)
+                if progress is not None:
+                    done = len(results)
+                    progress(f"generated {done} of {outputs}", done / outputs)
+        return collect(results)
+
+    def tokens(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> Iterator[Token]:
+        """The tokens of the prompt or prompts as they are generated, for a plain ``for``; those that are not
+        taken are aborted. Otherwise like :meth:`generate`; errors of the input come at once."""
+        return self._tokens(self._checked(prompts, options))
+
+    def stream(self, prompt: Prompt, **options: Any) -> TokenStream:
+        """The tokens of one prompt, for ``async for`` in the running event loop.
+
+        ``options`` and errors are those of :meth:`~ridgeline.engine.prompts.Requests.make`; the errors come
+        at once. The request is aborted if the loop over its tokens is left early, or its task is cancelled.
+        """
+        [request] = self._checked([prompt], options)
+        return TokenStream(self._worker, request)
+
+    def drain(self) -> None:
+        """Take no more requests, and return when those that there are have been answered."""
+        self._worker.drain()
+
+    def close(self) -> None:
+        """Take no more requests and forget those that there are: their callers get EngineClosed. Returns when
+        the engine's thread has ended; may be called again."""
+        self._finalizer()
+
+    def _checked(self, prompts: Prompt | Sequence[Prompt], options: dict[str, Any]) -> list[Request]:
+        requests = self._requests.make_all(prompts, **options)
+        for request in requests:
+            self._scheduler.refuse_endless(request)
+        return requests
+
+    def _tokens(self, requests: Sequence[Request]) -> Iterator[Token]:
+        """All tokens of the requests; whatever is not finished when they are left is aborted."""
+        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        missing = sum(request.samples for request in requests)
+        try:
+            for place, request in enumerate(requests):
+                self._worker.submit(request, place, inbox.put)
+            while missing:
+                event = inbox.get()
+                if isinstance(event, Failure):
+                    raise event.error
+                missing -= event.result is not None
+                yield event
+        finally:
+            if missing:
+                for request in requests:
+                    self._worker.abort(request)
+
+
+class TokenStream:
+    """The tokens of one request as they are generated: an asynchronous iterator."""
+
+    def __init__(self, worker: Worker, request: Request) -> None:
+        self._missing = request.samples
+        self._inbox = inbox = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        # The worker must not keep the stream alive, so that one nobody reads any more is aborted.
+        worker.submit(request, 0, lambda event: loop.call_soon_threadsafe(inbox.put_nowait, event))
+        self._finalizer = weakref.finalize(self, worker.abort, request)
+
+    def __aiter__(self) -> TokenStream:
+        return self
+
+    async def __anext__(self) -> Token:
+        if not self._missing:
+            raise StopAsyncIteration
+        try:
+            event = await self._inbox.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if isinstance(event, Failure):
+            await self.aclose()
+            raise event.error
+        self._missing -= event.result is not None
+        if not self._missing:
+            self._finalizer.detach()
+        return event
+
+    async def aclose(self) -> None:
+        """Abort the request, if it is not finished."""
+        self._missing = 0
+        self._finalizer()

@@ -1,0 +1,44 @@
+"""A step plan as calls of the operators: the only part of the engine that runs the model."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from ridgeline.engine.plan import StepPlan
+from ridgeline.models.model import Model
+from ridgeline.ops.native_cache import NativeCache
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.reference import Reference
+from ridgeline.ops.torch_batch import TorchCache
+
+
+class Runner(Protocol):
+    """Computes step plans."""
+
+    def run(self, plan: StepPlan) -> torch.Tensor:
+        """The logits that the plan's chunks want, in their order: [wanted, vocab]."""
+
+
+class ModelRunner:
+    """Runs ``model`` on the executing reading ``ops``, with its keys and values in ``cache``."""
+
+    def __init__(self, model: Model, ops: Reference, cache: NativeCache | TorchCache) -> None:
+        self.model = model
+        self.ops = ops
+        self.cache = cache
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> torch.Tensor:
+        self.cache.copy_blocks([(copy.source, copy.target) for copy in plan.copies])
+        ids: list[int] = []
+        spans: list[Span] = []
+        wanted: list[int] = []
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            ids += sequence.tokens[chunk.past : chunk.past + chunk.rows]
+            longest = sequence.request.longest
+            spans.append(Span(chunk.rows, chunk.past, table=chunk.table, admitted=longest))
+            wanted += range(len(ids) - chunk.logits, len(ids))
+        return self.ops.run(self.model, ids, spans, logits=wanted, cache=self.cache)

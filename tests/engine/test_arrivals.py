@@ -1,0 +1,91 @@
+"""Requests to simulate: drawn as said, read as written, refused by the line."""
+
+import statistics
+from itertools import pairwise
+
+import pytest
+
+from ridgeline.engine.arrivals import Arrival, Lengths, arrivals_of, poisson, read_arrivals
+from ridgeline.errors import InputError
+
+
+def test_gaps_have_the_mean_and_the_spread_of_a_poisson_process():
+    arrivals = poisson(4.0, 20_000, Lengths(32, 512), Lengths(16, 256))
+    gaps = [b.seconds - a.seconds for a, b in pairwise(arrivals)]
+    assert statistics.mean(gaps) == pytest.approx(0.25, rel=0.03)
+    assert statistics.stdev(gaps) == pytest.approx(0.25, rel=0.05)
+
+
+def test_lengths_fill_their_range_evenly():
+    arrivals = poisson(1.0, 20_000, Lengths(32, 512), Lengths(16, 16))
+    prompts = [arrival.prompt for arrival in arrivals]
+    assert (min(prompts), max(prompts)) == (32, 512)
+    assert statistics.mean(prompts) == pytest.approx(272, rel=0.02)
+    assert {arrival.output for arrival in arrivals} == {16}
+
+
+def test_the_same_seed_draws_the_same_requests():
+    assert arrivals_of("poisson:2", seed=3) == arrivals_of("poisson:2", seed=3) != arrivals_of("poisson:2")
+    assert len(arrivals_of("poisson:2")) == 1000
+
+
+def test_an_infinite_rate_makes_all_come_at_once():
+    assert {arrival.seconds for arrival in arrivals_of("poisson:inf", count=50)} == {0.0}
+
+
+def test_json_lines_and_csv_say_the_same(tmp_path):
+    lines, table = tmp_path / "a.jsonl", tmp_path / "a.csv"
+    first = '{"arrival": 107.5, "prompt": 20, "output": 3}'
+    lines.write_text(f'{first}\n\n{{"id": "x", "arrival": 100, "prompt": 9, "output": 1}}\n')
+    table.write_text("prompt,arrival,output\n20,107.5,3\n9,100,1\n")
+    expected = [Arrival(7.5, 20, 3), Arrival(0.0, 9, 1)]
+    assert read_arrivals(lines) == read_arrivals(table) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", "", "a.jsonl holds no request"),
+        ("a.jsonl", '{"arrival": 0, "prompt": 1, "output": 1}\n{', "line 2 is not JSON"),
+        ("a.jsonl", "[1, 2, 3]", "line 1 has no arrival and no prompt and no output"),
+        ("a.jsonl", '{"arrival": 0, "prompt": 1}', "line 1 has no output"),
+        ("a.jsonl", '{"arrival": 0, "prompt": 0, "output": 1}', "line 1: expected arrival in seconds"),
+        ("a.jsonl", '{"arrival": 0, "prompt": 1.5, "output": 1}', "line 1: expected"),
+        ("a.jsonl", '{"arrival": NaN, "prompt": 1, "output": 1}', "line 1: expected"),
+        ("a.csv", "arrival,prompt,output\n0,1,1\n0,x,1\n", "line 3: expected"),
+        ("a.csv", "time,prompt\n0,1\n", "line 2 has no arrival and no output"),
+        ("a.csv", "arrival,prompt,output\n0,1\n", "line 2 has no output"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_arrivals(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"there is no file .*nothing\.csv"):
+        read_arrivals(tmp_path / "nothing.csv")
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not text in UTF-8"):
+        read_arrivals(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"requests": "poisson:fast"}, "poisson:fast has no rate above 0"),
+        ({"requests": "poisson:0"}, "poisson:0 has no rate above 0"),
+        ({"requests": "poisson:nan"}, "has no rate above 0"),
+        ({"requests": "poisson:1", "count": 0}, "count is 0, expected"),
+        ({"requests": "poisson:1", "prompt": "0-5"}, "prompt is '0-5', expected a range from 1 token"),
+        ({"requests": "poisson:1", "output": "9-5"}, "output is '9-5', expected a range"),
+        ({"requests": "poisson:1", "output": "1-2-3"}, "output is '1-2-3', expected a number like"),
+        ({"requests": "a.csv", "count": 5}, "count is for requests that are drawn"),
+        ({"requests": "a.csv", "output": "5"}, "output is for requests that are drawn"),
+    ],
+)
+def test_bad_options_are_refused_by_name(options, message):
+    with pytest.raises(InputError, match=message):
+        arrivals_of(**options)
