@@ -10,6 +10,7 @@ from typing import Any
 
 # Two test processes with two threads each would spend their time waiting for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RIDGELINE_THREADS", "1")
 
 import pytest
 from hypothesis import settings

@@ -135,6 +135,8 @@ def broken_folder(path, config):
         (("generate", "gpt2", "1 2", "--weights", "random", "--temperature", "-1"), "temperature"),
         (("generate", "gpt2", "1 2 99999999", "--weights", "random"), "99999999"),
         (("generate", "no/such-model", "hello"), "no/such-model"),
+        (("generate", "demo", "x", "--weights", "int5"), "int4-g128"),
+        (("generate", "gpt2", "1", "--weights", "random:int5"), "random:int5"),
         (("check", "gpt2", "--weights", "random"), "ridgeline measure"),
         (("check", "gpt2", "--weights", "random", "--on", "a100"), "datasheet"),
         (("bench", "gpt2"), "--weights random"),
@@ -232,10 +234,13 @@ def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "ridgeline: /closed/config.json: Permission denied\n"
 
 
-@pytest.mark.parametrize("weights", ["auto", "random"])
-def test_explain_takes_the_weights_that_running_takes(weights, tmp_path):
+@pytest.mark.parametrize(
+    ("weights", "format"),
+    [("auto", "bf16"), ("random", "bf16"), ("random:int8", "int8"), ("int4-g32", "int4-g32")],
+)
+def test_explain_takes_the_weights_that_running_takes(weights, format, tmp_path):
     shown = ridgeline("explain", "gpt2", "--on", "a100", "--weights", weights, "--json", cache=tmp_path)
-    assert json.loads(shown.stdout)["weight_format"] == "bf16"
+    assert json.loads(shown.stdout)["weight_format"] == format
 
 
 def test_analysis_needs_no_pytorch():

@@ -311,6 +311,18 @@ def test_formats_stand_in_one_table_compared_with_the_first():
     assert "15.0% of its bytes" in lines[4]
 
 
+def test_the_command_compares_formats_in_one_table(tmp_path):
+    text = tmp_path / "text.py"
+    text.write_text("def add(a, b):\n    return a + b\n" * 3)
+    shown = CliRunner().invoke(app, ["eval", "demo", "--text", str(text), "--weights", "bf16,int8,int4-g128"])
+    rows = {words[0]: words for words in map(str.split, shown.stdout.splitlines()) if words}
+    assert [rows[format][1:3] for format in ("bf16", "int8", "int4-g128")] == [
+        *(["11.0", "MB"], ["5.52", "MB"], ["2.88", "MB"]),
+    ]
+    assert rows["bf16"][5] == "-"
+    assert all(rows[format][5].endswith("%") for format in ("int8", "int4-g128"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
