@@ -30,6 +30,13 @@ Weights = Annotated[
         help=f"auto: as stored; a format to convert to: {FORMATS}; random or random:FORMAT for random ones."
     ),
 ]
+CountedWeights = Annotated[
+    str,
+    typer.Option(
+        help="Storage format, like bf16, int8 or int4-g128, with random: before it or without; auto or "
+        "random: the config's."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -42,13 +49,7 @@ def explain(
         int | None, typer.Option(help="New tokens of each request; 128 if not given, of an encoder none.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
-    weights: Annotated[
-        str,
-        typer.Option(
-            help="Storage format, like bf16, int8 or int4-g128, with random: before it or without; auto or "
-            "random: the config's."
-        ),
-    ] = "auto",
+    weights: CountedWeights = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
     attention: Annotated[
         str, typer.Option(help="Scores kept on chip (fused) or in memory (naive).")
@@ -71,7 +72,7 @@ def explain(
         prompt=prompt,
         output=output,
         batch=batch,
-        weights=None if weights in ("auto", "random") else weights.removeprefix("random:"),
+        weights=_counted_format(weights),
         cache=cache,
         attention=attention,
         pairs=pairs,
@@ -103,7 +104,7 @@ def simulate(
     headroom: Annotated[
         int, typer.Option(help="Blocks that a newcomer leaves free for each running sequence.")
     ] = 1,
-    weights: Annotated[str, typer.Option(help="Storage format, e.g. bf16, int4-g128.")] = "auto",
+    weights: CountedWeights = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -115,7 +116,7 @@ def simulate(
         model,
         on,
         arrivals_of(requests, count=count, prompt=prompt, output=output, seed=seed),
-        weights=None if weights == "auto" else weights,
+        weights=_counted_format(weights),
         cache=cache,
         kv_tokens=kv_tokens,
         batched_tokens=batched_tokens,
@@ -248,7 +249,7 @@ def bench(
     ] = None,
     depth: Annotated[str, typer.Option(help="Tokens that are cached before, like 0,4096.")] = "0",
     batch: Annotated[str, typer.Option(help="Sequences at once, like 1,16.")] = "1",
-    weights: Annotated[str, typer.Option(help="auto, random, or a format to convert to.")] = "auto",
+    weights: Weights = "auto",
     repeat: Annotated[int, typer.Option(help="How often each test is timed.")] = 5,
     threads: Annotated[
         int | None, typer.Option(help="Threads; what the machine was measured with, or all cores.")
@@ -462,6 +463,11 @@ def _numbers(option: str, text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise InputError(f"{option} is {text!r}: give whole numbers, like 1,16") from None
+
+
+def _counted_format(weights: str) -> str | None:
+    """The format that --weights asks for, None for the config's. Random or not, the count is the same."""
+    return None if weights in ("auto", "random") else weights.removeprefix("random:")
 
 
 def _formats(weights: str) -> list[str]:

@@ -2,8 +2,9 @@
 
 #include <cstdint>
 
-// Choosing tokens from logits. Whatever decides is computed in operations that IEEE 754 defines to the bit,
-// in one order: every instruction set and every number of threads picks the same token.
+// Choosing tokens from logits. Whatever decides is computed alike on every instruction set, in one order, by
+// operations that IEEE 754 defines to the bit and the C library's logarithm: every instruction set and every
+// number of threads picks the same token.
 namespace ridgeline {
 
 /// Rows of float32 logits; `stride` is in elements, from one row to the next.
