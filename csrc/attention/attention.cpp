@@ -116,7 +116,7 @@ void append(const Append& call) {
     int64_t first_row = 0;
     for (int64_t s = 0; s < call.sequences.count; ++s) {
         const int64_t rows = call.sequences.rows[s], past = call.sequences.past[s];
-        for (int64_t begin = 0; begin < rows;) {  // block by block
+        for (int64_t begin = 0; begin < rows;) {  // panel by panel
             const int64_t end = std::min(rows, begin + kPanelKeys - (past + begin) % kPanelKeys);
             pieces.push_back({s, first_row, begin, end});
             begin = end;

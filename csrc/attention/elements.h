@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -34,6 +35,9 @@ inline void write_floats(const float* from, void* to, Dtype dtype, int64_t n) {
     for (; i < n; ++i) at[i] = to_bf16(from[i]);
 }
 
+/// Room for a vector and the zeros after it.
+using Vector = float[kMostDim + kPadding];
+
 /// x cos + (-x2, x1) sin, where x = (x1, x2) are halves of `dim` elements. The same operations for every
 /// element, whether it is in a whole register or not.
 inline void rotate_half(float* x, const float* cos, const float* sin, int64_t dim) {
@@ -42,6 +46,16 @@ inline void rotate_half(float* x, const float* cos, const float* sin, int64_t di
     for (int64_t i = 0; i < half; ++i) turned[i] = -x[half + i];
     for (int64_t i = 0; i < half; ++i) turned[half + i] = x[i];
     for (int64_t i = 0; i < dim; ++i) x[i] = x[i] * cos[i] + turned[i] * sin[i];
+}
+
+/// A vector as float32, rotated by the angle of the call's row `row`, with zeros after its end.
+inline void read_vector(const HeadRows& x, const void* from, int64_t dim, const Angles& angles, int64_t row,
+                        float* to) {
+    read_floats(from, x.dtype, dim, to);
+    std::fill_n(to + dim, kPadding, 0.0f);
+    if (angles.cos == nullptr) return;
+    const int64_t angle = angles.row(row);
+    rotate_half(to, angles.cos + angle, angles.sin + angle, dim);
 }
 
 /// Where the vector of `head` of row `row` of a sequence lies; `first_row` is the sequence's first packed row.

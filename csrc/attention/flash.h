@@ -10,13 +10,14 @@
 namespace ridgeline {
 namespace {
 
-constexpr int kSplitTiles = 8;
+constexpr int kSplitTiles = 4;
+constexpr int64_t kSplitKeys = kSplitTiles * kTileKeys;
 
 template <class Number>
 void meet_tile(Run<Number>& run, int64_t first_key) {
     const TileView all = run.view(0, run.rows.count(), first_key);
     if (all.empty()) return;
-    run.load(all, first_key);
+    run.load(all, first_key, run.item.split_end * kSplitKeys);
     for (int64_t block = 0; block < run.blocks.count; ++block) {
         const int64_t begin = run.blocks.begin(block), end = run.blocks.begin(block + 1);
         const TileView view = run.view(begin, end, first_key);
@@ -46,7 +47,7 @@ template <class Number, class Function>
 void each_split(const Run<Number>& run, const Function& f) {
     const Seen first = run.seen(0), last = run.seen(run.rows.count() - 1);
     for (int64_t split = run.item.split_begin;; ++split) {
-        split = next_tile(first, last, split, kSplitTiles * kTileKeys);
+        split = next_tile(first, last, split, kSplitKeys);
         if (split >= run.item.split_end) return;
         f(split);
     }
@@ -76,20 +77,22 @@ inline State kept_state(float* states, int64_t split, int64_t rows, int64_t widt
     return {at, at + rows, at + 2 * rows};
 }
 
-/// The item's one split, to be merged later.
+/// The item's splits, to be merged with others later.
 template <class Number>
-void run_split(Run<Number>& run, float* states) {
+void run_splits(Run<Number>& run, float* states) {
     const int64_t rows = run.rows.count();
     pack_queries<Number>(run.call, run.item, run.rows, run.work.queries);
-    meet_split(run, run.item.split_begin);
-    const State state = close(run.work.running, rows);
-    const State kept = kept_state(states, run.item.split_begin, rows, run.width);
-    std::copy_n(state.largest, rows, kept.largest);
-    std::copy_n(state.sum, rows, kept.sum);
-    std::copy_n(state.out, rows * run.width, kept.out);
+    each_split(run, [&](int64_t split) {
+        meet_split(run, split);
+        const State state = close(run.work.running, rows);
+        const State kept = kept_state(states, split, rows, run.width);
+        std::copy_n(state.largest, rows, kept.largest);
+        std::copy_n(state.sum, rows, kept.sum);
+        std::copy_n(state.out, rows * run.width, kept.out);
+    });
 }
 
-/// Merges what run_split kept of all splits of an item, to the end.
+/// Merges what run_splits kept of all splits of an item, to the end.
 template <class Number>
 void merge_splits(Run<Number>& run, float* states) {
     const int64_t rows = run.rows.count();

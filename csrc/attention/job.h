@@ -28,6 +28,7 @@ struct Sequences {
     int64_t table_stride;
 
     int64_t keys(int64_t sequence) const { return rows[sequence] + past[sequence]; }
+    const int32_t* table(int64_t sequence) const { return tables + sequence * table_stride; }
 };
 
 /// Keys and values in a user's own layout. Paged ones (page_tokens > 0) have pages in the place of sequences.

@@ -16,7 +16,7 @@ void each_tile_block(Run<Number>& run, const Function& f) {
     for (int64_t first_key = 0; first_key < run.rows.keys; first_key += kTileKeys) {
         const TileView all = run.view(0, run.rows.count(), first_key);
         if (all.empty()) continue;
-        run.load(all, first_key);
+        run.load(all, first_key, run.rows.keys);
         for (int64_t block = 0; block < run.blocks.count; ++block) {
             const TileView view = run.view(run.blocks.begin(block), run.blocks.begin(block + 1), first_key);
             if (!view.empty()) f(view, block, first_key);

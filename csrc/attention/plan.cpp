@@ -7,8 +7,11 @@
 namespace ridgeline {
 namespace {
 
-/// Items whose share of the work is larger than one in so many a thread are cut at the splits.
-constexpr int64_t kItemsPerThread = 4;
+/// Ranges of rows with a larger share of the work than one in so many a thread are cut at the splits.
+constexpr int64_t kRangesPerThread = 4;
+/// Into about so many items a thread: few, because memory is read at full speed only after a start, and enough
+/// for no thread to wait long for another.
+constexpr int64_t kItemsPerThread = 16;
 
 struct RowRange {
     Item item;
@@ -43,19 +46,30 @@ void cut_rows(const Attention& call, Item item, const PlanLimits& limits, std::v
     }
 }
 
-void add_splits(const Attention& call, const RowRange& range, const PlanLimits& limits, Plan& plan) {
+/// Items of up to `item_splits` splits each.
+void add_splits(const Attention& call, const RowRange& range, int64_t item_splits, int64_t split_keys,
+                Plan& plan) {
     const int64_t width = call.source.layout.padded_value_dim();
     Item item = range.item;
     item.merge = static_cast<int64_t>(plan.merges.size());
     plan.merges.push_back({range.item, plan.state_floats});
-    for (int64_t split = 0;; ++split) {
-        split = next_tile(range.first, range.last, split, limits.split_keys);
+    for (int64_t split = 0;;) {
+        split = next_tile(range.first, range.last, split, split_keys);
         if (split >= range.item.split_end) break;
         item.split_begin = split;
-        item.split_end = split + 1;
+        item.split_end = split = std::min(split + item_splits, range.item.split_end);
         plan.items.push_back(item);
     }
     plan.state_floats += range.item.split_end * (item.row_end - item.row_begin) * (width + 2);
+}
+
+/// Ranges of rows whose splits several threads share: by the call's will, or those that make up so much of
+/// the work that a thread would wait for another to finish one.
+bool is_cut(const Attention& call, const RowRange& range, const PlanLimits& limits, int64_t cost) {
+    if (range.item.split_end < 2) return false;
+    if (call.schedule == Schedule::split_kv) return true;
+    return call.schedule == Schedule::automatic && limits.threads > 1 &&
+           range.cost * limits.threads * kRangesPerThread > cost;
 }
 
 }  // namespace
@@ -75,15 +89,15 @@ void make_plan(const Attention& call, const PlanLimits& limits, Plan& plan) {
         item.first_row += call.sequences.rows[item.sequence];
         item.first_key += std::max<int64_t>(0, call.sequences.keys(item.sequence));
     }
-    int64_t cost = 0;
+    int64_t cost = 0, splits = 0;
     for (const RowRange& range : ranges) cost += range.cost;
+    for (const RowRange& range : ranges)
+        if (is_cut(call, range, limits, cost)) splits += range.item.split_end;
+    const int64_t item_splits = divide_up(splits, limits.threads * kItemsPerThread);
     for (const RowRange& range : ranges) {
         plan.most_rows = std::max(plan.most_rows, range.item.row_end - range.item.row_begin);
-        const bool large = limits.threads > 1 && range.cost * limits.threads * kItemsPerThread > cost;
-        const bool apart = call.schedule == Schedule::split_kv ||
-                           (call.schedule == Schedule::automatic && large);
-        if (apart && range.item.split_end > 1)
-            add_splits(call, range, limits, plan);
+        if (is_cut(call, range, limits, cost))
+            add_splits(call, range, item_splits, limits.split_keys, plan);
         else
             plan.items.push_back(range.item);
     }

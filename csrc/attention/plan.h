@@ -9,7 +9,7 @@
 namespace ridgeline {
 
 /// A part of the work of a call: some rows of the query heads that share one head of keys, against all splits
-/// of the keys or one. A row of it is a token and a head, all heads of a token one after another.
+/// of the keys or some. A row of it is a token and a head, all heads of a token one after another.
 struct Item {
     int64_t sequence;
     int64_t kv_head;

@@ -41,7 +41,7 @@ void run_item(const Attention& call, const Plan& plan, const Item& item, float* 
         if (call.schedule == Schedule::naive)
             run_naive(run);
         else if (item.merge >= 0)
-            run_split(run, states);
+            run_splits(run, states);
         else
             run_flash(run);
     });
@@ -56,7 +56,7 @@ void merge_item(const Attention& call, const Plan& plan, const Merge& merge, flo
     });
 }
 
-constexpr AttentionKernels kAttention = {kItemRows, kSplitTiles * kTileKeys, workspace_bytes, run_item,
+constexpr AttentionKernels kAttention = {kItemRows, kSplitKeys, workspace_bytes, run_item,
                                          merge_item, append_rows, merge_state_rows};
 
 }  // namespace

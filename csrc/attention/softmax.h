@@ -147,9 +147,9 @@ inline float log_sum_exp(float largest, float sum) {
 /// weights of 0 were met.
 inline void normalise(float* out, float sum, int64_t width) {
     const Arch::F zero = Arch::zero();
-    const Arch::F divisor = Arch::set(sum == 0.0f ? 1.0f : sum);
+    const Arch::F inverse = Arch::set(sum == 0.0f ? 1.0f : 1.0f / sum);
     for (int64_t i = 0; i < width; i += Arch::kLanes)
-        Arch::store(out + i, Arch::add(Arch::div(Arch::load(out + i), divisor), zero));
+        Arch::store(out + i, Arch::add(Arch::mul(Arch::load(out + i), inverse), zero));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <utility>
 
 #include "attention/layout.h"
 #include "simd/unroll.h"
@@ -16,7 +18,7 @@ namespace ridgeline {
 namespace {
 
 /// Keys whose scores are made before their weights: the unit of the running softmax.
-constexpr int kTilePanels = 4;
+constexpr int kTilePanels = 8;
 constexpr int kTileKeys = kTilePanels * kPanelKeys;
 /// Bytes of a step of a panel's keys: one word of each.
 constexpr int64_t kStepBytes = 4 * kPanelKeys;
@@ -45,6 +47,11 @@ struct Bf16 {
 template <class Number>
 constexpr int64_t kWeightBytes = kTileKeys * 4 / Number::kStep;
 
+/// Few rows wait for memory, so their tile asks for the next one while it is multiplied. Many rows find most of
+/// it in the caches, and leave no time for asking.
+template <int R>
+constexpr bool kAskAhead = R <= 8;
+
 /// 32 keys and their values as the products read them.
 struct Panel {
     const uint8_t* keys;    // [steps][32] words
@@ -55,10 +62,18 @@ struct ScoreTile {
     const uint8_t* queries;  // [steps][R] words
     int64_t steps;
     const Panel* panels;
+    const Panel* ahead;        // what comes next in the place of each panel, to be asked for
     int first, last;           // panels [first, last) of the tile
     const float* multipliers;  // [kTileKeys], of each key's score
     float* scores;             // [R][kTileKeys]
 };
+
+/// Asks for n registers from `at` on.
+template <int n>
+[[gnu::always_inline]] inline void ask(const uint8_t* at) {
+    constexpr int line = 64, bytes = n * Arch::kLanes * 4;
+    unroll<(bytes + line - 1) / line>([&](auto i) { __builtin_prefetch(at + i * line, 0, 3); });
+}
 
 template <class Number, int R>
 [[gnu::flatten]] void multiply_keys(const ScoreTile& t) {
@@ -68,7 +83,9 @@ template <class Number, int R>
             unroll<R>([&](auto r) { unroll<Arch::kStrip>([&](auto c) { acc[r][c] = Arch::zero(); }); });
             const uint8_t* w = t.panels[p].keys + column * 4;
             const uint8_t* a = t.queries;
+            const uint8_t* ahead = t.ahead[p].keys + column * 4;
             for (int64_t k = 0; k < t.steps; ++k, w += kStepBytes, a += R * 4) {
+                if constexpr (kAskAhead<R>) ask<Arch::kStrip>(ahead + k * kStepBytes);
                 Arch::I key[Arch::kStrip];
                 unroll<Arch::kStrip>([&](auto c) { key[c] = Arch::load_int(w + c * Arch::kLanes * 4); });
                 unroll<R>([&](auto r) {
@@ -90,6 +107,7 @@ template <class Number, int R>
 struct ValueTile {
     const uint8_t* weights;  // [R][kWeightBytes]
     const Panel* panels;
+    const Panel* ahead;
     int first, last;
     int64_t width;         // of a value, a multiple of 16
     const float* rescale;  // [R], of what was summed so far
@@ -109,8 +127,10 @@ template <class Number, int R, int C>
     });
     for (int p = t.first; p < t.last; ++p) {
         const uint8_t* w = t.panels[p].values + column * 4;
+        const uint8_t* ahead = t.ahead[p].values + column * 4;
         const uint8_t* a = t.weights + p * steps * 4;
         for (int k = 0; k < steps; ++k, w += t.width * 4, a += 4) {
+            if constexpr (kAskAhead<R>) ask<C>(ahead + k * t.width * 4);
             Arch::I value[C];
             unroll<C>([&](auto c) { value[c] = Arch::load_int(w + c * Arch::kLanes * 4); });
             unroll<R>([&](auto r) {
@@ -124,14 +144,27 @@ template <class Number, int R, int C>
     });
 }
 
-/// As many columns at a time as the registers hold.
-template <class Number, int R>
-[[gnu::flatten]] void multiply_values(const ValueTile& t) {
-    constexpr int C = 4 * R + 5 <= 2 * Arch::kMaxRows + 1 ? 4 : 2;
-    int64_t column = 0;
+/// The columns from `column` on, C registers at a time and what is left in fewer.
+template <class Number, int R, int C>
+[[gnu::always_inline]] inline void multiply_rest(const ValueTile& t, int64_t column) {
     for (; column + C * Arch::kLanes <= t.width; column += C * Arch::kLanes)
         multiply_columns<Number, R, C>(t, column);
-    for (; column < t.width; column += Arch::kLanes) multiply_columns<Number, R, 1>(t, column);
+    if constexpr (C > 1) multiply_rest<Number, R, C / 2>(t, column);
+}
+
+/// Registers of columns at a time: what fits beside as many values and one weight. A few rows take a whole
+/// value of 128 elements at once, and so read memory in its order.
+template <int R>
+constexpr int value_columns() {
+    constexpr int registers = Arch::kMaxRows * Arch::kStrip + Arch::kStrip + 1;
+    for (int columns : {8, 4})
+        if (columns * (R + 1) + 1 <= registers) return columns;
+    return 2;
+}
+
+template <class Number, int R>
+[[gnu::flatten]] void multiply_values(const ValueTile& t) {
+    multiply_rest<Number, R, value_columns<R>()>(t, 0);
 }
 
 /// The products of tiles of 1 .. kMaxRows rows, at [rows - 1].

@@ -37,8 +37,10 @@ struct Run {
     TileView view(int64_t begin, int64_t end, int64_t first_key) const {
         return view_tile(seen(begin), seen(end - 1), first_key, std::min(first_key + kTileKeys, rows.keys));
     }
-    void load(const TileView& view, int64_t first_key) {
-        load_tile<Number>(call, item, view, first_key, rows.keys, score_multiplier(call.score), *work.tile);
+    /// Loads a tile, of keys that these rows go on to meet up to `end`.
+    void load(const TileView& view, int64_t first_key, int64_t end) {
+        load_tile<Number>(call, item, view, first_key, rows.keys, std::min(end, rows.keys),
+                          score_multiplier(call.score), *work.tile);
     }
     const float* value_scales() const {
         const bool scaled = call.source.blocks != nullptr && call.source.layout.format == KvFormat::int8;
@@ -54,24 +56,32 @@ void make_scores(const Run<Number>& run, int64_t block, const TileView& view, in
     const int R = run.blocks.size(block);
     const int64_t first_row = run.blocks.begin(block);
     kTileProducts<Number>.scores[R - 1]({run.work.queries + first_row * run.steps * 4, run.steps,
-                                         run.work.tile->panels, panel_of(view.begin, first_key),
+                                         run.work.tile->panels, run.work.tile->ahead,
+                                         panel_of(view.begin, first_key),
                                          panel_of(view.end, first_key), run.work.tile->multipliers,
                                          run.work.scores});
     finish_scores(run.call, run.rows, first_row, R, view, first_key, run.work.scores);
 }
 
-/// Whether all values of these panels, and their scales, are finite: then a weight of 0 hides any of them.
+/// Whether all values of a tile, and their scales, are finite: then a weight of 0 hides any of them.
 template <class Number>
-bool finite_values(const Run<Number>& run, int first, int last) {
-    Arch::F sum = Arch::zero();
+bool finite_values(const Run<Number>& run) {
+    KvTile& tile = *run.work.tile;
+    if (tile.finite != KvTile::Finite::unknown) return tile.finite == KvTile::Finite::yes;
+    Arch::F sums[4] = {Arch::zero(), Arch::zero(), Arch::zero(), Arch::zero()};
     const int64_t bytes = made_value_bytes<Number>(run.call.source.layout);
-    for (int p = first; p < last; ++p)
-        for (int64_t i = 0; i < bytes; i += 4 * Arch::kLanes)
-            sum = Number::dot(sum, Arch::load_int(run.work.tile->panels[p].values + i), Arch::set_int(0));
+    for (int p = tile.first; p < tile.last; ++p)
+        for (int64_t i = 0; i < bytes; i += 16 * Arch::kLanes)
+            unroll<4>([&](auto c) {
+                const Arch::I values = Arch::load_int(tile.panels[p].values + i + c * 4 * Arch::kLanes);
+                sums[c] = Number::dot(sums[c], values, Arch::set_int(0));
+            });
     if (run.value_scales() != nullptr)
-        for (int i = first * kPanelKeys; i < last * kPanelKeys; i += Arch::kLanes)
-            sum = Arch::fma(Arch::load(run.value_scales() + i), Arch::zero(), sum);
-    return !std::isnan(Arch::reduce_sum(sum));
+        for (int i = tile.first * kPanelKeys; i < tile.last * kPanelKeys; i += Arch::kLanes)
+            sums[0] = Arch::fma(Arch::load(tile.value_scales + i), Arch::zero(), sums[0]);
+    const float sum = Arch::reduce_sum(Arch::add(Arch::add(sums[0], sums[1]), Arch::add(sums[2], sums[3])));
+    tile.finite = std::isnan(sum) ? KvTile::Finite::no : KvTile::Finite::yes;
+    return !std::isnan(sum);
 }
 
 /// As add_values for one row of a block, which sees keys that are finite among others that are not: these
@@ -95,7 +105,7 @@ void add_seen_values(const Run<Number>& run, int64_t row, int r, int first, int 
                 std::memset(values + ((i / step * run.width + c) * step + i % step) * element, 0, element);
         }
     }
-    kTileProducts<Number>.values[0]({weights, panels, first, last, run.width, run.work.rescale + r,
+    kTileProducts<Number>.values[0]({weights, panels, panels, first, last, run.width, run.work.rescale + r,
                                      run.work.running.out + row * run.width});
 }
 
@@ -106,8 +116,8 @@ void add_values(const Run<Number>& run, int64_t block, const TileView& view, int
     const int64_t first_row = run.blocks.begin(block);
     const int first = panel_of(view.begin, first_key), last = panel_of(view.end, first_key);
     // A weight of 0 times what is not finite would be NaN, so a key that only other rows see would show.
-    if (view.full || finite_values(run, first, last)) {
-        kTileProducts<Number>.values[R - 1]({run.work.weights, run.work.tile->panels, first, last, run.width,
+    if (view.full || finite_values(run)) {
+        kTileProducts<Number>.values[R - 1]({run.work.weights, run.work.tile->panels, run.work.tile->ahead, first, last, run.width,
                                              run.work.rescale,
                                              run.work.running.out + first_row * run.width});
         return;

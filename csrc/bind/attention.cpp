@@ -69,7 +69,8 @@ void bind_records(nb::module_& m) {
 
 void bind_attention(nb::module_& m) {
     bind_records(m);
-    m.attr("kv_block_keys") = kPanelKeys;
+    m.attr("kv_panel_keys") = kPanelKeys;
+    m.attr("kv_block_keys") = kBlockKeys;
     m.attr("most_head_dim") = kMostDim;
     m.attr("packed") = kPacked;
     m.def(

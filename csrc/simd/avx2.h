@@ -98,12 +98,13 @@ struct Arch {
 
     /// The same where subnormal numbers may become 0.
     static void store_normal_bf16(uint16_t* p, F x) { store_bf16(p, x); }
-    /// 8 whole numbers as bf16, which holds them exactly.
+    /// 2 kLanes whole numbers as bf16, which holds them exactly: the upper halves of their floats.
     static void int8_to_bf16(const int8_t* from, uint16_t* to) {
-        const I q = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
-        const I high = shift_right<16>(bits(to_float(q)));
-        const I packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+        const auto upper_halves = [&](int at) {
+            const __m128i q = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + at));
+            return shift_right<16>(bits(to_float(_mm256_cvtepi8_epi32(q))));
+        };
+        store_int(to, _mm256_permute4x64_epi64(_mm256_packus_epi32(upper_halves(0), upper_halves(8)), 0xd8));
     }
     /// Rows become columns.
     static void transpose(I (&rows)[kLanes]) {

@@ -97,11 +97,15 @@ struct Arch {
         store_bf16(p, x);
 #endif
     }
-    /// 16 whole numbers as bf16, which holds them exactly.
+    /// 2 kLanes whole numbers as bf16, which holds them exactly: the upper halves of their floats.
     static void int8_to_bf16(const int8_t* from, uint16_t* to) {
-        const I q = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                            _mm512_cvtepi32_epi16(shift_right<16>(bits(to_float(q)))));
+        const I upper_halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33,
+                                                31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+        const auto floats = [&](int at) {
+            const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at));
+            return bits(to_float(_mm512_cvtepi8_epi32(q)));
+        };
+        store_int(to, _mm512_permutex2var_epi16(floats(0), upper_halves, floats(16)));
     }
     /// Rows become columns.
     static void transpose(I (&rows)[kLanes]) {

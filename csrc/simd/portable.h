@@ -91,9 +91,9 @@ struct Arch {
 
     /// The same where subnormal numbers may become 0.
     static void store_normal_bf16(uint16_t* p, F x) { store_bf16(p, x); }
-    /// 4 whole numbers as bf16, which holds them exactly.
+    /// 2 kLanes whole numbers as bf16, which holds them exactly: the upper halves of their floats.
     static void int8_to_bf16(const int8_t* from, uint16_t* to) {
-        for (int i = 0; i < kLanes; ++i) to[i] = to_bf16(from[i]);
+        for (int i = 0; i < 2 * kLanes; ++i) to[i] = float_bits(from[i]) >> 16;
     }
     /// Rows become columns.
     static void transpose(I (&rows)[kLanes]) {

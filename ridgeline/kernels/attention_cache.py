@@ -38,9 +38,9 @@ class KVCache:
     """Keys and values of one layer, in blocks of :data:`BLOCK_TOKENS` tokens.
 
     ``data`` is uint8 ``[blocks, bytes of a block]``, the same for every instruction set: a block may be
-    copied, stored or shared as bytes. A block holds, head by head, its keys ``[dim / s, tokens, s]`` and its
-    values ``[tokens / s, dim, s]`` with s = 2 (fp32: 1), so that the lanes of a register are keys; int8 adds
-    a float32 scale of each token's key and of its value. Memory need not be cleared: what no
+    copied, stored or shared as bytes. A block holds, head by head, its keys ``[panels, dim / s, 32, s]`` and
+    its values ``[panels, 32 / s, dim, s]`` with s = 2 (fp32: 1), so that the lanes of a register are keys;
+    int8 adds a float32 scale of each token's key and of its value. Memory need not be cleared: what no
     :func:`attend` has written is never seen.
 
     Raises InputError for an unknown format, sizes that are not positive (dim: 1 to 256), and data of another
@@ -84,13 +84,14 @@ class KVCache:
         padded = -(-self.dim // step) * step
         records = self.data[table.long()].view(len(table), self.kv_heads, -1)
         size = _ELEMENTS[self.format].itemsize
+        panel, panels = _native.kv_panel_keys, BLOCK_TOKENS // _native.kv_panel_keys
         sizes = [padded * BLOCK_TOKENS * size, width * BLOCK_TOKENS * size]
         scales = 4 * BLOCK_TOKENS if self.format == "int8" else 0
         k, v, k_scales, v_scales = records.split([*sizes, scales, scales], dim=2)
-        keys = _elements(k, self.format).unflatten(2, (padded // step, BLOCK_TOKENS, step))
-        keys = keys.permute(0, 3, 1, 2, 4).flatten(3)[..., : self.dim]
-        values = _elements(v, self.format).unflatten(2, (BLOCK_TOKENS // step, width, step))
-        values = values.permute(0, 2, 4, 1, 3).flatten(1, 2)[..., : self.dim]
+        keys = _elements(k, self.format).unflatten(2, (panels, padded // step, panel, step))
+        keys = keys.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(3)[..., : self.dim]
+        values = _elements(v, self.format).unflatten(2, (panels, panel // step, width, step))
+        values = values.permute(0, 2, 3, 5, 1, 4).flatten(1, 3)[..., : self.dim]
         if scales:
             keys = keys * _elements(k_scales, "fp32").transpose(1, 2)[..., None]
             values = values * _elements(v_scales, "fp32").transpose(1, 2)[..., None]

@@ -9,6 +9,7 @@ import torch
 
 from ridgeline.errors import InputError
 from ridgeline.kernels import (
+    BLOCK_TOKENS,
     KVCache,
     Sequences,
     attend,
@@ -133,7 +134,7 @@ ATTEND = {
     "k": torch.ones(3, 2, 8),
     "v": torch.ones(3, 2, 8),
     "cache": KVCache.empty(4, 2, 8),
-    "sequences": step([1, 2], [30, 31], [[0, 0], [1, 3]]),
+    "sequences": step([1, 2], [BLOCK_TOKENS - 2, BLOCK_TOKENS - 1], [[0, 0], [1, 3]]),
 }
 ANGLES = torch.ones(3, 8)
 
@@ -151,8 +152,8 @@ ANGLES = torch.ones(3, 8)
         ("sequences", {"sequences": step([1], [30], [[0]])}),
         ("sequences", {"sequences": step([4, -1], [0, 5], [[0], [1]])}),
         ("sequences", {"sequences": step([1, 2], [-1, 0], [[0], [1]])}),
-        ("sequences", {"sequences": step([1, 2], [30, 31], [[0], [1]])}),
-        ("sequences", {"sequences": step([1, 2], [30, 31], [[0, 0], [1, 4]])}),
+        ("sequences", {"sequences": step([1, 2], [BLOCK_TOKENS - 2, BLOCK_TOKENS - 1], [[0], [1]])}),
+        ("sequences", {"sequences": step([1, 2], [BLOCK_TOKENS - 2, BLOCK_TOKENS - 1], [[0, 0], [1, 4]])}),
         ("cos", {"sin": ANGLES}),
         ("sin", {"cos": ANGLES}),
         ("cos", {"cos": ANGLES[:2], "sin": ANGLES[:2]}),
@@ -170,6 +171,9 @@ def test_attend(named, arguments):
         attend(**{**ATTEND, **arguments})
 
 
+BLOCKS = KVCache.empty(4, 1, 16).data
+
+
 def test_a_rotation_takes_an_even_number_of_elements():
     q, angles = torch.ones(1, 1, 7), ANGLES[:, :7]
     with pytest.raises(InputError, match=r"^q has heads of 7 elements"):
@@ -183,14 +187,13 @@ def test_a_rotation_takes_an_even_number_of_elements():
         ("kv_heads", {"kv_heads": 0}),
         ("dim", {"dim": 257}),
         ("data", {"data": torch.empty(4, 100, dtype=torch.uint8)}),
-        ("data", {"data": torch.empty(4, 2048)}),
-        ("data", {"data": torch.empty(8193 + 64, dtype=torch.uint8)[1:8193].view(4, 2048)}),
+        ("data", {"data": torch.empty(BLOCKS.shape)}),
+        ("data", {"data": torch.empty(BLOCKS.numel() + 1, dtype=torch.uint8)[1:].view(BLOCKS.shape)}),
     ],
 )
 def test_cache(named, arguments):
-    data = torch.empty(4, 2048, dtype=torch.uint8)
     with pytest.raises(InputError, match=rf"^{named} "):
-        KVCache(**{"data": data, "kv_heads": 1, "dim": 16, "format": "bf16", **arguments})
+        KVCache(**{"data": BLOCKS, "kv_heads": 1, "dim": 16, "format": "bf16", **arguments})
 
 
 @pytest.mark.parametrize(
