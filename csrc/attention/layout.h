@@ -8,9 +8,10 @@ enum class KvFormat { fp32, bf16, int8 };
 
 /// Keys of a panel: what a kernel multiplies at a time.
 constexpr int kPanelKeys = 32;
-/// Panels of a block of the cache. One query over a long cache of 16 heads of 128 reads 41 GB/s from blocks of
-/// 64 tokens and 35 from blocks of 32: each run of memory costs a start.
-constexpr int kBlockPanels = 2;
+/// Panels of a block of the cache. One query over a long cache of 16 heads of 128 reads 35 GB/s from blocks of
+/// 32 tokens and 41 from blocks of 64, since each run of memory costs a start; but what requests share, and what
+/// a short one wastes, is counted in blocks.
+constexpr int kBlockPanels = 1;
 constexpr int kBlockKeys = kBlockPanels * kPanelKeys;
 /// The longest vector of a head.
 constexpr int64_t kMostDim = 256;

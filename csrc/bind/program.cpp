@@ -17,7 +17,7 @@ namespace {
 /// Throws std::domain_error for blocks that a cache of that many lacks.
 void check_step(const Step& step, int64_t blocks) {
     if (blocks > 0)
-        check_sequences({step.sequences, step.lengths, step.past, step.tables, step.table_stride}, kPanelKeys, blocks);
+        check_sequences({step.sequences, step.lengths, step.past, step.tables, step.table_stride}, kBlockKeys, blocks);
 }
 
 /// A step as Python gives it: its numbers and block tables, the workspace, the weights' and the caches' addresses;
