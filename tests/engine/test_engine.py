@@ -5,6 +5,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -171,9 +172,17 @@ def test_whoever_is_cancelled_leaves_no_trace_and_the_others_go_on(engine, alone
     async def read(prompt):
         return [token.id async for token in engine.stream(prompt, max_tokens=60)]
 
+    async def stay_at_the_first(prompt, there):
+        async for _ in engine.stream(prompt, max_tokens=60):
+            there.set()
+            await asyncio.Event().wait()
+
     async def main():
-        tasks = [asyncio.create_task(read(prompt)) for prompt in prompts]
-        await asyncio.sleep(0.02)
+        there = [asyncio.Event() for _ in prompts[::2]]
+        staying = map(stay_at_the_first, prompts[::2], there)
+        tasks = [asyncio.create_task(job) for pair in zip(staying, map(read, prompts[1::2])) for job in pair]
+        for event in there:
+            await event.wait()
         for task in tasks[::2]:
             task.cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -313,8 +322,15 @@ def test_a_fault_of_the_engine_itself_reaches_everyone_who_waits(loaded, monkeyp
 # -- the end ---------------------------------------------------------------------------------------
 
 
-def test_closing_fails_those_who_wait_and_takes_no_more(loaded):
+def test_closing_fails_those_who_wait_and_takes_no_more(loaded, monkeypatch):
     engine = Engine(loaded, cache_tokens=1024)
+    schedule = engine._scheduler.schedule
+
+    def slowly():  # so that it can't be done before it is closed
+        time.sleep(0.01)
+        return schedule()
+
+    monkeypatch.setattr(engine._scheduler, "schedule", slowly)
 
     async def read():
         stream = engine.stream([5], max_tokens=120)
