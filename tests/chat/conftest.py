@@ -12,7 +12,7 @@ CHATML = """\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
 """
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|im|>"]
-WINDOW = 4096
+WINDOW = 32_768  # so long that an answer can be stopped half-way
 
 
 @pytest.fixture(scope="session")

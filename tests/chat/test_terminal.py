@@ -69,7 +69,7 @@ def test_a_pipe_gets_the_answers_plain_and_the_end_of_input_ends_it(model, tmp_p
         "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", max_tokens=5
     )
     assert answers.startswith(answer.text.encode())
-    assert len(re.findall(r"5 tokens: .* tokens/s; context \d+ of 4,096\.\nEnded by max_tokens", notes)) == 3
+    assert len(re.findall(r"5 tokens: .* tokens/s; context \d+ of 32,768\.\nEnded by max_tokens", notes)) == 3
     assert "will be the same" in notes  # of the retry, since the model is greedy
     assert "\x1b" not in notes
     assert "> " not in notes

@@ -110,7 +110,7 @@ def test_the_draft_proposes_what_the_target_writes():
     """More often than not, in the middle of a function that neither has seen."""
     target, draft = (load(name) for name in DEMOS)
     ids = target.tokenizer.encode(SOURCE)
-    places = range(40, len(ids), 8)
+    places = range(30, len(ids), 2)
     ahead = [
         [r.ids[0] for r in m.generate([ids[:i] for i in places], max_tokens=1, sampling=GREEDY)]
         for m in (target, draft)
