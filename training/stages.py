@@ -67,7 +67,7 @@ STAGES = (
         "draft",
         DRAFT_FOLDER,
         layers=3,
-        recipe=Recipe(3_000_000, seed=4, matrix_rate=4e-3, other_rate=1.6e-3),
+        recipe=Recipe(2_000_000, seed=4, matrix_rate=4e-3, other_rate=1.6e-3),
         begins_from="later-draft",
         teacher="target",
         truth=0.1,
