@@ -33,7 +33,7 @@ def main(folder: Annotated[Path, typer.Argument(help="Folder of the model.")] = 
     loaded = load(folder)
     results = loaded.generate(PROMPTS, max_tokens=NEW_TOKENS, sampling=loaded.sampling(seed=0))
     for prompt, result in zip(PROMPTS, results, strict=True):
-        print(f"Prompt `{prompt!r}`:\n\n```python\n{prompt}{result.text}\n```\n")
+        print(f"Prompt `{prompt!r}`:\n\n```text\n{prompt}{result.text}\n```\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, TORCH_CPU, TORCH_CPU_NAIVE, Flops
+from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops
 from ridgeline.predict import KernelTime, Prediction
 
 #: The most prompt or output tokens, or requests at once, that are taken to be meant.
@@ -23,10 +23,7 @@ MOST = 1 << 30
 #: New tokens of a decoder's request, where it is not said how many.
 OUTPUT = 128
 #: Each way to run a model, with scores written to memory.
-NAIVE = {
-    lowering.name: naive
-    for lowering, naive in ((FUSED, NAIVE_ATTENTION), (CPU, CPU_NAIVE), (TORCH_CPU, TORCH_CPU_NAIVE))
-}
+NAIVE = {lowering.name: naive for lowering, naive in ((FUSED, NAIVE_ATTENTION), (CPU, CPU_NAIVE))}
 #: Context lengths at which a long generation's steps are predicted.
 SAMPLES = 17
 

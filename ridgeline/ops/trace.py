@@ -171,8 +171,6 @@ CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION, activations="f
 CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE, activations="fp32")
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
-#: The same, with the scores written to memory.
-TORCH_CPU_NAIVE = Lowering("torch-cpu, naive attention", frozenset({("linear", "bias")}))
 
 
 #: The parts whose work is a matrix product.

@@ -12,7 +12,7 @@ CHATML = """\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
 """
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|im|>"]
-WINDOW = 32_768  # so long that an answer can be stopped half-way
+WINDOW = 4096
 
 
 @pytest.fixture(scope="session")
