@@ -80,7 +80,8 @@ def _log_axis(title: str, shown: tuple[float, float]) -> dict[str, object]:
 
 def _decade(power: int) -> str:
     """10^power with its prefix (plotly's own end at T)."""
-    return f"{10 ** (power % 3)}{PREFIXES[power // 3]}" if power >= 0 else f"{10.0**power:g}"
+    named = 0 <= power < 3 * len(PREFIXES)
+    return f"{10 ** (power % 3)}{PREFIXES[power // 3]}" if named else f"{10.0**power:g}"
 
 
 def _draw_memory_roofs(figure: Figure, device: Device, dtype: str, window: Window) -> None:
