@@ -82,7 +82,7 @@ class KVCache:
         ``[tokens, kv_heads, dim]`` each, as attention sees them."""
         step, width = (1 if self.format == "fp32" else 2), -(-self.dim // 16) * 16
         padded = -(-self.dim // step) * step
-        records = self.data[table.long()].view(len(table), self.kv_heads, -1)
+        records = self.data[table.long()].unflatten(1, (self.kv_heads, -1))
         size = _ELEMENTS[self.format].itemsize
         panel, panels = _native.kv_panel_keys, BLOCK_TOKENS // _native.kv_panel_keys
         sizes = [padded * BLOCK_TOKENS * size, width * BLOCK_TOKENS * size]
