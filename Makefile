@@ -30,7 +30,7 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-all: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	RIDGELINE_HYPOTHESIS=explore $(BIN)/python -m pytest
 
 # The kernels' tests with AddressSanitizer, on a build of its own (minutes): -S keeps Python from the editable
 # install, whose kernels are not instrumented.

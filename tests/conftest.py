@@ -15,8 +15,11 @@ os.environ.setdefault("RIDGELINE_THREADS", "1")
 import pytest
 from hypothesis import settings
 
-settings.register_profile("ridgeline", deadline=None)  # a shared machine is slow at times
-settings.load_profile("ridgeline")
+# No deadlines: a shared machine is slow at times. `make test` draws the same examples every time, so that a
+# change is judged by what it changed; `make test-all` draws new ones.
+settings.register_profile("repeat", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("RIDGELINE_HYPOTHESIS", "repeat"))
 
 #: Added to every parameter, so that biases and norms count and logits differ from row to row.
 NOISE = 0.2

@@ -44,7 +44,8 @@ void share(int64_t n, const Function& f) {
 class Pending {
 public:
     void start(const Plan& plan) {
-        if (counts_.size() < plan.merges.size()) counts_ = std::vector<std::atomic<int32_t>>(plan.merges.size());
+        if (counts_.size() < plan.merges.size())
+            counts_ = std::vector<std::atomic<int32_t>>(plan.merges.size());
         for (auto& count : counts_) count.store(0, std::memory_order_relaxed);
         for (const Item& item : plan.items)
             if (item.merge >= 0) counts_[item.merge].fetch_add(1, std::memory_order_relaxed);

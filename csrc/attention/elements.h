@@ -58,9 +58,9 @@ inline void read_vector(const HeadRows& x, const void* from, int64_t dim, const 
     rotate_half(to, angles.cos + angle, angles.sin + angle, dim);
 }
 
-/// Where the vector of `head` of row `row` of a sequence lies; `first_row` is the sequence's first packed row.
-inline uint8_t* vector_at(const HeadRows& x, int64_t sequence, int64_t first_row, int64_t row,
-                          int64_t head) {
+/// Where the vector of `head` of row `row` of a sequence lies; `first_row` is the sequence's first packed
+/// row.
+inline uint8_t* vector_at(const HeadRows& x, int64_t sequence, int64_t first_row, int64_t row, int64_t head) {
     const int64_t start = x.sequence == kPacked ? first_row * x.row : sequence * x.sequence;
     const int64_t at = start + row * x.row + head * x.head;
     return static_cast<uint8_t*>(x.data) + at * element_bytes(x.dtype);

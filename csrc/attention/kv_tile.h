@@ -22,7 +22,7 @@ struct KvTile {
     alignas(64) float value_scales[kTileKeys];  // int8 only
     uint8_t* keys;                              // memory for panels that are made
     uint8_t* values;
-    int first, last;  // panels [first, last) are loaded
+    int first, last;                                // panels [first, last) are loaded
     enum class Finite { unknown, yes, no } finite;  // all their values, once that was asked for
 };
 
@@ -122,14 +122,13 @@ inline void find_panel(const Attention& call, const Item& item, int64_t key, int
 
 /// The panels of a view of the tile that begins at `first_key`; `keys` is how many the sequence has.
 template <class Number>
-void load_tile(const Attention& call, const Item& item, const TileView& view, int64_t first_key,
-               int64_t keys, int64_t end, float multiplier, KvTile& tile) {
+void load_tile(const Attention& call, const Item& item, const TileView& view, int64_t first_key, int64_t keys,
+               int64_t end, float multiplier, KvTile& tile) {
     std::fill_n(tile.multipliers, kTileKeys, multiplier);
     tile.first = static_cast<int>((view.begin - first_key) / kPanelKeys);
     tile.last = static_cast<int>((view.end - first_key) / kPanelKeys);
     tile.finite = KvTile::Finite::unknown;
-    if (call.source.blocks == nullptr)
-        return make_panels<Number>(call, item, view.begin, keys, end, tile);
+    if (call.source.blocks == nullptr) return make_panels<Number>(call, item, view.begin, keys, end, tile);
     for (int p = tile.first; p < tile.last; ++p) {
         const int64_t key = first_key + p * kPanelKeys;
         if (call.source.layout.format == KvFormat::int8)

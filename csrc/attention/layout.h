@@ -8,9 +8,9 @@ enum class KvFormat { fp32, bf16, int8 };
 
 /// Keys of a panel: what a kernel multiplies at a time.
 constexpr int kPanelKeys = 32;
-/// Panels of a block of the cache. One query over a long cache of 16 heads of 128 reads 35 GB/s from blocks of
-/// 32 tokens and 41 from blocks of 64, since each run of memory costs a start; but what requests share, and what
-/// a short one wastes, is counted in blocks.
+/// Panels of a block of the cache. One query over a long cache of 16 heads of 128 reads 35 GB/s from blocks
+/// of 32 tokens and 41 from blocks of 64, since each run of memory costs a start; but what requests share,
+/// and what a short one wastes, is counted in blocks.
 constexpr int kBlockPanels = 1;
 constexpr int kBlockKeys = kBlockPanels * kPanelKeys;
 /// The longest vector of a head.
@@ -42,9 +42,7 @@ struct KvLayout {
     int64_t value_dim;
 
     int64_t step() const { return format == KvFormat::fp32 ? 1 : 2; }
-    int64_t element_bytes() const {
-        return format == KvFormat::fp32 ? 4 : format == KvFormat::bf16 ? 2 : 1;
-    }
+    int64_t element_bytes() const { return format == KvFormat::fp32 ? 4 : format == KvFormat::bf16 ? 2 : 1; }
     int64_t padded_dim() const { return (dim + step() - 1) / step() * step(); }
     int64_t padded_value_dim() const { return (value_dim + kPadding - 1) / kPadding * kPadding; }
 

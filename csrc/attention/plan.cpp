@@ -9,8 +9,8 @@ namespace {
 
 /// Ranges of rows with a larger share of the work than one in so many a thread are cut at the splits.
 constexpr int64_t kRangesPerThread = 4;
-/// Into about so many items a thread: few, because memory is read at full speed only after a start, and enough
-/// for no thread to wait long for another.
+/// Into about so many items a thread: few, because memory is read at full speed only after a start, and
+/// enough for no thread to wait long for another.
 constexpr int64_t kItemsPerThread = 16;
 
 struct RowRange {

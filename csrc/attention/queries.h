@@ -40,8 +40,8 @@ void query_words(const Attention& call, const Item& item, int64_t token, int64_t
     for (int64_t i = 0; i < dim; i += Arch::kLanes) Number::store(words, i, Arch::load(vector + i));
 }
 
-/// Lays the queries of an item out as the products read them: block by block [steps][rows of the block] words.
-/// Writes up to a register beyond them.
+/// Lays the queries of an item out as the products read them: block by block [steps][rows of the block]
+/// words. Writes up to a register beyond them.
 template <class Number>
 void pack_queries(const Attention& call, const Item& item, const QueryRows& rows, uint8_t* to) {
     constexpr int lanes = Arch::kLanes;

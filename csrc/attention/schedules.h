@@ -29,9 +29,8 @@ auto with_number(const Attention& call, const Function& f) {
 }
 
 int64_t workspace_bytes(const Attention& call, const Plan& plan) {
-    return with_number(call, [&](auto number) {
-        return workspace<decltype(number)>(call, plan, nullptr).bytes;
-    });
+    return with_number(call,
+                       [&](auto number) { return workspace<decltype(number)>(call, plan, nullptr).bytes; });
 }
 
 void run_item(const Attention& call, const Plan& plan, const Item& item, float* states, uint8_t* memory) {
@@ -47,8 +46,7 @@ void run_item(const Attention& call, const Plan& plan, const Item& item, float* 
     });
 }
 
-void merge_item(const Attention& call, const Plan& plan, const Merge& merge, float* states,
-                uint8_t* memory) {
+void merge_item(const Attention& call, const Plan& plan, const Merge& merge, float* states, uint8_t* memory) {
     with_number(call, [&](auto number) {
         auto work = workspace<decltype(number)>(call, plan, memory);
         Run<decltype(number)> run(call, merge.item, work);
@@ -56,7 +54,7 @@ void merge_item(const Attention& call, const Plan& plan, const Merge& merge, flo
     });
 }
 
-constexpr AttentionKernels kAttention = {kItemRows, kSplitKeys, workspace_bytes, run_item,
+constexpr AttentionKernels kAttention = {kItemRows,  kSplitKeys,  workspace_bytes, run_item,
                                          merge_item, append_rows, merge_state_rows};
 
 }  // namespace

@@ -47,8 +47,8 @@ struct Bf16 {
 template <class Number>
 constexpr int64_t kWeightBytes = kTileKeys * 4 / Number::kStep;
 
-/// Few rows wait for memory, so their tile asks for the next one while it is multiplied. Many rows find most of
-/// it in the caches, and leave no time for asking.
+/// Few rows wait for memory, so their tile asks for the next one while it is multiplied. Many rows find most
+/// of it in the caches, and leave no time for asking.
 template <int R>
 constexpr bool kAskAhead = R <= 8;
 

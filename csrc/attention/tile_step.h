@@ -48,7 +48,9 @@ struct Run {
     }
 };
 
-inline int panel_of(int64_t key, int64_t first_key) { return static_cast<int>((key - first_key) / kPanelKeys); }
+inline int panel_of(int64_t key, int64_t first_key) {
+    return static_cast<int>((key - first_key) / kPanelKeys);
+}
 
 /// Scores of a block of rows and the keys of its view, masked.
 template <class Number>
@@ -57,9 +59,8 @@ void make_scores(const Run<Number>& run, int64_t block, const TileView& view, in
     const int64_t first_row = run.blocks.begin(block);
     kTileProducts<Number>.scores[R - 1]({run.work.queries + first_row * run.steps * 4, run.steps,
                                          run.work.tile->panels, run.work.tile->ahead,
-                                         panel_of(view.begin, first_key),
-                                         panel_of(view.end, first_key), run.work.tile->multipliers,
-                                         run.work.scores});
+                                         panel_of(view.begin, first_key), panel_of(view.end, first_key),
+                                         run.work.tile->multipliers, run.work.scores});
     finish_scores(run.call, run.rows, first_row, R, view, first_key, run.work.scores);
 }
 
@@ -117,8 +118,8 @@ void add_values(const Run<Number>& run, int64_t block, const TileView& view, int
     const int first = panel_of(view.begin, first_key), last = panel_of(view.end, first_key);
     // A weight of 0 times what is not finite would be NaN, so a key that only other rows see would show.
     if (view.full || finite_values(run)) {
-        kTileProducts<Number>.values[R - 1]({run.work.weights, run.work.tile->panels, run.work.tile->ahead, first, last, run.width,
-                                             run.work.rescale,
+        kTileProducts<Number>.values[R - 1]({run.work.weights, run.work.tile->panels, run.work.tile->ahead,
+                                             first, last, run.width, run.work.rescale,
                                              run.work.running.out + first_row * run.width});
         return;
     }
@@ -137,7 +138,8 @@ void write_row(const Run<Number>& run, int64_t row) {
                  run.call.out.dtype, run.call.source.layout.value_dim);
     if (run.call.lse.data == nullptr) return;
     const float lse = log_sum_exp(*state.largest, *state.sum);
-    std::memcpy(vector_at(run.call.lse, run.item.sequence, run.item.first_row, token, head), &lse, sizeof lse);
+    std::memcpy(vector_at(run.call.lse, run.item.sequence, run.item.first_row, token, head), &lse,
+                sizeof lse);
 }
 
 }  // namespace

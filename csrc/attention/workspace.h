@@ -47,7 +47,8 @@ struct Workspace {
         const int64_t width = layout.padded_value_dim();
         Cutter cut(memory);
         queries = cut.take<uint8_t>(rows * layout.padded_dim() / Number::kStep * 4 + 4 * Arch::kLanes);
-        running = {cut.take<float>(rows), cut.take<float>(rows * Arch::kLanes), cut.take<float>(rows * width)};
+        running = {cut.take<float>(rows), cut.take<float>(rows * Arch::kLanes),
+                   cut.take<float>(rows * width)};
         total = {cut.take<float>(rows), cut.take<float>(rows), cut.take<float>(rows * width)};
         scores = cut.take<float>(Arch::kMaxRows * kTileKeys);
         weights = cut.take<uint8_t>(Arch::kMaxRows * kWeightBytes<Number>);

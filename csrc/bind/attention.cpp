@@ -20,16 +20,14 @@ void bind_records(nb::module_& m) {
         .value("flash", Schedule::flash)
         .value("split_kv", Schedule::split_kv);
     nb::class_<KvLayout>(m, "KvLayout")
-        .def("__init__",
-             [](KvLayout* layout, KvFormat format, int64_t heads, int64_t dim, int64_t value_dim) {
-                 new (layout) KvLayout{format, heads, dim, value_dim};
-             })
+        .def("__init__", [](KvLayout* layout, KvFormat format, int64_t heads, int64_t dim,
+                            int64_t value_dim) { new (layout) KvLayout{format, heads, dim, value_dim}; })
         .def_prop_ro("block_bytes", &KvLayout::block_bytes);
     nb::class_<HeadRows>(m, "HeadRows")
-        .def("__init__", [](HeadRows* x, uintptr_t data, Dtype dtype, int64_t sequence, int64_t row,
-                            int64_t head) {
-            new (x) HeadRows{pointer<void>(data), dtype, sequence, row, head};
-        });
+        .def("__init__",
+             [](HeadRows* x, uintptr_t data, Dtype dtype, int64_t sequence, int64_t row, int64_t head) {
+                 new (x) HeadRows{pointer<void>(data), dtype, sequence, row, head};
+             });
     nb::class_<Sequences>(m, "Sequences")
         .def("__init__",
              [](Sequences* s, int64_t count, uintptr_t rows, uintptr_t past, uintptr_t tables,
@@ -45,20 +43,17 @@ void bind_records(nb::module_& m) {
     nb::class_<Score>(m, "AttentionScore")
         .def("__init__",
              [](Score* score, float scale, float softcap, uintptr_t alibi_slopes, uintptr_t sinks) {
-                 new (score) Score{scale, softcap, pointer<const float>(alibi_slopes),
-                                   pointer<const float>(sinks)};
+                 new (score)
+                     Score{scale, softcap, pointer<const float>(alibi_slopes), pointer<const float>(sinks)};
              });
     nb::class_<Angles>(m, "Angles")
-        .def("__init__",
-             [](Angles* angles, uintptr_t cos, uintptr_t sin, int64_t stride, uintptr_t rows) {
-                 new (angles) Angles{pointer<const float>(cos), pointer<const float>(sin), stride,
-                                     pointer<const int64_t>(rows)};
-             });
+        .def("__init__", [](Angles* angles, uintptr_t cos, uintptr_t sin, int64_t stride, uintptr_t rows) {
+            new (angles) Angles{pointer<const float>(cos), pointer<const float>(sin), stride,
+                                pointer<const int64_t>(rows)};
+        });
     nb::class_<KvSource>(m, "KvSource")
-        .def_static("blocks",
-                    [](const KvLayout& layout, uintptr_t blocks) {
-                        return KvSource{layout, pointer<uint8_t>(blocks), {}};
-                    })
+        .def_static("blocks", [](const KvLayout& layout,
+                                 uintptr_t blocks) { return KvSource{layout, pointer<uint8_t>(blocks), {}}; })
         .def_static("plain", [](const KvLayout& layout, const HeadRows& keys, const HeadRows& values,
                                 int64_t page_tokens) {
             return KvSource{layout, nullptr, {keys, values, page_tokens}};
@@ -84,9 +79,8 @@ void bind_attention(nb::module_& m) {
     m.def(
         "append",
         [](const Sequences& sequences, const HeadRows& keys, const HeadRows& values, const Angles& angles,
-           const KvLayout& layout, uintptr_t blocks) {
-            append({sequences, keys, values, angles, layout, pointer<uint8_t>(blocks)});
-        },
+           const KvLayout& layout,
+           uintptr_t blocks) { append({sequences, keys, values, angles, layout, pointer<uint8_t>(blocks)}); },
         nb::call_guard<nb::gil_scoped_release>());
     m.def(
         "merge_states",

@@ -17,12 +17,13 @@ namespace {
 /// Throws std::domain_error for blocks that a cache of that many lacks.
 void check_step(const Step& step, int64_t blocks) {
     if (blocks > 0)
-        check_sequences({step.sequences, step.lengths, step.past, step.tables, step.table_stride}, kBlockKeys, blocks);
+        check_sequences({step.sequences, step.lengths, step.past, step.tables, step.table_stride}, kBlockKeys,
+                        blocks);
 }
 
-/// A step as Python gives it: its numbers and block tables, the workspace, the weights' and the caches' addresses;
-/// the outputs' addresses; the tables of rotary embedding and
-/// their rows; the cache's blocks, 0 if there is none.
+/// A step as Python gives it: its numbers and block tables, the workspace, the weights' and the caches'
+/// addresses; the outputs' addresses; the tables of rotary embedding and their rows; the cache's blocks, 0 if
+/// there is none.
 Frame frame_of(uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintptr_t workspace,
                uintptr_t weights, uintptr_t caches, const std::vector<uint64_t>& outputs, uintptr_t cosines,
                uintptr_t sines, int64_t angles, int64_t blocks) {
@@ -42,20 +43,19 @@ Frame frame_of(uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintpt
 /// A method of Program that takes what `frame_of` does, the interpreter's lock released.
 template <auto method>
 auto with_frame() {
-    return [](const Program& p, uintptr_t numbers, uintptr_t tables, int64_t table_stride, uintptr_t workspace,
-              uintptr_t weights, uintptr_t caches, const std::vector<uint64_t>& outputs, uintptr_t cosines,
-              uintptr_t sines, int64_t angles, int64_t blocks) {
+    return [](const Program& p, uintptr_t numbers, uintptr_t tables, int64_t table_stride,
+              uintptr_t workspace, uintptr_t weights, uintptr_t caches, const std::vector<uint64_t>& outputs,
+              uintptr_t cosines, uintptr_t sines, int64_t angles, int64_t blocks) {
         nb::gil_scoped_release released;
-        return (p.*method)(
-            frame_of(numbers, tables, table_stride, workspace, weights, caches, outputs, cosines, sines, angles, blocks));
+        return (p.*method)(frame_of(numbers, tables, table_stride, workspace, weights, caches, outputs,
+                                    cosines, sines, angles, blocks));
     };
 }
 
 void bind_calls(nb::class_<Program>& program) {
     program
-        .def("embed",
-             [](Program& p, Source source, int64_t offset, int64_t table, Dtype dtype, int64_t rows,
-                Operand out) { p.add(embed_call(source, offset, {table, dtype}, rows, out)); })
+        .def("embed", [](Program& p, Source source, int64_t offset, int64_t table, Dtype dtype, int64_t rows,
+                         Operand out) { p.add(embed_call(source, offset, {table, dtype}, rows, out)); })
         .def("embed_packed",
              [](Program& p, Source source, int64_t offset, int64_t packed, const Layout& layout,
                 Operand out) { p.add(embed_call(source, offset, packed, layout, out)); })
@@ -64,18 +64,18 @@ void bind_calls(nb::class_<Program>& program) {
                 int64_t bias, Dtype bias_dtype, double eps, Operand out) {
                  p.add(norm_call(x, kind, heads, {weight, weight_dtype}, {bias, bias_dtype}, eps, out));
              })
-        .def("linear",
-             [](Program& p, Operand x, const Layout& layout, int64_t packed, int64_t bias, Dtype bias_dtype,
-                Activation activation, std::optional<Operand> residual, Operand out) {
-                 p.add(linear_call(x, layout, packed, {bias, bias_dtype}, activation, residual, out));
-             },
-             "x"_a, "layout"_a, "packed"_a, "bias"_a, "bias_dtype"_a, "activation"_a, "residual"_a.none(),
-             "out"_a)
+        .def(
+            "linear",
+            [](Program& p, Operand x, const Layout& layout, int64_t packed, int64_t bias, Dtype bias_dtype,
+               Activation activation, std::optional<Operand> residual, Operand out) {
+                p.add(linear_call(x, layout, packed, {bias, bias_dtype}, activation, residual, out));
+            },
+            "x"_a, "layout"_a, "packed"_a, "bias"_a, "bias_dtype"_a, "activation"_a, "residual"_a.none(),
+            "out"_a)
         .def("attend",
              [](Program& p, Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
-                const Mask& mask, const Score& score, bool rotated, Operand out) {
-                 p.add(attend_call(q, k, v, layout, cache, mask, score, rotated, out));
-             })
+                const Mask& mask, const Score& score, bool rotated,
+                Operand out) { p.add(attend_call(q, k, v, layout, cache, mask, score, rotated, out)); })
         .def("add", [](Program& p, Operand a, Operand b, Operand out) { p.add(add_call(a, b, out)); })
         .def("take_rows", [](Program& p, Operand x, Operand out) { p.add(take_rows_call(x, out)); });
 }

@@ -21,8 +21,8 @@ void bind_rows(nb::module_& m) {
         "norm",
         [](NormKind kind, int64_t rows, int64_t heads, int64_t dim, const Vectors& x, const Vectors& residual,
            uintptr_t weight, uintptr_t bias, Dtype weight_dtype, double eps, const Vectors& out) {
-            norm({kind, rows, heads, dim, x, residual, pointer<const void>(weight),
-                  pointer<const void>(bias), weight_dtype, eps, out});
+            norm({kind, rows, heads, dim, x, residual, pointer<const void>(weight), pointer<const void>(bias),
+                  weight_dtype, eps, out});
         },
         unlocked);
     m.def(

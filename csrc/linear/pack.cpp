@@ -5,8 +5,8 @@
 #include <cstring>
 #include <vector>
 
-#include "simd/half.h"
 #include "linear/quantize.h"
+#include "simd/half.h"
 #include "threads/pool.h"
 
 #if defined(__linux__)
@@ -95,7 +95,7 @@ void pack_panel(const Layout& layout, const Matrix& weight, int64_t index, uint8
 }
 
 void unpack_floats(const Layout& layout, const uint8_t* panel, int lane, float* to) {
-    for (int64_t k = 0; k < layout.in; ++k) 
+    for (int64_t k = 0; k < layout.in; ++k)
         std::memcpy(to + k, panel + k * Layout::kStepBytes + lane * 4, sizeof *to);
 }
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "simd/half.h"
 #include "linear/job.h"
+#include "simd/half.h"
 
 // Rows as the kernels read them: a tile of R rows lies step by step, the rows of a step side by side,
 // [steps][R] of 4 bytes (1 float, 2 bf16 or 4 int8), so that a kernel reads it from front to back.

@@ -31,11 +31,12 @@ HeadRows head_rows(const Frame& frame, const Operand& x, int64_t dim) {
     return {frame.at(x), Dtype::fp32, kPacked, x.stride, dim};
 }
 
-/// Turns the keys in place: nothing else reads them.
-void rotate_rows(const Frame& frame, const Operand& k, const KvLayout& layout) {
-    const Vectors keys = vectors(frame, k, layout.heads);
-    rotate({frame.rows(k), layout.heads, layout.dim, keys, frame.cosines, frame.sines, frame.angles, layout.dim,
-            frame.step.angles, keys});
+/// Turns queries or keys in place: nothing else reads them.
+void rotate_rows(const Frame& frame, const Operand& x, int64_t dim) {
+    const int64_t heads = x.columns / dim;
+    const Vectors rows = vectors(frame, x, heads);
+    rotate({frame.rows(x), heads, dim, rows, frame.cosines, frame.sines, frame.angles, dim, frame.step.angles,
+            rows});
 }
 
 }  // namespace
@@ -96,8 +97,13 @@ Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layou
         const Step& step = frame.step;
         const Sequences sequences{step.sequences, step.lengths, step.past, cache < 0 ? nullptr : step.tables,
                                   step.table_stride};
+        // The two ways of turning differ in their last bits: each case does as the operators one by one do.
         Angles angles{};
-        if (rotated) angles = {frame.cosines, frame.sines, layout.dim, step.angles};
+        if (rotated && cache >= 0) angles = {frame.cosines, frame.sines, layout.dim, step.angles};
+        if (rotated && cache < 0) {
+            rotate_rows(frame, q, layout.dim);
+            rotate_rows(frame, k, layout.dim);
+        }
         const HeadRows keys = head_rows(frame, k, layout.dim), values = head_rows(frame, v, layout.value_dim);
         Attention job{};
         job.heads = q.columns / layout.dim;
@@ -106,7 +112,6 @@ Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layou
         job.angles = angles;
         job.source.layout = layout;
         if (cache < 0) {
-            if (rotated) rotate_rows(frame, k, layout);
             job.source.plain = {keys, values, 0};
         } else {
             job.source.blocks = reinterpret_cast<uint8_t*>(frame.caches[cache]);

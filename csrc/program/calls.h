@@ -8,8 +8,8 @@
 #include "program/program.h"
 #include "rows/rows.h"
 
-// The calls that a program is made of. Each takes the matrices' places and the weights' numbers, and finds the
-// addresses in the frame of the step that it runs in.
+// The calls that a program is made of. Each takes the matrices' places and the weights' numbers, and finds
+// the addresses in the frame of the step that it runs in.
 namespace ridgeline {
 
 /// Numbers of the step that pick rows of a table.
@@ -27,8 +27,8 @@ Program::Call norm_call(Operand x, NormKind kind, int64_t heads, Stored weight, 
                         Operand out);
 Program::Call linear_call(Operand x, const Layout& layout, int64_t packed, Stored bias, Activation activation,
                           std::optional<Operand> residual, Operand out);
-/// Rotates q and k by the step's angles if `rotated`, stores k and v in cache number `cache` of the frame, and
-/// attends; with cache -1 each sequence attends to its own rows.
+/// Rotates q and k by the step's angles if `rotated`, stores k and v in cache number `cache` of the frame,
+/// and attends; with cache -1 each sequence attends to its own rows.
 Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
                           const Mask& mask, const Score& score, bool rotated, Operand out);
 Program::Call add_call(Operand a, Operand b, Operand out);

@@ -8,7 +8,8 @@
 
 namespace ridgeline {
 
-/// Which rows of a step a matrix has: all of them, those whose results are wanted, or the first of each sequence.
+/// Which rows of a step a matrix has: all of them, those whose results are wanted, or the first of each
+/// sequence.
 enum class Rows { all, wanted, first };
 
 /// A float32 matrix of a step. It lies in the workspace, behind `offset` bytes for every row of the step,

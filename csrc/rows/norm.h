@@ -54,9 +54,10 @@ Moments layer_moments(const typename X::T* x, const Norm& job) {
     const double sum = reduce<X>(x, job.dim, 0.0f, [](Arch::F acc, Arch::F v) { return Arch::add(acc, v); });
     const float mean = static_cast<float>(sum / dim);
     const Arch::F means = Arch::set(mean);
-    const double rest = reduce<X>(x, job.dim, mean, [&](Arch::F acc, Arch::F v) {
-                            return Arch::add(acc, Arch::sub(v, means));
-                        }) / dim;
+    const double rest =
+        reduce<X>(x, job.dim, mean,
+                  [&](Arch::F acc, Arch::F v) { return Arch::add(acc, Arch::sub(v, means)); }) /
+        dim;
     const double squares = reduce<X>(x, job.dim, mean, [&](Arch::F acc, Arch::F v) {
         const Arch::F centred = Arch::sub(v, means);
         return Arch::fma(centred, centred, acc);
@@ -74,8 +75,8 @@ void scale_vector(const typename X::T* x, const Moments& moments, const Norm& jo
     each_vector(job.dim, [&](int64_t i, auto part) {
         const Arch::F centred = Arch::sub(Arch::sub(load<X>(x + i, part), mean), rest);
         const Arch::F scaled = Arch::mul(centred, scale), w = load<W>(weight + i, part);
-        const Arch::F y = bias == nullptr ? Arch::mul(scaled, w)
-                                          : Arch::fma(scaled, w, load<W>(bias + i, part));
+        const Arch::F y =
+            bias == nullptr ? Arch::mul(scaled, w) : Arch::fma(scaled, w, load<W>(bias + i, part));
         store<O>(out + i, y, part);
     });
 }
@@ -98,8 +99,7 @@ void norm_vectors(const Norm& job, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
         const int64_t row = item / job.heads, head = item % job.heads;
         void* x = vector_at(from, row, head);
-        if (adds)
-            add_run(x, from.dtype, vector_at(job.x, row, head), job.x.dtype, x, from.dtype, job.dim);
+        if (adds) add_run(x, from.dtype, vector_at(job.x, row, head), job.x.dtype, x, from.dtype, job.dim);
         with_elements(from.dtype,
                       [&](auto ex) { norm_vector<decltype(ex)>(x, job, vector_at(job.out, row, head)); });
     }

@@ -68,7 +68,7 @@ struct Rotation {
     const float* cos;  // [angles, dim]
     const float* sin;
     int64_t angles;
-    int64_t angle_stride;  // of cos and sin, in elements
+    int64_t angle_stride;      // of cos and sin, in elements
     const int64_t* positions;  // the row of cos and sin that each row takes; null: its own index
     Vectors out;
 };

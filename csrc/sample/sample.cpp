@@ -25,8 +25,7 @@ const ChunkKernels& kernels() {
 
 Largest checked_largest(const ChunkKernels& kernels, const Logits& logits, int64_t row) {
     const Largest found = kernels.largest(logits.data + row * logits.stride, logits.vocab);
-    if (std::isnan(found.logit))
-        throw std::domain_error("holds a NaN in row " + std::to_string(row));
+    if (std::isnan(found.logit)) throw std::domain_error("holds a NaN in row " + std::to_string(row));
     if (std::isinf(found.logit))
         throw std::domain_error("has " + std::string(found.logit > 0 ? "inf" : "-inf") +
                                 " as the largest value of row " + std::to_string(row));

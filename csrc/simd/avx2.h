@@ -13,7 +13,7 @@ struct Arch {
     static constexpr int kMaxRows = 5;  // 5 x 2 accumulators leave 6 of 16 registers
     static constexpr int kMaxNibbleRows = 5;
     static constexpr int kStrip = 2;
-    static constexpr int kInt8Offset = 0;  // dot_int8 takes the stored offset off
+    static constexpr int kInt8Offset = 0;              // dot_int8 takes the stored offset off
     static constexpr float kPowerUnderflow = -252.0f;  // scale(1..2, this) is 0
 
     using F = __m256;

@@ -12,9 +12,9 @@ struct Arch {
     static constexpr int kLanes = 16;
     static constexpr int kMaxRows =
         14;  // 14 x 2 accumulators, 2 weights and 1 activation: 31 of 32 registers
-    static constexpr int kMaxNibbleRows = 13;  // taking nibbles out of bytes needs a mask beside them
-    static constexpr int kStrip = 2;           // registers of columns that a tile works on at a time
-    static constexpr int kInt8Offset = 128;    // int8 dot products take weights as stored, q + 128
+    static constexpr int kMaxNibbleRows = 13;          // taking nibbles out of bytes needs a mask beside them
+    static constexpr int kStrip = 2;                   // registers of columns that a tile works on at a time
+    static constexpr int kInt8Offset = 128;            // int8 dot products take weights as stored, q + 128
     static constexpr float kPowerUnderflow = -160.0f;  // scale(1..2, this) is 0
 
     using F = __m512;
@@ -99,8 +99,9 @@ struct Arch {
     }
     /// 2 kLanes whole numbers as bf16, which holds them exactly: the upper halves of their floats.
     static void int8_to_bf16(const int8_t* from, uint16_t* to) {
-        const I upper_halves = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33,
-                                                31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+        const I upper_halves =
+            _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25,
+                             23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
         const auto floats = [&](int at) {
             const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at));
             return bits(to_float(_mm512_cvtepi8_epi32(q)));

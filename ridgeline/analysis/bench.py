@@ -15,12 +15,12 @@ from itertools import islice, product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ridgeline.analysis.step import predict_step
-from ridgeline.analysis.threads import threads as computing_threads
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.hardware.fingerprint import Fingerprint, fingerprint
 from ridgeline.hardware.host import this_host
 from ridgeline.hardware.kernels import Kernels
+from ridgeline.hardware.threads import threads as computing_threads
 from ridgeline.models import Model, ModelConfig
 from ridgeline.ops.protocol import Span
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ridgeline.analysis.step import predict_step
-from ridgeline.analysis.threads import threads
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.hardware.kernels import Kernels
+from ridgeline.hardware.threads import threads
 from ridgeline.ops.protocol import Span
 from ridgeline.predict import Prediction
 

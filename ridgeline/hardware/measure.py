@@ -133,7 +133,7 @@ def _settings(threads: int) -> Iterator[None]:
     """As a model runs: so many threads, no autograd; and no garbage collection in a timed call."""
     import torch
 
-    from ridgeline.analysis.threads import threads as computing_threads
+    from ridgeline.hardware.threads import threads as computing_threads
 
     collecting = gc.isenabled()
     gc.disable()

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
+#: A value halfway between two printed ones agrees with both, whatever the last bits of the difference are.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -75,7 +78,7 @@ def compare(figure: Figure) -> Result:
 def _agrees(computed: float, printed: str, tolerance: float | None) -> bool:
     expected = float(printed)
     allowed = half_unit(printed) if tolerance is None else tolerance * abs(expected)
-    return abs(computed - expected) <= allowed
+    return abs(computed - expected) <= allowed * (1 + ROUNDING)
 
 
 def half_unit(printed: str) -> float:

@@ -110,10 +110,11 @@ def test_a_packed_models_logits_are_those_of_the_reference_that_rounds_as_the_ke
 @pytest.mark.parametrize("format", ["fp32", "int4-g32"])
 def test_operators_one_by_one_give_the_bits_of_the_recorded_pass(family, format):
     model, ids = packed_model(family, format), some_ids(30).tolist()
-    cache = CPU.alloc_cache(model.cache_spec("bf16"), 2) if model.config.is_decoder else None
+    caches = [CPU.alloc_cache(model.cache_spec("bf16"), 2)] if model.config.is_decoder else []
     spans = [Span(20, table=(1,)), Span(10, table=(0,))]
-    eager = model.forward(CPU, CPU.batch(ids, spans, logits="all", cache=cache))
-    assert torch.equal(CPU.run(model, ids, spans, logits="all", cache=cache), eager)
+    for cache in (None, *caches):
+        eager = model.forward(CPU, CPU.batch(ids, spans, logits="all", cache=cache))
+        assert torch.equal(CPU.run(model, ids, spans, logits="all", cache=cache), eager)
 
 
 @pytest.mark.parametrize(("cache_format", "tolerance"), [("fp32", 1e-6), ("bf16", 0.02), ("int8", 0.05)])

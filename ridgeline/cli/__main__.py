@@ -1,0 +1,5 @@
+"""``python -m ridgeline.cli``, the same as ``ridgeline``."""
+
+from ridgeline.cli import main
+
+main()

@@ -1,0 +1,35 @@
+"""The application that commands register with, and the arguments that they share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Ridgeline tells where a Transformer's time goes on a given machine, and takes it back.\n\n"
+    "Start with: ridgeline demo",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(help="A model folder, a hub id (org/name), a built-in config (see `models`), or demo."),
+]
+FORMATS = "bf16, fp32, fp16, int8, int4-g32, int4-g64, int4-g128, or these three with -zp"
+Weights = Annotated[
+    str,
+    typer.Option(
+        help=f"auto: as stored; a format to convert to: {FORMATS}; random or random:FORMAT for random ones."
+    ),
+]
+CountedWeights = Annotated[
+    str,
+    typer.Option(
+        help="Storage format, like bf16, int8 or int4-g128, with random: before it or without; auto or "
+        "random: the config's."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

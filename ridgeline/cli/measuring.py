@@ -1,0 +1,165 @@
+"""Commands that time, score and check."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ridgeline.cli import support
+from ridgeline.cli.app import FORMATS, Json, Model, Weights, app
+from ridgeline.errors import InputError
+
+
+@app.command(epilog="Example: ridgeline measure --threads 2")
+def measure(
+    threads: Annotated[
+        int | None, typer.Option(help="Threads to measure with; all cores if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to store the file; the cache folder if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find this machine's rates, bandwidths and call times, and store them as a hardware file."""
+    from ridgeline.hardware import save_device, this_machine_file
+    from ridgeline.loading import require_run_extra
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report.tables import progress, show_measurement
+
+    require_run_extra()
+    path = out or this_machine_file()
+    refuse_unwritable(path)
+    from ridgeline.hardware.measure import measure as run
+
+    with progress(support.errors()) as report:
+        found = run(threads, report)
+    save_device(found.device, path)
+    if as_json:
+        support.print_json(found)
+        return
+    show_measurement(support.console(), found, path)
+
+
+@app.command(epilog="Example: ridgeline check tinyllama-1.1b --weights random --context 512 --context 2048")
+def check(
+    model: Model,
+    on: Annotated[str, typer.Option(help="The measured hardware file: this, or a .toml file.")] = "this",
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of the prefill.")] = 512,
+    context: Annotated[
+        list[int] | None, typer.Option(help="Context of a decode step; may be repeated.")
+    ] = None,
+    weights: Weights = "auto",
+    as_json: Json = False,
+) -> None:
+    """Predict from the stored hardware file, then run, and show both."""
+    from ridgeline.hardware import load_device
+    from ridgeline.loading import require_run_extra
+    from ridgeline.report.tables import progress, show_check
+
+    device = load_device(on)
+    require_run_extra()
+    from ridgeline.analysis.check import check as run
+
+    loaded = support.load(model, weights)
+    with progress(support.errors()) as report:
+        found = run(
+            loaded, on=device, prompt=prompt, contexts=tuple(context) if context else None, progress=report
+        )
+    if as_json:
+        support.print_json(found)
+        return
+    show_check(support.console(), found)
+
+
+@app.command(epilog="Example: ridgeline bench demo --prompt 128,512 --depth 0,256 --batch 1,16")
+def bench(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="Lengths of prompts to read, like 128,512; 0: none.")] = "512",
+    generate: Annotated[
+        str | None, typer.Option(help="Numbers of tokens to generate; 64 if not given, of an encoder none.")
+    ] = None,
+    depth: Annotated[str, typer.Option(help="Tokens that are cached before, like 0,4096.")] = "0",
+    batch: Annotated[str, typer.Option(help="Sequences at once, like 1,16.")] = "1",
+    weights: Weights = "auto",
+    repeat: Annotated[int, typer.Option(help="How often each test is timed.")] = 5,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads; what the machine was measured with, or all cores.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="What to print: table, csv or json.")] = "table",
+    output: Annotated[Path | None, typer.Option(help="The file to write to, instead of printing.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time reading prompts and generating, as llama-bench does, beside what is predicted."""
+    from ridgeline.analysis.bench import bench as run
+    from ridgeline.analysis.bench import bench_tests
+    from ridgeline.hardware import load_device, this_machine_file
+    from ridgeline.models import load_config
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report.bench import WRITERS
+    from ridgeline.report.tables import progress
+
+    form = "json" if as_json else form
+    if form not in WRITERS:
+        raise InputError(f"--format is {form!r}: choose among {', '.join(WRITERS)}")
+    config = load_config(model)
+    generate = generate or ("64" if config.is_decoder else "0")
+    lengths = {
+        "prompts": support.numbers("--prompt", prompt),
+        "generates": support.numbers("--generate", generate),
+        "depths": support.numbers("--depth", depth),
+        "batches": support.numbers("--batch", batch),
+    }
+    bench_tests(config, **lengths)
+    if output is not None:
+        refuse_unwritable(output)
+    on = load_device("this") if this_machine_file().is_file() else None
+    loaded = support.load(model, weights)
+    with progress(support.errors()) as report:
+        found = run(loaded, **lengths, repeat=repeat, threads=threads, on=on, progress=report)
+    if output is None:
+        WRITERS[form](found, sys.stdout)
+        return
+    with output.open("w", encoding="utf-8") as stream:
+        WRITERS[form](found, stream)
+
+
+@app.command("eval", epilog="Example: ridgeline eval demo --heldout --weights bf16,int8,int4-g128")
+def evaluate(
+    model: Model,
+    text: Annotated[Path | None, typer.Option(help="A text file in UTF-8, read as one document.")] = None,
+    heldout: Annotated[
+        bool, typer.Option("--heldout", help="The Python modules that the demo model never saw.")
+    ] = False,
+    weights: Annotated[str, typer.Option(help=f"Formats to compare: auto, {FORMATS}.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score how well a model predicts a text: perplexity and bits per byte."""
+    formats = support.formats(weights)
+    name, texts = support.texts(text, heldout)
+    support.refuse_builtin(model)
+    found = [support.evaluated(model, format, texts) for format in formats]
+    if as_json:
+        support.print_json(found)
+        return
+    from ridgeline.report.tables import show_evaluation
+
+    show_evaluation(support.console(), found, name)
+
+
+@app.command(epilog="Example: ridgeline validate --json")
+def validate(as_json: Json = False) -> None:
+    """Compute published figures again and show the difference; exit code 1 if one is off."""
+    from ridgeline.validation import validate as run
+
+    results = run()
+    if as_json:
+        support.print_json(results)
+    else:
+        from ridgeline.report.tables import show_validation
+
+        show_validation(support.console(), results)
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)

@@ -1,0 +1,57 @@
+"""Commands that run a model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ridgeline.cli import support
+from ridgeline.cli.app import Json, Model, Weights, app
+
+
+@app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    max_tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 128,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; unset: the model's own.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that sum to p.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Least share of the likeliest's odds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
+    weights: Weights = "auto",
+    as_json: Json = False,
+) -> None:
+    """Continue a prompt; the text streams as it is made."""
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    loaded = support.load_to_generate(model, weights, options)
+    sampling = loaded.sampling(**options)
+    given = support.prompt(loaded, prompt)
+    if as_json:
+        support.print_json(loaded.generate(given, max_tokens=max_tokens, sampling=sampling)[0])
+        return
+    from ridgeline.report.tables import show_stream
+
+    show_stream(support.console(), loaded, given, max_tokens=max_tokens, sampling=sampling)
+
+
+@app.command(epilog="Example: ridgeline chat demo --temperature 0.5")
+def chat(
+    model: Model,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="New tokens of an answer; 0: all the window.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; unset: the model's own.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that sum to p.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Least share of the likeliest's odds.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
+    weights: Weights = "auto",
+) -> None:
+    """Talk with a model, or let it continue your text; /help lists what it takes."""
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    loaded = support.load_to_generate(model, weights, options)
+    from ridgeline.chat.terminal import chat as run
+
+    run(loaded, loaded.sampling(**options), max_tokens=max_tokens)

@@ -1,0 +1,134 @@
+"""What commands do with their arguments: load, say, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ridgeline.errors import InputError
+
+
+def print_json(value: Any) -> None:
+    from ridgeline.report.plain import to_json
+
+    print(to_json(value))
+
+
+def console():
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def errors():
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def load(model: str, weights: str):
+    """The model, with a progress bar on stderr while its weights are read or made."""
+    from ridgeline.loading import load, require_run_extra
+    from ridgeline.models import declare, load_config
+    from ridgeline.report.tables import progress
+
+    require_run_extra()
+    total = declare(load_config(model)).parameter_count()
+    done = 0
+
+    with progress(errors()) as report:
+
+        def ready(parameters: int) -> None:
+            nonlocal done
+            done += parameters
+            report(f"loading {model}", done / total)
+
+        return load(model, weights=weights, progress=ready)
+
+
+def load_to_generate(model: str, weights: str, options: dict[str, float | None]):
+    """The model, after what its config alone can refuse; says what its folder asks for in vain."""
+    from ridgeline.engine.request import refuse_encoder
+    from ridgeline.engine.sampling import Sampling
+    from ridgeline.models import load_config
+
+    refuse_encoder(load_config(model))
+    Sampling(**{name: value for name, value in options.items() if value is not None})
+    loaded = load(model, weights)
+    if loaded.generation.ignored:
+        asked = ", ".join(loaded.generation.ignored)
+        note = f"generation_config.json asks for {asked}, which ridgeline does not do yet: ignored"
+        print(f"ridgeline: {note}", file=sys.stderr)
+    return loaded
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """The whole numbers of a list like ``1,16``."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is {text!r}: give whole numbers, like 1,16") from None
+
+
+def counted_format(weights: str) -> str | None:
+    """The format that --weights asks for, None for the config's. Random or not, the count is the same."""
+    return None if weights in ("auto", "random") else weights.removeprefix("random:")
+
+
+def formats(weights: str) -> list[str]:
+    """The weight formats in a list like ``bf16,int8``, each of which can be run."""
+    from ridgeline.loading import FORMATS
+
+    formats = [name.strip() for name in weights.split(",")]
+    for name in formats:
+        if name not in ("auto", *FORMATS):
+            raise InputError(
+                f"--weights {name!r} cannot be evaluated: choose among auto, {', '.join(FORMATS)}"
+            )
+    return formats
+
+
+def texts(file: Path | None, heldout: bool) -> tuple[str, list[str]]:
+    """What is evaluated: its name, and its documents."""
+    if (file is not None) == heldout:
+        raise InputError("eval needs one text to score: give either --text FILE or --heldout")
+    if file is not None:
+        from ridgeline.analysis.evaluate import read_text
+
+        return str(file), [read_text(file)]
+    from ridgeline.demo.heldout import held_out_texts
+
+    texts = list(held_out_texts().values())
+    version = ".".join(map(str, sys.version_info[:3]))
+    return f"{len(texts)} held-out files of Python {version}", texts
+
+
+def evaluated(model: str, weights: str, texts: list[str]):
+    """The evaluation in one format; its weights leave memory before the next one's come."""
+    loaded = load(model, weights)
+    from ridgeline.analysis.evaluate import evaluate as run
+    from ridgeline.report.tables import progress
+
+    with progress(errors()) as report:
+        return run(loaded, texts, progress=report)
+
+
+def refuse_builtin(model: str) -> None:
+    from ridgeline.models import builtin_names
+
+    if model.lower() in builtin_names():
+        raise InputError(f"{model} is a built-in config without weights: give a folder, a hub id, or demo")
+
+
+def prompt(loaded: Any, text: str) -> Any:
+    """The prompt as text; a model without a tokenizer takes token ids, separated by spaces."""
+    if loaded.tokenizer is not None:
+        return text
+    try:
+        ids = [int(token) for token in text.split()]
+    except ValueError:
+        ids = []
+    if not ids:
+        raise InputError("this model has no tokenizer: give the prompt as token ids, like '1 2 3'")
+    return ids
