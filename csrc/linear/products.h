@@ -101,9 +101,10 @@ constexpr int64_t kPrefetchBytes = 4096;
 /// What tile `tile` of a panel asks for: its part of the next panel or, alone with its panel, what it
 /// comes to itself in a moment. Left to the hardware, a panel's first tile would wait for memory.
 inline Ahead weights_ahead(const Job& job, const uint8_t* panel, int64_t tile) {
-    if (job.tiles == 1) return {panel + kPrefetchBytes, Layout::kStepBytes};
-    const int64_t bytes = job.layout.panel_bytes();
-    return {panel + bytes + bytes * tile / job.tiles, (Layout::kStepBytes + job.tiles - 1) / job.tiles};
+    const int64_t bytes = job.layout.panel_bytes(), steps = job.layout.steps() * job.tiles;
+    const int64_t step = (bytes + steps - 1) / steps;  // more than is multiplied: scales lie between
+    if (job.tiles == 1) return {panel + kPrefetchBytes, step};
+    return {panel + bytes + bytes * tile / job.tiles, step};
 }
 
 template <class Kind>

@@ -12,8 +12,8 @@
 namespace ridgeline {
 namespace {
 
-/// Weights that are wanted soon, to be asked for while others are multiplied: `step` bytes a step, 128 at
-/// most.
+/// Weights that are wanted soon, to be asked for while others are multiplied: `step` bytes a step. Two lines
+/// of a step are asked for, and what lies beyond, scales for the most part, is left to the hardware.
 struct Ahead {
     const uint8_t* at;
     int64_t step;
@@ -34,10 +34,10 @@ struct Operands {
     Ahead ahead;
 };
 
-/// The strips of registers that make up a panel: f(first column).
-template <class F>
+/// The strips of `strip` registers that make up a panel: f(first column).
+template <int strip = Arch::kStrip, class F>
 [[gnu::always_inline]] inline void each_strip(const F& f) {
-    for (int column = 0; column < kPanel; column += Arch::kLanes * Arch::kStrip) f(column);
+    for (int column = 0; column < kPanel; column += Arch::kLanes * strip) f(column);
 }
 
 template <int R>
@@ -156,57 +156,67 @@ template <int R>
 /// Without zero points stored nibbles are q + 8.
 constexpr int kInt4Offset = 8;
 
-/// As tile_int8, group by group: integers inside a group, floats from group to group.
+/// sums += the products of one half of the bytes at `w`, the nibbles above bit `shift`, and of R activations.
+template <int shift, int R, int S>
+[[gnu::always_inline]] inline void add_nibbles(Arch::I (&sums)[R][S], const uint8_t* w, const uint8_t* a,
+                                               Arch::I low) {
+    Arch::I weight[S];
+    unroll<S>([&](auto c) {
+        const Arch::I both = Arch::load_int(w + c * Arch::kLanes * 4);
+        weight[c] = Arch::and_int(shift == 0 ? both : Arch::template shift_right<shift>(both), low);
+    });
+    unroll<R>([&](auto r) {
+        const Arch::I x = Arch::set_bytes(a + r * 4);
+        unroll<S>([&](auto c) { sums[r][c] = Arch::dot_nibble(sums[r][c], weight[c], x); });
+    });
+}
+
+/// As tile_int8, group by group: integers inside a group, floats from group to group. Both are kept in
+/// registers, since a group is short: with floats in memory, half of the time goes into fetching them.
 template <int R, bool ZeroPoints>
 [[gnu::flatten]] void tile_int4(const Operands& o) {
+    constexpr int S = R * Arch::kStrip <= Arch::kNibbleAccumulators ? Arch::kStrip : 1;
     const Arch::I low = Arch::set_int(0x0f0f0f0f);
-    const int64_t steps = o.layout.group_steps();
-    clear<R>(o.tile);
-    for (int64_t g = 0; g < o.layout.groups(); ++g) {
-        const uint8_t* group = o.panel + g * o.layout.group_bytes();
-        const int32_t* group_sums = o.group_sums + g * R;
-        each_strip([&](int column) {
-            Arch::I sums[R][Arch::kStrip];
+    const int64_t steps = o.layout.group_steps(), group_bytes = o.layout.group_bytes();
+    each_strip<S>([&](int column) {
+        Arch::F acc[R][S];
+        unroll<R>([&](auto r) { unroll<S>([&](auto c) { acc[r][c] = Arch::zero(); }); });
+        const uint8_t *w = o.panel + column * 4, *a = o.activations;
+        int64_t step = 0;
+        for (int64_t g = 0; g < o.layout.groups(); ++g) {
+            const int32_t* group_sums = o.group_sums + g * R;
+            Arch::I sums[R][S];
             unroll<R>([&](auto r) {
                 const int start = ZeroPoints ? 0 : -kInt4Offset * group_sums[r];
-                unroll<Arch::kStrip>([&](auto c) { sums[r][c] = Arch::set_int(start); });
+                unroll<S>([&](auto c) { sums[r][c] = Arch::set_int(start); });
             });
-            const uint8_t* w = group + column * 4;
-            const uint8_t* a = o.activations + g * steps * R * 8;
-            for (int64_t k = 0; k < steps; ++k, w += Layout::kStepBytes, a += R * 8) {
-                o.ahead.prefetch(g * steps + k);
-                Arch::I weight[Arch::kStrip];
-                unroll<Arch::kStrip>([&](auto c) {
-                    weight[c] = Arch::and_int(Arch::load_int(w + c * Arch::kLanes * 4), low);
-                });
-                unroll<R>([&](auto r) {
-                    const Arch::I x = Arch::set_bytes(a + r * 4);
-                    unroll<Arch::kStrip>(
-                        [&](auto c) { sums[r][c] = Arch::dot_nibble(sums[r][c], weight[c], x); });
-                });
-                unroll<Arch::kStrip>([&](auto c) {
-                    weight[c] = Arch::and_int(
-                        Arch::template shift_right<4>(Arch::load_int(w + c * Arch::kLanes * 4)), low);
-                });
-                unroll<R>([&](auto r) {
-                    const Arch::I x = Arch::set_bytes(a + (R + r) * 4);
-                    unroll<Arch::kStrip>(
-                        [&](auto c) { sums[r][c] = Arch::dot_nibble(sums[r][c], weight[c], x); });
-                });
+            for (int64_t k = 0; k < steps; ++k, ++step, w += Layout::kStepBytes, a += R * 8) {
+                o.ahead.prefetch(step);
+                add_nibbles<0>(sums, w, a, low);
+                add_nibbles<4>(sums, w, a + R * 4, low);
             }
             if constexpr (ZeroPoints)
-                unroll<Arch::kStrip>([&](auto c) {
+                unroll<S>([&](auto c) {
                     const Arch::I zero = zero_points(o, g, column + c * Arch::kLanes);
                     unroll<R>([&](auto r) {
                         const Arch::I excess = Arch::mul_int(zero, Arch::set_int(group_sums[r]));
                         sums[r][c] = Arch::sub_int(sums[r][c], excess);
                     });
                 });
-            Arch::F acc[R][Arch::kStrip];
-            to_float<R>(sums, acc);
-            add_group<R>(acc, group + steps * Layout::kStepBytes + column * 2, o.tile + column);
+            const uint8_t* scales = o.panel + (g + 1) * group_bytes - Layout::kScaleBytes + column * 2;
+            unroll<S>([&](auto c) {
+                const Arch::F scale =
+                    Arch::load_fp16(reinterpret_cast<const uint16_t*>(scales) + c * Arch::kLanes);
+                unroll<R>(
+                    [&](auto r) { acc[r][c] = Arch::fma(Arch::to_float(sums[r][c]), scale, acc[r][c]); });
+            });
+            w += Layout::kScaleBytes;
+        }
+        unroll<R>([&](auto r) {
+            unroll<S>(
+                [&](auto c) { Arch::store(o.tile + r * kPanel + column + c * Arch::kLanes, acc[r][c]); });
         });
-    }
+    });
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ struct Arch {
     static constexpr int kLanes = 8;
     static constexpr int kMaxRows = 5;  // 5 x 2 accumulators leave 6 of 16 registers
     static constexpr int kMaxNibbleRows = 5;
+    static constexpr int kNibbleAccumulators = 5;
     static constexpr int kStrip = 2;
     static constexpr int kInt8Offset = 0;              // dot_int8 takes the stored offset off
     static constexpr float kPowerUnderflow = -252.0f;  // scale(1..2, this) is 0

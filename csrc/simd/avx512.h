@@ -10,10 +10,12 @@ namespace {
 
 struct Arch {
     static constexpr int kLanes = 16;
-    static constexpr int kMaxRows =
-        14;  // 14 x 2 accumulators, 2 weights and 1 activation: 31 of 32 registers
-    static constexpr int kMaxNibbleRows = 13;          // taking nibbles out of bytes needs a mask beside them
-    static constexpr int kStrip = 2;                   // registers of columns that a tile works on at a time
+    // 14 x 2 accumulators, 2 weights and 1 activation take 31 of 32 registers.
+    static constexpr int kMaxRows = 14;
+    static constexpr int kStrip = 2;  // registers of columns that a tile works on at a time
+    // A nibble accumulates twice, as integers and as floats, and needs a mask.
+    static constexpr int kMaxNibbleRows = 5;
+    static constexpr int kNibbleAccumulators = 10;
     static constexpr int kInt8Offset = 128;            // int8 dot products take weights as stored, q + 128
     static constexpr float kPowerUnderflow = -160.0f;  // scale(1..2, this) is 0
 

@@ -14,6 +14,7 @@ struct Arch {
     static constexpr int kLanes = 4;
     static constexpr int kMaxRows = 4;
     static constexpr int kMaxNibbleRows = 4;
+    static constexpr int kNibbleAccumulators = 8;
     static constexpr int kStrip = 2;
     static constexpr int kInt8Offset = 128;
     static constexpr float kPowerUnderflow = -252.0f;  // scale(1..2, this) is 0
