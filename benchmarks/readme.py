@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.cases import OWN, PEERS
+from benchmarks.peers.cases import MEMORY, OWN, PEERS, ROWS
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -41,8 +41,9 @@ def peers_table(result: dict[str, Any]) -> str:
         f"| tokens/s | {' | '.join(PEERS.values())} | times the fastest peer |",
         f"| --- |{' ---: |' * (len(PEERS) + 1)}",
     ]
-    for row in result["rows"]:
-        found = row["contestants"]
+    order = [row.name for row in ROWS]
+    for row in sorted(result["rows"], key=lambda row: order.index(row["name"])):
+        found = [c for c in row["contestants"] if c["worker"] != MEMORY]
         first, *others = (c for c in found if c["worker"] == OWN)
         theirs = {c["worker"]: c for c in found if c["worker"] != OWN}
         ratio = f"{min(c['speedup'] for c in theirs.values()):.2f}" if theirs else ""
@@ -50,12 +51,18 @@ def peers_table(result: dict[str, Any]) -> str:
         lines.append(f"| {row['title']} | {_rate(first)} | {' | '.join(rates)} | {ratio} |")
         lines += [f"| - {c['name']} | {_rate(c)} |{'  |' * (len(peers) + 1)}" for c in others]
     versions = {n: v for r in result["rows"] for c in r["contestants"] for n, v in c["versions"].items()}
-    formats = {f"{c['name']} {c['weights']}": None for r in result["rows"] for c in r["contestants"]}
+    formats = {
+        f"{c['name']} {c['weights']}": None
+        for r in result["rows"]
+        for c in r["contestants"]
+        if c["worker"] != MEMORY
+    }
     lines += [
         "",
-        f"Measured {machine['date']} on {machine['cpu']}, {machine['threads']} threads, which reads memory "
-        f"at {_best_read(result) / 1e9:.0f} GB/s at best. Weights: {', '.join(formats)}. Versions: "
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}.",
+        f"Measured {machine['date']} on {machine['cpu']}, {machine['threads']} threads. Weights: "
+        f"{', '.join(formats)}. Versions: "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
+        f"{''.join(_share_of_reading(row) for row in result['rows'])}",
     ]
     return "\n".join(lines)
 
@@ -79,10 +86,18 @@ def _rate(contestant: dict[str, Any] | None) -> str:
     return "" if contestant is None else f"{contestant['tokens_per_second']:,.0f}"
 
 
-def _best_read(result: dict[str, Any]) -> float:
-    """Bytes a second of the best reader: the probe, or a generating contestant."""
-    found = (c.get("gbytes_per_second", 0.0) for row in result["rows"] for c in row["contestants"])
-    return max(result["read_bandwidth"], 1e9 * max(found, default=0.0))
+def _share_of_reading(row: dict[str, Any]) -> str:
+    """How fast we read weights, of how fast memory was read in the same rounds; empty where nobody did."""
+    rates: dict[str, Any] = {}
+    for contestant in row["contestants"]:
+        rates.setdefault(contestant["worker"], contestant.get("gbytes_per_second"))
+    if MEMORY not in rates or OWN not in rates:
+        return ""
+    ours, best = rates[OWN], max(rate for rate in rates.values() if rate is not None)
+    return (
+        f" {row['title']}: weights are read at {ours:.0f} GB/s, and memory by itself in the same rounds at "
+        f"{best:.0f} GB/s."
+    )
 
 
 def _median_pair(phase: dict[str, Any]) -> int:

@@ -9,19 +9,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.cases import PEERS, ROWS, Row
+from benchmarks.peers.cases import MEMORY, PEERS, ROWS, Row
 from benchmarks.peers.files import make_checkpoint
 from benchmarks.peers.results import store, summary
 from benchmarks.peers.turns import Failed, take_turns
 from ridgeline.hardware import cache_folder
 from ridgeline.hardware.fingerprint import fingerprint
 from ridgeline.hardware.host import this_host
-from ridgeline.hardware.probes.bandwidth import MEMORY, bandwidth_probes
-from ridgeline.hardware.probes.ring import Ring
-from ridgeline.hardware.timing import Schedule, time_probes
-
-#: Read once a probe: far more than a cache holds.
-RING_BYTES = 512 << 20
 
 
 def main() -> None:
@@ -29,7 +23,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--only", action="append", choices=names, help="a row; may be repeated")
     parser.add_argument(
-        "--worker", action="append", choices=list(PEERS), help="only it takes part, and nothing is stored"
+        "--worker",
+        action="append",
+        choices=[*PEERS, MEMORY],
+        help="only it takes part, and nothing is stored",
     )
     parser.add_argument("--rounds", type=int, default=5, help="0 only makes and loads the model files")
     parser.add_argument("--wait", action="store_true", help="for Enter, once a row's models are loaded")
@@ -42,21 +39,14 @@ def main() -> None:
     chosen = [row for row in ROWS if row.name in (options.only or names)]
     found = [result for row in chosen for result in _results(row, options)]
     if found and not (options.dry_run or options.worker):
-        bandwidth = _read_bandwidth(options.threads)
-        print(f"wrote {store(found, fingerprint(options.threads), bandwidth)}")
-
-
-def _read_bandwidth(threads: int) -> float:
-    """Bytes a second that ``ridgeline measure`` would find for memory."""
-    probes = bandwidth_probes((), Ring(RING_BYTES), threads)
-    return time_probes(probes, Schedule(seconds=2.0)).rate(f"levels.{MEMORY}")
+        print(f"wrote {store(found, fingerprint(options.threads))}")
 
 
 def _results(row: Row, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The row's result; none where no round is asked for, nobody takes part, or a worker breaks."""
     print(f"{row.title}:", flush=True)
     ready = (lambda: input("  loaded; Enter starts\n")) if options.wait else (lambda: None)
-    contestants = [c for c in row.contestants if c.worker in (options.worker or PEERS)]
+    contestants = [c for c in row.contestants if not options.worker or c.worker in options.worker]
     try:
         turns = take_turns(contestants, options.rounds, options.threads, options.folder, ready)
     except Failed as error:

@@ -52,6 +52,8 @@ class Row:
 
 
 OWN = "own"
+#: Only reads memory, as often and as much as generating would: what the same rounds could have reached.
+MEMORY = "memory"
 #: Who takes part, by worker; we are the first.
 PEERS = {
     OWN: "Ridgeline",
@@ -62,7 +64,9 @@ PEERS = {
 
 
 def _decoder(name: str, title: str, case: Case, *peers: str) -> Row:
-    contestants = (Contestant(PEERS[worker], worker, case) for worker in (OWN, *peers))
+    contestants = [Contestant(PEERS[worker], worker, case) for worker in (OWN, *peers)]
+    if case.kind == "generate" and case.batch == 1 and not case.depth:  # time goes into reading weights
+        contestants.append(Contestant("memory, only read", MEMORY, case))
     return Row(name, title, tuple(contestants))
 
 

@@ -54,20 +54,19 @@ def _contestant(turns: Turns, own: Turns | None) -> dict[str, Any]:
     return found
 
 
-def store(rows: list[dict[str, Any]], machine: Fingerprint, read_bandwidth: float) -> Path:
-    """Write rows and the read bandwidth (bytes a second) beside those of earlier runs on this machine.
+def store(rows: list[dict[str, Any]], machine: Fingerprint) -> Path:
+    """Write rows beside those of earlier runs on this machine.
 
     A row takes the place of an older one of its name; rows of another machine are dropped.
     """
-    older = _stored(machine)
-    merged = {row["name"]: row for row in (*older.get("rows", ()), *rows)}
-    best = max(read_bandwidth, older.get("read_bandwidth", 0.0))
-    return write_result(NAME, {"read_bandwidth": best, "rows": list(merged.values())}, machine)
+    merged = {row["name"]: row for row in (*_stored(machine), *rows)}
+    return write_result(NAME, {"rows": list(merged.values())}, machine)
 
 
-def _stored(machine: Fingerprint) -> dict[str, Any]:
+def _stored(machine: Fingerprint) -> list[dict[str, Any]]:
     path = record.RESULTS / f"{NAME}.json"
     if not path.is_file():
-        return {}
+        return []
     stored = json.loads(path.read_text())
-    return stored if all(stored["machine"][f] == getattr(machine, f) for f in MACHINE) else {}
+    same = all(stored["machine"][field] == getattr(machine, field) for field in MACHINE)
+    return stored["rows"] if same else []

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 #: The package that each worker needs, and how to install it.
 NEEDED = {
     "own": ("ridgeline", "pip install '.[run]'"),
+    "memory": ("ridgeline", "pip install '.[run]'"),
     "llama_cpp": ("llama_cpp", "pip install '.[peers]'"),
     "openvino": ("optimum", "sh benchmarks/peers/openvino.sh FOLDER"),
     "transformers": ("transformers", "pip install '.[peers]'"),

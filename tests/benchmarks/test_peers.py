@@ -12,7 +12,7 @@ import torch
 import ridgeline
 from benchmarks import record
 from benchmarks.peers import results
-from benchmarks.peers.cases import ENCODER_LENGTHS, PADDED_LENGTH, PEERS, ROWS, Case, Contestant, Row
+from benchmarks.peers.cases import ENCODER_LENGTHS, MEMORY, PADDED_LENGTH, PEERS, ROWS, Case, Contestant, Row
 from benchmarks.peers.files import write_checkpoint
 from benchmarks.peers.protocol import Task
 from benchmarks.peers.turns import NEEDED, ROOT, Failed, Turns, take_turns
@@ -102,7 +102,7 @@ def test_every_row_begins_with_us_and_has_workers_that_exist():
     for row in ROWS:
         assert row.contestants[0].worker == "own"
         for contestant in row.contestants:
-            assert contestant.worker in PEERS
+            assert contestant.worker in (*PEERS, MEMORY)
             assert (ROOT / "benchmarks/peers/workers" / f"{contestant.worker}.py").is_file()
 
 
@@ -140,29 +140,27 @@ def test_a_generating_contestant_reads_its_weights_once_a_step():
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    """``stored(rows, read_bandwidth, **changes)``: the file after storing from a machine with changes."""
+    """``stored(rows, **changes)``: the file after storing from a machine with changes."""
     monkeypatch.setattr(record, "RESULTS", tmp_path)
 
-    def store(rows, read_bandwidth, **changes):
-        path = results.store(rows, replace(MACHINE, **changes), read_bandwidth)
+    def store(rows, **changes):
+        path = results.store(rows, replace(MACHINE, **changes))
         return json.loads(path.read_text())
 
     return store
 
 
-def test_rows_are_merged_by_name_and_the_best_bandwidth_kept(stored):
-    stored([{"name": "a", "x": 1}, {"name": "b", "x": 1}], 5e10)
-    found = stored([{"name": "b", "x": 2}], 4e10)
+def test_rows_are_merged_by_name(stored):
+    stored([{"name": "a", "x": 1}, {"name": "b", "x": 1}])
+    found = stored([{"name": "b", "x": 2}])
     assert found["rows"] == [{"name": "a", "x": 1}, {"name": "b", "x": 2}]
-    assert found["read_bandwidth"] == 5e10
     assert found["machine"]["cpu"] == "some"
 
 
 def test_another_machines_rows_are_dropped(stored):
-    stored([{"name": "a"}], 5e10)
-    found = stored([{"name": "b"}], 4e10, cpu="other")
+    stored([{"name": "a"}])
+    found = stored([{"name": "b"}], cpu="other")
     assert [row["name"] for row in found["rows"]] == ["b"]
-    assert found["read_bandwidth"] == 4e10
 
 
 # -- the files that contestants share --------------------------------------------------------------
@@ -189,3 +187,12 @@ def test_llama_cpps_file_holds_the_checkpoints_tensors(tmp_path):
 
     saved = load_file(tmp_path / "tinyllama" / "model.safetensors")
     assert torch.equal(down.view(32, 64), saved["model.layers.1.mlp.down_proj.weight"])
+
+
+def test_memory_is_read_as_often_as_there_are_tokens(tmp_path, monkeypatch):
+    from benchmarks.peers.workers import memory
+
+    monkeypatch.setattr(memory, "RING_BYTES", 1 << 16)
+    ready = memory.prepare(Task(Case("generate", "4-bit", 9), 1, tmp_path))
+    assert ready.step_bytes == 1 << 16
+    assert ready.run() > 0
