@@ -41,9 +41,12 @@ inline StoredPanel stored_panel(const Attention& call, const Item& item, int64_t
     return call.source.layout.panel(call.source.blocks, table, key, item.kv_head);
 }
 
-inline void expand(const uint8_t* from, int64_t n, uint8_t* to) {
-    for (int64_t i = 0; i < n; i += 2 * Arch::kLanes)
+/// n bytes as bf16; asks for as many at `ahead`.
+inline void expand(const uint8_t* from, const uint8_t* ahead, int64_t n, uint8_t* to) {
+    for (int64_t i = 0; i < n; i += 2 * Arch::kLanes) {
+        __builtin_prefetch(ahead + i);
         Arch::int8_to_bf16(reinterpret_cast<const int8_t*>(from) + i, reinterpret_cast<uint16_t*>(to) + i);
+    }
 }
 
 /// Where keys [key, key + count) of a user's layout lie.
@@ -98,13 +101,16 @@ void make_panels(const Attention& call, const Item& item, int64_t key, int64_t k
     }
 }
 
-/// Makes panel `p` of a stored int8 one.
+/// Makes panel `p` of a stored int8 one, and asks for the one that is met next.
 template <class Number>
-void expand_panel(const KvLayout& layout, const StoredPanel& stored, int p, KvTile& tile) {
+void expand_panel(const KvLayout& layout, const StoredPanel& stored, const StoredPanel& next, int p,
+                  KvTile& tile) {
     uint8_t* keys = tile.keys + p * made_key_bytes<Number>(layout);
     uint8_t* values = tile.values + p * made_value_bytes<Number>(layout);
-    expand(stored.keys, layout.key_bytes(), keys);
-    expand(stored.values, layout.value_bytes(), values);
+    expand(stored.keys, next.keys, layout.key_bytes(), keys);
+    expand(stored.values, next.values, layout.value_bytes(), values);
+    __builtin_prefetch(next.key_scales);
+    __builtin_prefetch(next.value_scales);
     for (int i = 0; i < kPanelKeys; ++i) tile.multipliers[p * kPanelKeys + i] *= stored.key_scales[i];
     std::copy_n(stored.value_scales, kPanelKeys, tile.value_scales + p * kPanelKeys);
     tile.panels[p] = tile.ahead[p] = {keys, values};
@@ -131,10 +137,13 @@ void load_tile(const Attention& call, const Item& item, const TileView& view, in
     if (call.source.blocks == nullptr) return make_panels<Number>(call, item, view.begin, keys, end, tile);
     for (int p = tile.first; p < tile.last; ++p) {
         const int64_t key = first_key + p * kPanelKeys;
-        if (call.source.layout.format == KvFormat::int8)
-            expand_panel<Number>(call.source.layout, stored_panel(call, item, key), p, tile);
-        else
+        if (call.source.layout.format == KvFormat::int8) {
+            const int64_t next = key + kPanelKeys < std::min(end, keys) ? key + kPanelKeys : key;
+            expand_panel<Number>(call.source.layout, stored_panel(call, item, key),
+                                 stored_panel(call, item, next), p, tile);
+        } else {
             find_panel(call, item, key, end, p, tile);
+        }
     }
 }
 
