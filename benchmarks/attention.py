@@ -87,6 +87,13 @@ def pytorch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dtype: torch.dtyp
     return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
 
 
+def reading(nbytes: float):
+    """Sums of as many bytes, which all threads read: what memory gives in the same rounds."""
+    rows = torch.get_num_threads() * 16
+    numbers = torch.randn(rows, int(nbytes) // 4 // rows)
+    return lambda: numbers.sum(1)
+
+
 def heads_of(rows: int, tokens: int, heads: int, kv_heads: int, dim: int, format: str):
     dtype = DTYPES[format]
     q = torch.randn(rows, heads, dim).to(dtype)
@@ -122,6 +129,7 @@ def decode(heads: int, kv_heads: int, dim: int, format: str) -> Case:
         contestants[f"pytorch {format}"] = pytorch(q, k, v, DTYPES[format])
     element = {"fp32": 4, "bf16": 2, "int8": 1 + 4 / dim}[format]
     flops = 4 * heads * dim * DECODE_TOKENS
+    contestants["memory, only read"] = reading(2 * k.numel() * element)
     return Case(
         f"decode {DECODE_TOKENS} {heads}/{kv_heads}x{dim} {format}",
         contestants,
