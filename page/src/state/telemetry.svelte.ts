@@ -1,0 +1,58 @@
+import { ApiError, call } from "../api/client";
+import { eventsOf } from "../api/events";
+import type { Point, Status } from "../api/status";
+import type { Key } from "./key.svelte";
+
+/** Samples of the throughput that are kept: a minute at two a second. */
+export const SAMPLES = 120;
+/** Steps that the trail of the operating point shows. */
+export const TRAIL = 24;
+/** Milliseconds to wait before each further attempt to connect. */
+const PAUSES = [500, 1000, 2000, 5000];
+
+/** What the engine says of itself, as it comes, and the little of its past that is shown. */
+export class Telemetry {
+  status = $state.raw<Status | null>(null);
+  /** Whether `status` is of now. */
+  connected = $state(false);
+  /** Tokens/s, the newest last. */
+  speeds = $state.raw<number[]>([]);
+  /** Steps, the newest last. */
+  trail = $state.raw<Point[]>([]);
+
+  constructor(private readonly key: Key) {}
+
+  /** Follows the server's status until `signal`, through broken connections; ends if the key is refused. */
+  async follow(signal: AbortSignal): Promise<void> {
+    for (let attempt = 0; !signal.aborted; attempt += 1) {
+      try {
+        const response = await call("v1/status/stream", { key: this.key.value, signal });
+        for await (const { name, data } of eventsOf(response)) {
+          if (name === "status") this.take(JSON.parse(data) as Status);
+          attempt = -1;
+        }
+      } catch (error) {
+        if (error instanceof ApiError && error.status === 401) this.key.refused = true;
+      }
+      this.connected = false;
+      if (this.key.refused) return;
+      await pause(PAUSES[Math.min(Math.max(attempt, 0), PAUSES.length - 1)] ?? 0, signal);
+    }
+  }
+
+  take(status: Status): void {
+    const { engine, point } = status;
+    this.status = status;
+    this.connected = true;
+    this.speeds = [...this.speeds, engine.tokens_per_second].slice(-SAMPLES);
+    if (point) this.trail = [...this.trail, point].slice(-TRAIL);
+  }
+}
+
+/** Resolves after so many milliseconds, or at once when `signal` aborts. */
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+  });
+}
