@@ -30,7 +30,7 @@ interface Chunk {
   usage?: { completion_tokens: number } | null;
 }
 
-const BROKEN_OFF = "The connection broke off before the answer was complete.";
+export const BROKEN_OFF = "The connection broke off before the answer was complete.";
 
 /**
  * Asks `model` and yields the answer piece by piece.

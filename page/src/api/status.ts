@@ -31,7 +31,7 @@ export interface DeviceStatus {
 export interface EngineStatus {
   running: number;
   waiting: number;
-  /** The most sequences that one step may hold. */
+  /** The most sequences that one step may hold; 0 of an encoder, which generates nothing. */
   sequences: number;
   /** Blocks of `block_size` tokens. */
   kv_used: number;

@@ -67,8 +67,8 @@ export function viewOf(roof: Roof, points: readonly Point[]): View {
   const corner = ridge(roof);
   const least = decadeUnder(Math.min(0.5, corner / 10, ...intensities));
   return {
-    x: [least, decadeOver(Math.max(4 * corner, ...intensities))],
-    y: [decadeUnder(Math.min(roof.peak / 200, ...rates)), 4 * Math.max(roof.peak, ...rates)],
+    x: [least, decadeOver(Math.max(8 * corner, ...intensities))],
+    y: [decadeUnder(Math.min(roof.peak / 200, ...rates)), 2.5 * Math.max(roof.peak, ...rates)],
   };
 }
 

@@ -11,7 +11,7 @@ export interface Setting {
 
 /** The settings in the order in which they are shown. */
 export const SETTINGS: readonly Setting[] = [
-  { name: "temperature", label: "Temperature", least: 0, most: 2, step: "any" },
+  { name: "temperature", label: "Temperature", least: 0, most: null, step: "any" },
   { name: "top_p", label: "Top-p", least: 0, most: 1, step: "any" },
   { name: "max_tokens", label: "Max tokens", least: 1, most: null, step: 1 },
   { name: "seed", label: "Seed", least: 0, most: null, step: 1 },

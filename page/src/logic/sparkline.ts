@@ -1,7 +1,8 @@
-/** The least of 1, 2, 5, 10, 20, 50, ... that is not below `x`. */
+/** The least of 1, 1.5, 2, 3, 5, 7, 10, 15, ... that is not below `x`, nor below 1. */
 export function niceCeiling(x: number): number {
   const decade = 10 ** Math.floor(Math.log10(Math.max(x, 1)));
-  return [1, 2, 5, 10].map((step) => step * decade).find((step) => step >= x) ?? 10 * decade;
+  const step = [1, 1.5, 2, 3, 5, 7].find((multiple) => multiple * decade >= x) ?? 10;
+  return step * decade;
 }
 
 /**
