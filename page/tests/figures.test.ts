@@ -13,7 +13,12 @@ describe("the figures of an answer", () => {
   it("give the time to the first token, and the rate after it", () => {
     const figures = measured([1250, 1500, 1750], 101, "length");
     expect(tokensPerSecond(figures)).toBe(200);
-    expect(phrases(figures)).toEqual(["101 tokens", "200 tokens/s", "first after 250 ms", "ended at the length limit"]);
+    expect(phrases(figures)).toEqual([
+      "101 tokens",
+      "200 tokens/s",
+      "first after 250 ms",
+      "ended at the length limit",
+    ]);
   });
 
   it("say that the tokens were estimated where the server didn't come to count them", () => {

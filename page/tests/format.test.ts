@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { count, percent, rate, seconds, span } from "../src/logic/format";
+import { count, percent, powerOfTen, rate, seconds, span } from "../src/logic/format";
 
 describe("quantities", () => {
   it.each([
@@ -32,6 +32,12 @@ describe("quantities", () => {
     [0.95, "0.950"],
     [1234.5, "1,230"],
   ])("%d things are %s", (x, said) => expect(count(x)).toBe(said));
+
+  it.each([
+    [0.1 ** 2, "0.01"],
+    [1000, "1,000"],
+    [1e4, "10k"],
+  ])("the power of ten %d is %s", (x, said) => expect(powerOfTen(x)).toBe(said));
 
   it.each([
     [0, "0 %"],

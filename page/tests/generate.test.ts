@@ -18,7 +18,8 @@ async function all(prompt: Prompt, key = ""): Promise<Piece[]> {
 }
 
 function stream(...chunks: object[]): string {
-  return [...chunks.map((chunk) => JSON.stringify(chunk)), "[DONE]"].map((data) => `data: ${data}\n\n`).join("");
+  const data = [...chunks.map((chunk) => JSON.stringify(chunk)), "[DONE]"];
+  return data.map((line) => `data: ${line}\n\n`).join("");
 }
 
 afterEach(() => void vi.unstubAllGlobals());

@@ -1,6 +1,17 @@
 import { describe, expect, it } from "vitest";
 import type { Point } from "../src/api/status";
-import { attainable, decades, logScale, outline, ridge, roofOf, standing, viewOf, words } from "../src/logic/roofline";
+import {
+  attainable,
+  axesOf,
+  decades,
+  logScale,
+  ridge,
+  roofOf,
+  standing,
+  start,
+  viewOf,
+  words,
+} from "../src/logic/roofline";
 
 const ROOF = { peak: 400e9, bandwidth: 20e9 };
 
@@ -43,8 +54,9 @@ describe("the chart", () => {
   it("shows the ridge and every point", () => {
     for (const shown of [[], points]) {
       const { x, y } = viewOf(ROOF, shown);
-      for (const [i, f] of [[ridge(ROOF), ROOF.peak] as const, ...shown.map((p) => [p.intensity, p.flops_per_second] as const)]) {
-        expect(x[0] <= i && i < x[1] && y[0] <= f && f < y[1]).toBe(true);
+      for (const { intensity, flops_per_second } of [step(ridge(ROOF), ROOF.peak), ...shown]) {
+        expect(x[0] <= intensity && intensity < x[1]).toBe(true);
+        expect(y[0] <= flops_per_second && flops_per_second < y[1]).toBe(true);
       }
     }
   });
@@ -53,15 +65,15 @@ describe("the chart", () => {
     expect(viewOf(ROOF, [step(2, 30e9)])).toEqual(viewOf(ROOF, [step(9, 80e9), step(100, 300e9)]));
   });
 
-  it("draws a roof that begins inside the view, bends at the ridge and ends at the right edge", () => {
-    for (const shown of [[], points]) {
-      const view = viewOf(ROOF, shown);
-      const [start, bend, end] = outline(ROOF, view);
-      expect(start![0] >= view.x[0] && start![1] >= view.y[0] * 0.999).toBe(true);
-      expect(start![1]).toBeCloseTo(attainable(ROOF, start![0]), -3);
-      expect(bend).toEqual([20, 400e9]);
-      expect(end).toEqual([view.x[1], 400e9]);
-    }
+  it("has a roof that comes in at the left edge, or through the bottom", () => {
+    expect(start(ROOF, { x: [0.1, 1000], y: [1e9, 1e12] })).toBe(0.1);
+    expect(start(ROOF, { x: [0.1, 1000], y: [10e9, 1e12] })).toBe(0.5);
+  });
+
+  it("counts pixels from the top left", () => {
+    const { x, y } = axesOf({ x: [0.1, 10], y: [1e9, 1e11] }, { left: 40, right: 240, top: 20, bottom: 120 });
+    expect([x(0.1), x(1), x(10)]).toEqual([40, 140, 240].map((at) => expect.closeTo(at)));
+    expect([y(1e9), y(1e10), y(1e11)]).toEqual([120, 70, 20].map((at) => expect.closeTo(at)));
   });
 
   it("has logarithmic axes", () => {

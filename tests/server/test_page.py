@@ -139,6 +139,15 @@ def test_an_answer_streams_and_ends_with_its_figures(visit):
 
 
 @in_browser
+def test_an_answer_can_be_copied(visit):
+    v = visit(permissions=["clipboard-read", "clipboard-write"])
+    v.ask()
+    v.button("Copy").click()
+    expect(v.button("Copied")).to_be_visible()
+    assert v.page.evaluate("() => navigator.clipboard.readText()") == "Four tokens, well spoken."
+
+
+@in_browser
 def test_a_question_goes_with_the_conversation_before_it(visit):
     v = visit()
     v.ask("First?")
@@ -255,14 +264,14 @@ def test_a_text_model_writes_on_where_the_caret_is(visit):
     v.entry.evaluate("field => field.setSelectionRange(6, 6)")
     v.entry.press("Control+Enter")
     expect(v.entry).to_have_value("before one two after")
-    expect(v.page.locator("mark")).to_have_text(" one two")
+    expect(v.page.locator("pre .model")).to_have_text(" one two")
     expect(v.page.locator(".figures")).to_contain_text("2 tokens")
     assert v.stub.asked[0]["prompt"] == "before"
     assert v.entry.evaluate("field => field.selectionEnd") == len("before one two")
     v.entry.press_sequentially("!")
     expect(v.entry).to_have_value("before one two! after")
     v.page.reload()
-    expect(v.page.locator("mark")).to_have_text(" one two")
+    expect(v.page.locator("pre .model")).to_have_text(" one two")
 
 
 @in_browser

@@ -44,6 +44,12 @@ export function count(x: number): string {
   return digits(rounded / scale) + unit;
 }
 
+/** A power of ten beside an axis: `0.01`, `1,000`, `10k`. */
+export function powerOfTen(x: number): string {
+  const exact = Number(x.toPrecision(1));
+  return exact < 1e4 ? exact.toLocaleString("en-US") : `${whole(exact / 1e3)}k`;
+}
+
 /** A share: `3.2 %`, `57 %`. */
 export function percent(x: number): string {
   const value = 100 * x;

@@ -72,20 +72,34 @@ export function viewOf(roof: Roof, points: readonly Point[]): View {
   };
 }
 
-/** The line of the roof from the left edge of a view (or its bottom) over the ridge to the right edge. */
-export function outline(roof: Roof, { x, y }: View): [number, number][] {
-  const start = Math.max(x[0], y[0] / roof.bandwidth);
-  return [
-    [start, start * roof.bandwidth],
-    [ridge(roof), roof.peak],
-    [x[1], roof.peak],
-  ];
+/** FLOP/byte at which the roof comes into a view: at its left edge, or through its bottom. */
+export function start({ bandwidth }: Roof, { x, y }: View): number {
+  return Math.max(x[0], y[0] / bandwidth);
 }
 
 /** From a value to its place in pixels on a logarithmic axis. */
 export function logScale([least, most]: Range, [from, to]: Range): (value: number) => number {
   const slope = (to - from) / Math.log(most / least);
   return (value) => from + slope * Math.log(value / least);
+}
+
+/** The edges of the part of the chart that is drawn in, in pixels. */
+export interface Frame {
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+}
+
+/** From FLOP/byte and from FLOP/s to pixels. */
+export interface Axes {
+  x: (intensity: number) => number;
+  y: (rate: number) => number;
+}
+
+/** The axes that show `view` in `frame`. */
+export function axesOf(view: View, { left, right, top, bottom }: Frame): Axes {
+  return { x: logScale(view.x, [left, right]), y: logScale(view.y, [bottom, top]) };
 }
 
 /** The powers of ten in a range. */

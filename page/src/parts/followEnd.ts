@@ -1,4 +1,4 @@
-/** Keeps the end of a scrolling element in view while it grows, unless the reader has scrolled away from it. */
+/** Keeps the end of a scrolling element in view while it grows, unless the reader has scrolled away. */
 export function followEnd(element: HTMLElement): () => void {
   let following = true;
   const scroll = () => {

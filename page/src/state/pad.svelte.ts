@@ -6,7 +6,7 @@ import { store, stored } from "./stored";
 
 const PLACE = "ridgeline.pad";
 /** Without a limit a text model would write to the end of its window. */
-const MAX_TOKENS = 128;
+export const MAX_TOKENS = 128;
 
 /** The text that a model without a chat template goes on with, where the caret is. It survives a reload. */
 export class Pad {
@@ -34,7 +34,9 @@ export class Pad {
     const prompt = this.text.slice(0, caret);
     let end = caret;
     this.#start = caret;
-    Object.assign(this, { before: this.runs, figures: null, error: null });
+    this.before = this.runs;
+    this.figures = null;
+    this.error = null;
     const outcome = await this.generation.run(
       model,
       { prompt },
@@ -70,7 +72,10 @@ export class Pad {
   }
 
   #replace(runs: Run[], before: Run[] | null): void {
-    Object.assign(this, { runs, before, figures: null, error: null });
+    this.runs = runs;
+    this.before = before;
+    this.figures = null;
+    this.error = null;
     this.save();
   }
 }

@@ -7,8 +7,9 @@ import type { Key } from "./key.svelte";
 export const SAMPLES = 120;
 /** Steps that the trail of the operating point shows. */
 export const TRAIL = 24;
-/** Milliseconds to wait before each further attempt to connect. */
-const PAUSES = [500, 1000, 2000, 5000];
+/** Milliseconds before the first attempts to connect again, and before all later ones. */
+const PAUSES = [500, 1000, 2000];
+const LONGEST_PAUSE = 5000;
 
 /** What the engine says of itself, as it comes, and the little of its past that is shown. */
 export class Telemetry {
@@ -24,19 +25,21 @@ export class Telemetry {
 
   /** Follows the server's status until `signal`, through broken connections; ends if the key is refused. */
   async follow(signal: AbortSignal): Promise<void> {
-    for (let attempt = 0; !signal.aborted; attempt += 1) {
+    let failures = 0;
+    while (!signal.aborted) {
       try {
         const response = await call("v1/status/stream", { key: this.key.value, signal });
         for await (const { name, data } of eventsOf(response)) {
           if (name === "status") this.take(JSON.parse(data) as Status);
-          attempt = -1;
+          failures = 0;
         }
       } catch (error) {
         if (error instanceof ApiError && error.status === 401) this.key.refused = true;
       }
       this.connected = false;
       if (this.key.refused) return;
-      await pause(PAUSES[Math.min(Math.max(attempt, 0), PAUSES.length - 1)] ?? 0, signal);
+      await pause(PAUSES[failures] ?? LONGEST_PAUSE, signal);
+      failures += 1;
     }
   }
 
