@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import type { Plugin } from "vite";
 import { defineConfig } from "vitest/config";
 
-/** SHA-256 of all that the built page is made from. `tests/server/test_page.py` computes the same. */
+/** SHA-256 of all that the built page is made from. `tests/server/page/test_built.py` computes the same. */
 function sourceHash(): string {
   const sources = readdirSync("src", { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())

@@ -32,6 +32,6 @@ describe("the figures of an answer", () => {
 
   it("leave out what a single token, or none, doesn't tell", () => {
     expect(phrases(measured([1500], 1, "stop"))).toEqual(["1 token", "first after 500 ms"]);
-    expect(phrases(measured([], 0, "stop"))).toEqual(["0 tokens"]);
+    expect(phrases(measured([], null, "stopped"))).toEqual(["0 tokens", "stopped"]);
   });
 });

@@ -21,7 +21,7 @@ export function tokensPerSecond({ tokens, writing }: Figures): number | null {
 /** Figures as short phrases. */
 export function phrases(figures: Figures): string[] {
   const { tokens, counted, firstToken, finish } = figures;
-  const said = [`${counted ? "" : "about "}${count(tokens)} ${tokens === 1 ? "token" : "tokens"}`];
+  const said = [`${counted || tokens === 0 ? "" : "about "}${count(tokens)} ${tokens === 1 ? "token" : "tokens"}`];
   const speed = tokensPerSecond(figures);
   if (speed !== null) said.push(`${count(Number(speed.toPrecision(3)))} tokens/s`);
   if (firstToken !== null) said.push(`first after ${seconds(firstToken)}`);

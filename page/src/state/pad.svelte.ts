@@ -14,7 +14,7 @@ export class Pad {
   /** Of the last completion. */
   figures = $state.raw<Figures | null>(null);
   error = $state<string | null>(null);
-  /** The text before the last completion, or before it was cleared. */
+  /** The text before the last completion, or before it was cleared; null once it has been edited since. */
   before = $state.raw<Run[] | null>(null);
 
   text = $derived(textOf(this.runs));

@@ -18,7 +18,7 @@ export class Telemetry {
   connected = $state(false);
   /** Tokens/s, the newest last. */
   speeds = $state.raw<number[]>([]);
-  /** Steps, the newest last. */
+  /** Steps, the newest last; of an idle engine only the last one. */
   trail = $state.raw<Point[]>([]);
 
   constructor(private readonly key: Key) {}
@@ -48,7 +48,7 @@ export class Telemetry {
     this.status = status;
     this.connected = true;
     this.speeds = [...this.speeds, engine.tokens_per_second].slice(-SAMPLES);
-    if (point) this.trail = [...this.trail, point].slice(-TRAIL);
+    this.trail = point ? [...this.trail, point].slice(-TRAIL) : this.trail.slice(-1);
   }
 }
 

@@ -6,9 +6,9 @@ import hashlib
 import re
 from pathlib import Path
 
-from tests.server.page_stub import PAGE
+from tests.server.page.stub import PAGE
 
-SOURCE = Path(__file__).parents[2] / "page"
+SOURCE = Path(__file__).parents[3] / "page"
 
 
 def test_the_built_page_is_that_of_the_source():
