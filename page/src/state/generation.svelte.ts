@@ -1,6 +1,7 @@
 import { ApiError } from "../api/client";
 import { generate, type Options, type Prompt } from "../api/generate";
 import { Stopwatch, type Figures } from "../logic/figures";
+import { Gatherer } from "../logic/gather";
 import type { Key } from "./key.svelte";
 
 /** How a generation went: its figures and, if it failed, the message that says why. */
@@ -30,14 +31,17 @@ export class Generation {
     this.text = "";
     const { signal } = this.#controller;
     const watch = new Stopwatch();
+    const gatherer = new Gatherer((text) => {
+      this.text += text;
+      write(text);
+    });
     let tokens: number | null = null;
     let finish: string | null = null;
     try {
       for await (const piece of generate(model, prompt, options, { key: this.key.value, signal })) {
         if (piece.text) {
           watch.piece();
-          this.text += piece.text;
-          write(piece.text);
+          gatherer.add(piece.text);
         }
         tokens = piece.tokens ?? tokens;
         finish = piece.finish ?? finish;
@@ -48,6 +52,7 @@ export class Generation {
       if (error instanceof ApiError && error.status === 401) this.key.refused = true;
       return { figures: watch.figures(tokens, null), error: (error as Error).message };
     } finally {
+      gatherer.flush();
       this.running = false;
     }
   }
