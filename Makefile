@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # PyTorch through plain pip: 2.13.0 is the version the project is tested with; newer ones are accepted.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-all sanitize lint bench clean
+.PHONY: demo test test-all sanitize lint bench page clean
 .DEFAULT_GOAL := demo
 
 # The C++ kernels are compiled by pip, so a change of theirs is a reason to install again.
@@ -50,5 +50,9 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.check
 	$(BIN)/python -m benchmarks.linear
 
+# The server's page, for who changes it: needs Node 20.19 or newer.
+page:
+	cd page && npm ci && npm run check && npm test && npm run build
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis *.egg-info report.html
+	rm -rf $(VENV) page/node_modules build dist .pytest_cache .ruff_cache .hypothesis *.egg-info report.html
