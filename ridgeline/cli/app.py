@@ -33,3 +33,20 @@ CountedWeights = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from ridgeline import __version__
+
+        print(f"ridgeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass

@@ -8,6 +8,7 @@ import typer
 
 from ridgeline.cli import support
 from ridgeline.cli.app import CountedWeights, Json, Model, app
+from ridgeline.ops.protocol import BLOCK_TOKENS
 
 
 @app.command(epilog="Example: ridgeline explain llama-3-8b --on h100 --prompt 4096 --batch 8")
@@ -70,7 +71,7 @@ def simulate(
     kv_tokens: Annotated[int | None, typer.Option(help="Tokens in the cache; as many as fit.")] = None,
     batched_tokens: Annotated[int, typer.Option(help="Tokens of a step at most.")] = 2048,
     sequences: Annotated[int, typer.Option(help="Sequences at once at most.")] = 256,
-    block_size: Annotated[int, typer.Option(help="Tokens of a cache block.")] = 32,
+    block_size: Annotated[int, typer.Option(help="Tokens of a cache block.")] = BLOCK_TOKENS,
     headroom: Annotated[
         int, typer.Option(help="Blocks that a newcomer leaves free for each running sequence.")
     ] = 1,

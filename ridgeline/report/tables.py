@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Operators shown of each phase; the rest is summed in one line.
 SHOWN = 8
 BAR_WIDTH = 16
+#: A figure whose worst round took this much longer than its best, relative, was disturbed.
+NOISY = 1.0
 
 
 @contextmanager
@@ -187,9 +189,21 @@ def show_measurement(console: Console, found: Measurement, path: Path) -> None:
         table.add_row("read from storage", rate(device.storage_bandwidth, "B"))
     console.print(table)
     if found.spreads:
-        name, spread = max(found.spreads.items(), key=lambda item: item[1])
-        console.print(f"Best of several rounds; the noisiest figure, {name}, spread by {spread:.0%}.")
+        console.print(_noise(found.spreads))
     console.print(f"[dim]Stored in {path}; `--on this` uses it.[/dim]")
+
+
+def _noise(spreads: Mapping[str, float]) -> str:
+    """How far the rounds of the figures lay apart: a warning if the machine had other work."""
+    name, most = max(spreads.items(), key=lambda item: item[1])
+    disturbed = sum(spread > NOISY for spread in spreads.values())
+    if not disturbed:
+        return f"Best of several rounds; the noisiest figure, {name}, spread by {most:.0%}."
+    return (
+        f"Best of several rounds. The machine was busy: {disturbed} of {len(spreads)} figures took more than"
+        f" {1 + NOISY:.0f} times as long in their worst round, {name} most of all."
+        " Measure again when it is idle."
+    )
 
 
 def show_check(console: Console, found: Check) -> None:
