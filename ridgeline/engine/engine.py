@@ -17,6 +17,7 @@ from ridgeline.engine.plan import Limits
 from ridgeline.engine.prompts import Prompt
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
+from ridgeline.engine.status import Status
 from ridgeline.engine.worker import Worker
 from ridgeline.loading import Loaded, load
 from ridgeline.ops.protocol import BLOCK_TOKENS
@@ -105,8 +106,42 @@ class Engine:
         ``options`` and errors are those of :meth:`~ridgeline.engine.prompts.Requests.make`; the errors come
         at once. The request is aborted if the loop over its tokens is left early, or its task is cancelled.
         """
-        [request] = self._checked([prompt], options)
-        return TokenStream(self._worker, request)
+        return self.start([self.prepare(prompt, **options)])
+
+    def prepare(self, prompt: Prompt, **options: Any) -> Request:
+        """A checked request for :meth:`start`; ``options`` and errors are those of
+        :meth:`~ridgeline.engine.prompts.Requests.make`. Encoding a long text takes a while: it may be done in
+        any thread."""
+        return self._fitting(self._requests.make(prompt, **options))
+
+    def start(self, requests: Sequence[Request]) -> TokenStream:
+        """The tokens of several prepared requests in one stream, which otherwise is like :meth:`stream`."""
+        return TokenStream(self._worker, requests)
+
+    @property
+    def cache_tokens(self) -> int:
+        """How many tokens the cache holds."""
+        return self._scheduler.pool.blocks * self._scheduler.pool.block_size
+
+    def status(self) -> Status:
+        """What the engine is doing, from any thread. It may be in the midst of a step, so figures may differ
+        by that step."""
+        scheduler, pool, totals = self._scheduler, self._scheduler.pool, self._worker.totals
+        return Status(
+            alive=self.is_alive,
+            running=sum(group.seats for group in list(scheduler.running)),
+            waiting=len(scheduler.waiting),
+            sequences=scheduler.limits.seats,
+            blocks_used=pool.blocks - pool.available,
+            blocks=pool.blocks,
+            block_size=pool.block_size,
+            preemptions=scheduler.preemptions,
+            steps=totals.steps,
+            step_seconds=totals.step_seconds,
+            prompt_tokens=scheduler.prompt_tokens,
+            output_tokens=totals.output_tokens,
+            answered=totals.answered,
+        )
 
     def drain(self) -> None:
         """Take no more requests, and return when those that there are have been answered."""
@@ -118,10 +153,11 @@ class Engine:
         self._finalizer()
 
     def _checked(self, prompts: Prompt | Sequence[Prompt], options: dict[str, Any]) -> list[Request]:
-        requests = self._requests.make_all(prompts, **options)
-        for request in requests:
-            self._scheduler.refuse_endless(request)
-        return requests
+        return [self._fitting(request) for request in self._requests.make_all(prompts, **options)]
+
+    def _fitting(self, request: Request) -> Request:
+        self._scheduler.refuse_endless(request)
+        return request
 
     def _tokens(self, requests: Sequence[Request]) -> Iterator[Token]:
         """All tokens of the requests; whatever is not finished when they are left is aborted."""
@@ -138,20 +174,20 @@ class Engine:
                 yield event
         finally:
             if missing:
-                for request in requests:
-                    self._worker.abort(request)
+                _abort(self._worker, requests)
 
 
 class TokenStream:
-    """The tokens of one request as they are generated: an asynchronous iterator."""
+    """The tokens of requests as they are generated, each with its request's place: an asynchronous iterator."""
 
-    def __init__(self, worker: Worker, request: Request) -> None:
-        self._missing = request.samples
+    def __init__(self, worker: Worker, requests: Sequence[Request]) -> None:
+        self._missing = sum(request.samples for request in requests)
         self._inbox = inbox = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        # The worker must not keep the stream alive, so that one nobody reads any more is aborted.
-        worker.submit(request, 0, lambda event: loop.call_soon_threadsafe(inbox.put_nowait, event))
-        self._finalizer = weakref.finalize(self, worker.abort, request)
+        self._finalizer = weakref.finalize(self, _abort, worker, requests)
+        for place, request in enumerate(requests):
+            # The worker must not keep the stream alive, so that one nobody reads any more is aborted.
+            worker.submit(request, place, lambda event: loop.call_soon_threadsafe(inbox.put_nowait, event))
 
     def __aiter__(self) -> TokenStream:
         return self
@@ -173,6 +209,11 @@ class TokenStream:
         return event
 
     async def aclose(self) -> None:
-        """Abort the request, if it is not finished."""
+        """Abort the requests that are not finished."""
         self._missing = 0
         self._finalizer()
+
+
+def _abort(worker: Worker, requests: Sequence[Request]) -> None:
+    for request in requests:
+        worker.abort(request)

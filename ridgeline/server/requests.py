@@ -1,0 +1,97 @@
+"""The bodies of requests. A field that is in OpenAI's API and not supported is listed as such; any field that is
+not listed is refused, too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ridgeline.server import fields
+from ridgeline.server.fields import Body, JsonSchemaFormat, Message, NotTrue, StreamOptions, TextFormat, Unsupported
+
+#: Prompts of one completion request; texts of one embedding request, as in OpenAI's API.
+MOST_PROMPTS = 256
+MOST_INPUTS = 2048
+
+
+class Generating(Body):
+    """What completions and chat have in common. Where a field is left out the model's folder decides, and then
+    OpenAI's default; without a seed every request draws its own."""
+
+    model: str | None = None
+    n: fields.Samples | None = None
+    stop: fields.Stops = None
+    max_tokens: fields.Whole | None = None
+    temperature: fields.Temperature | None = None
+    top_p: fields.Share | None = None
+    seed: fields.Seed | None = None
+    frequency_penalty: fields.Penalty | None = None
+    presence_penalty: fields.Penalty | None = None
+    logit_bias: fields.LogitBias = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: Annotated[
+        TextFormat | JsonSchemaFormat | None, fields.expects("of type text or json_schema")
+    ] = None
+    user: str | None = None
+
+    # What OpenAI's API does not have.
+    top_k: Annotated[int, Field(ge=0, description="0 keeps all tokens")] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    priority: Annotated[float, Field(description="served as if it had come that many minutes earlier")] | None = None
+    ignore_eos: Annotated[bool, Field(description="go on to max_tokens, past the model's end tokens")] | None = None
+
+
+class CompletionRequest(Generating):
+    prompt: fields.texts(MOST_PROMPTS)
+    echo: bool | None = None
+    logprobs: fields.Logprobs | None = None
+    suffix: Unsupported = None
+    best_of: Unsupported = None
+
+
+class ChatRequest(Generating):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: fields.Whole | None = None
+    logprobs: bool | None = None
+    top_logprobs: fields.Logprobs | None = None
+    audio: Unsupported = None
+    function_call: Unsupported = None
+    functions: Unsupported = None
+    metadata: Unsupported = None
+    modalities: fields.TextOnly = None
+    moderation: Unsupported = None
+    parallel_tool_calls: fields.NotFalse = None
+    prediction: Unsupported = None
+    prompt_cache_key: Unsupported = None
+    prompt_cache_options: Unsupported = None
+    prompt_cache_retention: Unsupported = None
+    reasoning_effort: Unsupported = None
+    safety_identifier: Unsupported = None
+    service_tier: fields.AnyTier = None
+    store: NotTrue = None
+    tool_choice: fields.NoTools = None
+    tools: fields.NoItems = None
+    verbosity: Unsupported = None
+    web_search_options: Unsupported = None
+
+
+class EmbeddingRequest(Body):
+    input: fields.texts(MOST_INPUTS)
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Unsupported = None
+    user: str | None = None
+
+
+class TokenizeRequest(Body):
+    prompt: str
+    model: str | None = None
+    add_special_tokens: bool = True
+
+
+class DetokenizeRequest(Body):
+    tokens: list[fields.TokenId]
+    model: str | None = None
