@@ -1,10 +1,10 @@
 """From messages, or from a text, to the token ids that an answer follows.
 
-Control tokens come from the template (and, at the very beginning of a text, from the tokenizer) alone. One that
-stands in a message is encoded as the plain characters that it consists of. This holds for what the tokenizer
-calls special, spelled as it spells it, in two characters or more; added tokens that it does not call special
-(``<think>`` in some models) stay the tokens they are. A tokenizer that puts a space before every text puts one
-into such a word, too.
+Control tokens come from the template (and, at the very beginning of a text, from the tokenizer) alone. One
+that stands in a message is encoded as the plain characters that it consists of. This holds for what the
+tokenizer calls special, spelled as it spells it, in two characters or more; added tokens that it does not
+call special (``<think>`` in some models) stay the tokens they are. A tokenizer that puts a space before every
+text puts one into such a word, too.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,19 @@ def errors():
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def require_serve_extra() -> None:
+    """Raises InputError if a package that the server takes is missing."""
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        if find_spec(package) is None:
+            raise InputError(f"serving needs {package}: pip install 'ridgeline[run,serve]'")
+
+
+def say(line: str) -> None:
+    """A line on stdout at once; one that cannot be written (a full disk) is lost, and no reason to end."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 def load(model: str, weights: str):

@@ -178,7 +178,7 @@ class Engine:
 
 
 class TokenStream:
-    """The tokens of requests as they are generated, each with its request's place: an asynchronous iterator."""
+    """The tokens of requests as they are generated, each with its request's place, for ``async for``."""
 
     def __init__(self, worker: Worker, requests: Sequence[Request]) -> None:
         self._missing = sum(request.samples for request in requests)

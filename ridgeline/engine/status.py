@@ -11,9 +11,9 @@ class Status:
 
     ``running`` of at most ``sequences`` sequences are in the batch, and ``waiting`` requests or samples are
     not. ``blocks_used`` of the cache's ``blocks``, of ``block_size`` tokens each, belong to those that run;
-    prefixes that are only kept for later do not count. ``steps`` took ``step_seconds``, scheduling and sampling
-    included. ``prompt_tokens`` were computed, those of preempted requests again, and ``output_tokens``
-    generated for the requests, of which ``answered`` are finished.
+    prefixes that are only kept for later do not count. ``steps`` took ``step_seconds``, scheduling and
+    sampling included. ``prompt_tokens`` were computed, those of preempted requests again, and
+    ``output_tokens`` generated; ``answered`` requests are finished.
     """
 
     alive: bool

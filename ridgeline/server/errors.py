@@ -73,7 +73,9 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
 
 def unavailable() -> ApiError:
     """The engine has ended, or is about to."""
-    return ApiError("the server is shutting down", status=503, code="unavailable", headers={"Retry-After": "5"})
+    return ApiError(
+        "the server is shutting down", status=503, code="unavailable", headers={"Retry-After": "5"}
+    )
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -120,4 +122,4 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 def _printable(text: str) -> str:
     """Without lone surrogates, which JSON may spell and UTF-8 may not; not endless."""
     text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= _LONGEST else text[: _LONGEST] + "..."
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."

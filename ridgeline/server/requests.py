@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ridgeline.server import fields
-from ridgeline.server.fields import Body, JsonSchemaFormat, Message, NotTrue, StreamOptions, TextFormat, Unsupported
+from ridgeline.server.fields import (
+    Body,
+    JsonSchemaFormat,
+    Message,
+    NotTrue,
+    StreamOptions,
+    TextFormat,
+    Unsupported,
+)
 
 #: Prompts of one completion request; texts of one embedding request, as in OpenAI's API.
 MOST_PROMPTS = 256
@@ -40,8 +48,12 @@ class Generating(Body):
     top_k: Annotated[int, Field(ge=0, description="0 keeps all tokens")] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    priority: Annotated[float, Field(description="served as if it had come that many minutes earlier")] | None = None
-    ignore_eos: Annotated[bool, Field(description="go on to max_tokens, past the model's end tokens")] | None = None
+    priority: (
+        Annotated[float, Field(description="served as if it had come that many minutes earlier")] | None
+    ) = None
+    ignore_eos: (
+        Annotated[bool, Field(description="go on to max_tokens, past the model's end tokens")] | None
+    ) = None
 
 
 class CompletionRequest(Generating):

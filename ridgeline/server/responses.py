@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+Value = TypeVar("Value")
+
+#: A field that is left out where it is None.
+WhereThere = Annotated[Value | None, Field(exclude_if=lambda value: value is None)]
 
 
 class PromptTokensDetails(Answer):
@@ -51,7 +57,7 @@ class Completion(Answer):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Usage | None = None
+    usage: WhereThere[Usage] = None
 
 
 class TopLogprob(Answer):
@@ -92,8 +98,8 @@ class ChatCompletion(Answer):
 
 
 class ChatDelta(Answer):
-    role: Literal["assistant"] | None = None
-    content: str | None = None
+    role: WhereThere[Literal["assistant"]] = None
+    content: str
 
 
 class ChatChunkChoice(Answer):
@@ -109,7 +115,7 @@ class ChatChunk(Answer):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | None = None
+    usage: WhereThere[Usage] = None
 
 
 class ModelEntry(Answer):
