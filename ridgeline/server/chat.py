@@ -86,7 +86,7 @@ class _Answer:
         )
 
     async def parts(self) -> AsyncIterator[ChatChunk]:
-        """A part for every piece of text, the role with the first, and the usage at the end if it is wanted."""
+        """A part for every piece of text, the role with the first, and at the end the usage if asked for."""
         begun: set[int] = set()
         async for token in self._generation.tokens():
             choice = self._generation.choice(token)

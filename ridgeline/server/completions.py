@@ -8,7 +8,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
+from ridgeline.engine.request import Request as Prepared
 from ridgeline.engine.result import Result, Token
+from ridgeline.errors import InputError
+from ridgeline.server.errors import api_error
 from ridgeline.server.generation import Generation, Prompts, prepare
 from ridgeline.server.logprobs import TokenTexts
 from ridgeline.server.requests import CompletionRequest
@@ -27,9 +30,7 @@ async def completions(body: CompletionRequest, request: Request, service: Servic
     """Continue one prompt or several."""
     service.check_name(body.model)
     prompts = _prompts(body)
-    ids = await run_in_threadpool(_encode, service, prompts)
-    asked = Prompts("prompt", ids, _MOST, body.logprobs)
-    requests = await run_in_threadpool(prepare, service, body, asked, body.max_tokens)
+    requests = await run_in_threadpool(_prepare, service, body, prompts)
     echoes = await run_in_threadpool(_echoes, service, prompts) if body.echo else [""] * len(prompts)
     generation = Generation(service.need_engine(), service.metrics, requests, "cmpl")
     answer = _Answer(service, body, generation, echoes)
@@ -43,8 +44,15 @@ def _prompts(body: CompletionRequest) -> Sequence[str | Sequence[int]]:
     return [given] if isinstance(given, str) or isinstance(given[0], int) else given
 
 
-def _encode(service: Service, prompts: Sequence[str | Sequence[int]]) -> list[Sequence[int]]:
-    return [service.need_tokenizer().encode(p) if isinstance(p, str) else p for p in prompts]
+def _prepare(
+    service: Service, body: CompletionRequest, prompts: Sequence[str | Sequence[int]]
+) -> list[Prepared]:
+    service.need_engine()
+    try:
+        ids = [service.need_tokenizer().encode(p) if isinstance(p, str) else p for p in prompts]
+    except InputError as error:
+        raise api_error(error, "prompt") from None
+    return prepare(service, body, Prompts("prompt", ids, _MOST, body.logprobs), body.max_tokens)
 
 
 def _echoes(service: Service, prompts: Sequence[str | Sequence[int]]) -> list[str]:
@@ -70,7 +78,7 @@ class _Answer:
         return self._completion(choices, usage=self._generation.usage)
 
     async def parts(self) -> AsyncIterator[Completion]:
-        """A part for every piece of text, and the usage at the end if it is wanted."""
+        """A part for every piece of text, and at the end the usage if asked for."""
         offsets = [0] * len(self._echoes)
         async for token in self._generation.tokens():
             choice = self._generation.choice(token)

@@ -93,7 +93,8 @@ def handle_errors(app: FastAPI) -> None:
             404: f"there is no {request.method} {request.url.path}",
             405: f"{request.url.path} does not take {request.method}",
         }.get(error.status_code, error.detail)
-        return ApiError(message, status=error.status_code, headers=error.headers).response
+        code = {413: "request_too_large"}.get(error.status_code)
+        return ApiError(message, status=error.status_code, code=code, headers=error.headers).response
 
     for kind in (ApiError, InputError, EngineClosed, Exception):
         app.add_exception_handler(kind, answer)

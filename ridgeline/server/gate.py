@@ -25,8 +25,8 @@ _COUNTED = (
 
 @dataclass(frozen=True)
 class Limits:
-    """API ``keys``, any of which opens the API (none: it is open), bytes of a body at most, and requests that are
-    answered at once.
+    """API ``keys``, any of which opens the API (none: it is open), bytes of a body at most, and requests that
+    are answered at once.
 
     Raises InputError that names the option.
     """

@@ -29,9 +29,9 @@ from ridgeline.server.service import Service
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts as token ids, the name of the ``field`` that they came in, how many tokens an answer has at most
-    where the request does not say (None: as many as there is room for), and how many likeliest tokens are
-    shown with each (None: not even its own log-probability)."""
+    """Prompts as token ids, and the name of the ``field`` that they came in. An answer has at most ``most``
+    tokens where the request does not say (None: as many as there is room for), and with each come the
+    log-probabilities of it and of the ``logprobs`` likeliest (None: of none)."""
 
     field: str
     ids: Sequence[Sequence[int]]

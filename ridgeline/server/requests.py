@@ -1,5 +1,8 @@
-"""The bodies of requests. A field that is in OpenAI's API and not supported is listed as such; any field that is
-not listed is refused, too."""
+"""The bodies of requests.
+
+Fields of OpenAI's that are not supported are listed as such, so that what asks for nothing may pass; a field
+that is not listed is refused.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ MOST_INPUTS = 2048
 
 
 class Generating(Body):
-    """What completions and chat have in common. Where a field is left out the model's folder decides, and then
-    OpenAI's default; without a seed every request draws its own."""
+    """What completions and chat have in common. What is left out the model's folder decides, else OpenAI's
+    default; without a seed every request draws its own."""
 
     model: str | None = None
     n: fields.Samples | None = None

@@ -57,8 +57,8 @@ def example(service: Service, limits: Limits, address: str) -> str:
 
 
 class Server(uvicorn.Server):
-    """Serves ``app`` until a signal comes: then it takes no more requests and answers those that there are, for at
-    most ``drain_seconds``. A second signal ends the process at once."""
+    """Serves ``app`` until a signal comes. Then it takes no more requests and answers those that there are,
+    for at most ``drain_seconds``; a second signal ends the process at once."""
 
     def __init__(self, app: FastAPI, drain_seconds: float) -> None:
         super().__init__(
@@ -94,8 +94,8 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-#: A line for every request, and what goes wrong, on stderr. Where that cannot be written to it is lost, and the
-#: server goes on: that is how logging's handlers are.
+#: A line for every request, and what goes wrong, on stderr. What cannot be written (a full disk) is lost, and
+#: the server goes on: that is how logging's handlers are.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

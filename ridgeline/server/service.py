@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Service:
-    """A loaded model under the name that requests call it by: an ``engine`` if it generates, an ``encoder`` if
-    it embeds."""
+    """A loaded model under the name that requests call it by, with an ``engine`` if it generates or an
+    ``encoder`` if it embeds."""
 
     name: str
     loaded: Loaded
@@ -34,8 +34,10 @@ class Service:
     def start(
         cls, loaded: Loaded, name: str, *, token_budget: int, sequences: int, cache_tokens: int | None
     ) -> Service:
-        """Serve ``loaded``; the options are the :class:`~ridgeline.engine.engine.Engine`'s. Raises InputError as
-        that does, or as :class:`~ridgeline.server.encoder.Encoder`."""
+        """Serve ``loaded``; the options are those of :class:`~ridgeline.engine.engine.Engine`.
+
+        Raises InputError as that does, or as :class:`~ridgeline.server.encoder.Encoder`.
+        """
         if not loaded.config.is_decoder:
             from ridgeline.server.encoder import Encoder
 

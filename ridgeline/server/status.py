@@ -17,6 +17,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.hardware.host import this_host
 from ridgeline.ops.formats import product_format
+from ridgeline.server.gate import Admission
 from ridgeline.server.service import Service, ServiceOf
 from ridgeline.server.stream import EventStream, event
 
@@ -38,8 +39,8 @@ class ModelStatus(BaseModel):
 
 
 class DeviceStatus(BaseModel):
-    """FLOP/s of the format that linear layers multiply in, and bytes/s of memory; ``measured`` on this machine
-    by ``ridgeline measure``, or else unknown."""
+    """FLOP/s of the format that linear layers multiply in, and bytes/s of memory: as ``ridgeline measure`` found
+    them on this machine, else unknown."""
 
     name: str
     peak_flops: float | None = None
@@ -177,7 +178,7 @@ async def status_stream(request: Request, service: ServiceOf) -> EventStream:
     return EventStream(_events(request.app.state.feed, request.app.state.admission))
 
 
-async def _events(feed: StatusFeed, admission) -> AsyncIterator[str]:
+async def _events(feed: StatusFeed, admission: Admission) -> AsyncIterator[str]:
     while not admission.draining:
         yield event(feed.now().model_dump_json(), "status")
         await asyncio.sleep(PERIOD)
