@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from ridgeline.engine.engine import Engine
@@ -39,8 +40,8 @@ class ModelStatus(BaseModel):
 
 
 class DeviceStatus(BaseModel):
-    """FLOP/s of the format that linear layers multiply in, and bytes/s of memory: as ``ridgeline measure`` found
-    them on this machine, else unknown."""
+    """FLOP/s of the format that linear layers multiply in, and bytes/s of memory, as ``ridgeline measure``
+    found them on this machine; else unknown."""
 
     name: str
     peak_flops: float | None = None
@@ -172,7 +173,7 @@ async def status(request: Request) -> ServerStatus:
     return request.app.state.feed.now()
 
 
-@router.get("/v1/status/stream", response_class=EventStream)
+@router.get("/v1/status/stream", response_class=StreamingResponse)
 async def status_stream(request: Request, service: ServiceOf) -> EventStream:
     """The same twice a second, as events called ``status``, until the client leaves or the server drains."""
     return EventStream(_events(request.app.state.feed, request.app.state.admission))

@@ -52,7 +52,7 @@ class Running:
     def is_idle(self):
         """Whether nothing is left of any request, once a moment has passed: a client that leaves is noticed
         between two steps."""
-        return _soon(self._nothing_is_left)
+        return soon(self._nothing_is_left)
 
     def _nothing_is_left(self):
         scheduler, worker = self.engine._scheduler, self.engine._worker
@@ -65,7 +65,7 @@ class Running:
         )
 
 
-def _soon(holds, seconds=10.0):
+def soon(holds, seconds=10.0):
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -98,17 +98,17 @@ def loaded():
 
 
 @pytest.fixture(scope="session")
-def _server(loaded):
+def session_server(loaded):
     with running(loaded) as server:
         yield server
 
 
 @pytest.fixture
-def server(_server):
+def server(session_server):
     """One server for all tests that do not change it; each must leave it idle."""
-    yield _server
-    assert _server.engine.is_alive
-    assert _server.is_idle()
+    yield session_server
+    assert session_server.engine.is_alive
+    assert session_server.is_idle()
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_control_tokens_in_messages_are_plain_characters(client, loaded):
 
 def test_a_model_without_a_template_says_what_to_use_instead(loaded):
     with running(replace(loaded, chat_template=None)) as server:
-        with pytest.raises(openai.BadRequestError, match="no chat template.*use /v1/completions") as refused:
+        with pytest.raises(openai.BadRequestError, match=r"no chat template.*use /v1/completions") as refused:
             server.client().chat.completions.create(model="tiny", messages=MESSAGES)
         assert refused.value.param == "messages"
         assert server.get("/v1/status").json()["model"]["chat"] is False

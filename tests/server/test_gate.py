@@ -10,7 +10,7 @@ import pytest
 from ridgeline.errors import InputError
 from ridgeline.server import gate
 from ridgeline.server.gate import Limits
-from tests.server.conftest import _soon, running
+from tests.server.conftest import running, soon
 
 ASKED = {"prompt": "x", "max_tokens": 2}
 
@@ -97,7 +97,7 @@ def test_more_requests_than_allowed_are_told_to_come_again(closed, monkeypatch):
     ]
     for thread in threads:
         thread.start()
-    assert _soon(lambda: closed.server._admission.served == 2)
+    assert soon(lambda: closed.server._admission.served == 2)
     answer = closed.post("/v1/completions", ASKED, headers=headers)
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "1"

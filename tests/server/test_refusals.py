@@ -1,4 +1,4 @@
-"""What is not done is refused: a 4xx in OpenAI's form that names the field, and the next request is served."""
+"""What is not done is refused: 400 in OpenAI's form that names the field, and the next request is served."""
 
 import httpx
 import openai
