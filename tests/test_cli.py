@@ -30,12 +30,12 @@ def ridgeline(*arguments, cache, **environment):
     )
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "chat"])
+@pytest.mark.parametrize("command", [*COMMANDS, "chat", "serve"])
 def test_every_command_has_help_with_an_example(command, tmp_path):
     shown = ridgeline(command, "--help", cache=tmp_path)
     assert shown.returncode == 0
     assert f"Example: ridgeline {command}" in shown.stdout
-    assert ("--json" in shown.stdout) == (command != "chat")  # a conversation is not a result
+    assert ("--json" in shown.stdout) == (command in COMMANDS)  # what lasts gives no result
 
 
 def test_explain_prints_phases_memory_and_what_they_stand_on(tmp_path):

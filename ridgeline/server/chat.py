@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -10,11 +11,11 @@ from starlette.concurrency import run_in_threadpool
 
 from ridgeline.chat.prompt import chat_ids
 from ridgeline.engine.request import Request as Prepared
-from ridgeline.engine.result import Result, Token
+from ridgeline.engine.result import Token
 from ridgeline.errors import InputError
 from ridgeline.server.errors import ApiError, api_error
-from ridgeline.server.generation import Generation, Prompts, prepare
-from ridgeline.server.logprobs import TokenTexts
+from ridgeline.server.generation import Generation
+from ridgeline.server.options import Prompts, prepare
 from ridgeline.server.requests import ChatRequest
 from ridgeline.server.responses import (
     ChatChoice,
@@ -22,9 +23,7 @@ from ridgeline.server.responses import (
     ChatChunkChoice,
     ChatCompletion,
     ChatDelta,
-    ChatLogprobs,
     ChatMessage,
-    Usage,
 )
 from ridgeline.server.service import Service, ServiceOf
 from ridgeline.server.stream import EventStream, chunks, unless_left
@@ -39,11 +38,10 @@ async def chat_completions(
     """Answer a conversation. A model without a chat template refuses."""
     service.check_name(body.model)
     requests = await run_in_threadpool(_prepare, service, body)
-    generation = Generation(service.need_engine(), service.metrics, requests, "chatcmpl")
-    answer = _Answer(service, body, generation)
+    generation = Generation(service, requests, "chatcmpl")
     if body.stream:
-        return EventStream(chunks(answer.parts()))
-    return await unless_left(request, answer.whole())
+        return EventStream(chunks(_parts(generation, body.wants_usage)))
+    return await unless_left(request, _whole(generation))
 
 
 def _prepare(service: Service, body: ChatRequest) -> list[Prepared]:
@@ -56,69 +54,49 @@ def _prepare(service: Service, body: ChatRequest) -> list[Prepared]:
         )
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError("top_logprobs goes with logprobs: true alone", param="top_logprobs")
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise ApiError(
+            "max_tokens is another name of max_completion_tokens: give one of them", param="max_tokens"
+        )
     try:
         ids = chat_ids([{"role": m.role, "content": m.text} for m in body.messages], template, tokenizer)
     except InputError as error:
         raise api_error(error, "messages") from None
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    asked = Prompts("messages", [ids], service.loaded.generation.max_new_tokens, logprobs)
-    return prepare(service, body, asked, body.max_completion_tokens or body.max_tokens)
+    most, usual = body.max_completion_tokens or body.max_tokens, service.loaded.generation.max_new_tokens
+    return prepare(service, body, Prompts("messages", [ids], most, usual, logprobs))
 
 
-class _Answer:
-    """A generation as a chat completion."""
-
-    def __init__(self, service: Service, body: ChatRequest, generation: Generation) -> None:
-        self._model = service.name
-        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        self._generation = generation
-        self._texts = TokenTexts(service.loaded.tokenizer)
-
-    async def whole(self) -> ChatCompletion:
-        results = await self._generation.finish()
-        generation = self._generation
-        return ChatCompletion(
-            id=generation.id,
-            created=generation.created,
-            model=self._model,
-            choices=[self._choice(choice, result) for choice, result in enumerate(results)],
-            usage=generation.usage,
-        )
-
-    async def parts(self) -> AsyncIterator[ChatChunk]:
-        """A part for every piece of text, the role with the first, and at the end the usage if asked for."""
-        begun: set[int] = set()
-        async for token in self._generation.tokens():
-            choice = self._generation.choice(token)
-            part = self._part(choice, token, "assistant" if choice not in begun else None)
-            if token.text or token.result is not None or part.logprobs is not None:
-                begun.add(choice)
-                yield self._chunk([part])
-        if self._with_usage:
-            yield self._chunk([], usage=self._generation.usage)
-
-    def _choice(self, choice: int, result: Result) -> ChatChoice:
-        logprobs: ChatLogprobs | None = None
-        if result.logprobs is not None:
-            logprobs = self._texts.for_chat(result.ids, result.logprobs)
-        message = ChatMessage(content=result.text)
-        return ChatChoice(
-            index=choice, message=message, logprobs=logprobs, finish_reason=result.finish_reason
-        )
-
-    def _part(self, choice: int, token: Token, role: str | None) -> ChatChunkChoice:
-        logprobs: ChatLogprobs | None = None
-        if token.logprobs is not None:
-            logprobs = self._texts.for_chat([token.id], [token.logprobs])
-        return ChatChunkChoice(
+async def _whole(generation: Generation) -> ChatCompletion:
+    choices = [
+        ChatChoice(
             index=choice,
-            delta=ChatDelta(role=role, content=token.text),
-            logprobs=logprobs,
-            finish_reason=None if token.result is None else token.result.finish_reason,
+            message=ChatMessage(content=result.text),
+            logprobs=result.logprobs and generation.texts.for_chat(result.ids, result.logprobs),
+            finish_reason=result.finish_reason,
         )
+        for choice, result in enumerate(await generation.finish())
+    ]
+    return ChatCompletion(**generation.stamp, choices=choices, usage=generation.usage)
 
-    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ChatChunk:
-        generation = self._generation
-        return ChatChunk(
-            id=generation.id, created=generation.created, model=self._model, choices=choices, usage=usage
-        )
+
+async def _parts(generation: Generation, with_usage: bool) -> AsyncIterator[ChatChunk]:
+    """A part for every piece of text, the role with the first, and at the end the usage if asked for."""
+    roles: dict[int, Literal["assistant"]] = dict.fromkeys(range(generation.samples), "assistant")
+    async for choice, token in generation.tokens():
+        if token.text or token.logprobs is not None or token.result is not None:
+            part = _part(
+                generation, choice, token, ChatDelta(role=roles.pop(choice, None), content=token.text)
+            )
+            yield ChatChunk(**generation.stamp, choices=[part])
+    if with_usage:
+        yield ChatChunk(**generation.stamp, choices=[], usage=generation.usage)
+
+
+def _part(generation: Generation, choice: int, token: Token, delta: ChatDelta) -> ChatChunkChoice:
+    return ChatChunkChoice(
+        index=choice,
+        delta=delta,
+        logprobs=token.logprobs and generation.texts.for_chat([token.id], [token.logprobs]),
+        finish_reason=token.result and token.result.finish_reason,
+    )

@@ -9,13 +9,13 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from ridgeline.engine.request import Request as Prepared
-from ridgeline.engine.result import Result, Token
+from ridgeline.engine.result import Token
 from ridgeline.errors import InputError
-from ridgeline.server.errors import api_error
-from ridgeline.server.generation import Generation, Prompts, prepare
-from ridgeline.server.logprobs import TokenTexts
+from ridgeline.server.errors import ApiError, api_error
+from ridgeline.server.generation import Generation
+from ridgeline.server.options import Prompts, prepare
 from ridgeline.server.requests import CompletionRequest
-from ridgeline.server.responses import Completion, CompletionChoice, Usage
+from ridgeline.server.responses import Completion, CompletionChoice
 from ridgeline.server.service import Service, ServiceOf
 from ridgeline.server.stream import EventStream, chunks, unless_left
 
@@ -29,14 +29,12 @@ router = APIRouter()
 async def completions(body: CompletionRequest, request: Request, service: ServiceOf) -> Completion | Response:
     """Continue one prompt or several."""
     service.check_name(body.model)
-    prompts = _prompts(body)
-    requests = await run_in_threadpool(_prepare, service, body, prompts)
-    echoes = await run_in_threadpool(_echoes, service, prompts) if body.echo else [""] * len(prompts)
-    generation = Generation(service.need_engine(), service.metrics, requests, "cmpl")
-    answer = _Answer(service, body, generation, echoes)
+    requests = await run_in_threadpool(_prepare, service, body)
+    echoes = await run_in_threadpool(_echoes, service, body)
+    generation = Generation(service, requests, "cmpl")
     if body.stream:
-        return EventStream(chunks(answer.parts()))
-    return await unless_left(request, answer.whole())
+        return EventStream(chunks(_parts(generation, echoes, body.wants_usage)))
+    return await unless_left(request, _whole(generation, echoes))
 
 
 def _prompts(body: CompletionRequest) -> Sequence[str | Sequence[int]]:
@@ -44,76 +42,65 @@ def _prompts(body: CompletionRequest) -> Sequence[str | Sequence[int]]:
     return [given] if isinstance(given, str) or isinstance(given[0], int) else given
 
 
-def _prepare(
-    service: Service, body: CompletionRequest, prompts: Sequence[str | Sequence[int]]
-) -> list[Prepared]:
+def _prepare(service: Service, body: CompletionRequest) -> list[Prepared]:
     service.need_engine()
+    if body.echo and body.logprobs is not None:
+        raise ApiError("echo does not go with logprobs: those of a prompt are not computed", param="echo")
     try:
-        ids = [service.need_tokenizer().encode(p) if isinstance(p, str) else p for p in prompts]
+        ids = [service.need_tokenizer().encode(p) if isinstance(p, str) else p for p in _prompts(body)]
     except InputError as error:
         raise api_error(error, "prompt") from None
-    return prepare(service, body, Prompts("prompt", ids, _MOST, body.logprobs), body.max_tokens)
+    return prepare(service, body, Prompts("prompt", ids, body.max_tokens, _MOST, body.logprobs))
 
 
-def _echoes(service: Service, prompts: Sequence[str | Sequence[int]]) -> list[str]:
-    return [p if isinstance(p, str) else service.need_tokenizer().decode(p) for p in prompts]
+def _echoes(service: Service, body: CompletionRequest) -> list[str]:
+    """What stands before the text of each choice: the prompt, if that is asked for."""
+    prompts = _prompts(body)
+    if not body.echo:
+        texts = [""] * len(prompts)
+    else:
+        texts = [p if isinstance(p, str) else service.need_tokenizer().decode(p) for p in prompts]
+    return [text for text in texts for _ in range(body.n or 1)]
 
 
-class _Answer:
-    """A generation as a completion, each choice after the echo of its prompt."""
-
-    def __init__(
-        self, service: Service, body: CompletionRequest, generation: Generation, echoes: Sequence[str]
-    ) -> None:
-        self._model = service.name
-        self._with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        self._generation = generation
-        samples = generation.requests[0].samples
-        self._echoes = [echo for echo in echoes for _ in range(samples)]
-        self._texts = TokenTexts(service.loaded.tokenizer)
-
-    async def whole(self) -> Completion:
-        results = await self._generation.finish()
-        choices = [self._choice(choice, result) for choice, result in enumerate(results)]
-        return self._completion(choices, usage=self._generation.usage)
-
-    async def parts(self) -> AsyncIterator[Completion]:
-        """A part for every piece of text, and at the end the usage if asked for."""
-        offsets = [0] * len(self._echoes)
-        async for token in self._generation.tokens():
-            choice = self._generation.choice(token)
-            part = self._part(choice, token, offsets)
-            if part.text or part.logprobs is not None or part.finish_reason is not None:
-                yield self._completion([part])
-        if self._with_usage:
-            yield self._completion([], usage=self._generation.usage)
-
-    def _choice(self, choice: int, result: Result) -> CompletionChoice:
-        echo, logprobs = self._echoes[choice], None
-        if result.logprobs is not None:
-            logprobs = self._texts.for_completion(result.ids, result.logprobs, len(echo))
-        return CompletionChoice(
-            index=choice, text=echo + result.text, logprobs=logprobs, finish_reason=result.finish_reason
-        )
-
-    def _part(self, choice: int, token: Token, offsets: list[int]) -> CompletionChoice:
-        """The part of a choice that comes with a token; the echo comes with the first one. ``offsets`` are
-        moved behind the token."""
-        echo, self._echoes[choice] = self._echoes[choice], ""
-        offsets[choice] += len(echo)
-        logprobs = None
-        if token.logprobs is not None:
-            logprobs = self._texts.for_completion([token.id], [token.logprobs], offsets[choice])
-            offsets[choice] += len(logprobs.tokens[0])
-        return CompletionChoice(
+async def _whole(generation: Generation, echoes: Sequence[str]) -> Completion:
+    choices = [
+        CompletionChoice(
             index=choice,
-            text=echo + token.text,
-            logprobs=logprobs,
-            finish_reason=None if token.result is None else token.result.finish_reason,
+            text=echoes[choice] + result.text,
+            logprobs=result.logprobs and generation.texts.for_completion(result.ids, result.logprobs),
+            finish_reason=result.finish_reason,
         )
+        for choice, result in enumerate(await generation.finish())
+    ]
+    return Completion(**generation.stamp, choices=choices, usage=generation.usage)
 
-    def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
-        generation = self._generation
-        return Completion(
-            id=generation.id, created=generation.created, model=self._model, choices=choices, usage=usage
-        )
+
+async def _parts(
+    generation: Generation, echoes: Sequence[str], with_usage: bool
+) -> AsyncIterator[Completion]:
+    """A part for every piece of text, and at the end the usage if asked for."""
+    for choice, echo in enumerate(echoes):
+        if echo:
+            yield Completion(**generation.stamp, choices=[CompletionChoice(index=choice, text=echo)])
+    offsets = [0] * len(echoes)
+    async for choice, token in generation.tokens():
+        part = _part(generation, choice, token, offsets)
+        if part.text or part.logprobs is not None or part.finish_reason is not None:
+            yield Completion(**generation.stamp, choices=[part])
+    if with_usage:
+        yield Completion(**generation.stamp, choices=[], usage=generation.usage)
+
+
+def _part(generation: Generation, choice: int, token: Token, offsets: list[int]) -> CompletionChoice:
+    """What comes with a token, which stands at the choice's offset; that is moved behind it."""
+    logprobs = None
+    if token.logprobs is not None:
+        logprobs = generation.texts.for_completion([token.id], [token.logprobs], offsets[choice])
+        offsets[choice] += len(logprobs.tokens[0])
+    return CompletionChoice(
+        index=choice,
+        text=token.text,
+        logprobs=logprobs,
+        finish_reason=token.result and token.result.finish_reason,
+    )

@@ -26,7 +26,7 @@ class TokenTexts:
         return twice[len(alone) :] if twice.startswith(alone) else alone
 
     def for_completion(
-        self, ids: Sequence[int], logprobs: Sequence[Logprobs], begin: int
+        self, ids: Sequence[int], logprobs: Sequence[Logprobs], begin: int = 0
     ) -> CompletionLogprobs:
         """Of generated ``ids``, the first of which stands at character ``begin``."""
         texts = [self.text(token) for token in ids]

@@ -48,15 +48,19 @@ class Generating(Body):
     user: str | None = None
 
     # What OpenAI's API does not have.
-    top_k: Annotated[int, Field(ge=0, description="0 keeps all tokens")] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    priority: (
-        Annotated[float, Field(description="served as if it had come that many minutes earlier")] | None
-    ) = None
-    ignore_eos: (
-        Annotated[bool, Field(description="go on to max_tokens, past the model's end tokens")] | None
-    ) = None
+    top_k: Annotated[int | None, Field(ge=0, description="0 keeps all tokens")] = None
+    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    repetition_penalty: Annotated[float | None, Field(gt=0)] = None
+    priority: Annotated[float | None, Field(description="goes before what came so many minutes earlier")] = (
+        None
+    )
+    ignore_eos: Annotated[bool | None, Field(description="go on past the model's end tokens")] = None
+    regex: Annotated[str | None, Field(description="what all of the text has to match")] = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream is to end with its usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
 class CompletionRequest(Generating):

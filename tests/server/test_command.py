@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from ridgeline.cli import main
+
 SERVE = (sys.executable, "-m", "ridgeline.cli", "serve")
 
 
@@ -37,11 +39,19 @@ def first_line(process):
     return line, re.search(r"http://[\d.:]+\d", line)[0]
 
 
-def ended(*arguments):
+@pytest.fixture
+def refused(monkeypatch, capsys):
     """What a server that cannot start says; it must be one line, and exit code 2."""
-    done = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    return done.stderr
+
+    def refused(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ridgeline", "serve", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert (end.value.code, said.out, said.err.count("\n")) == (2, "", 1), said.err
+        return said.err
+
+    return refused
 
 
 def test_the_first_line_says_how_to_try_it_and_that_works():
@@ -140,10 +150,10 @@ def test_a_full_disk_for_logs_does_not_stop_it():
         process.communicate(timeout=20)
 
 
-def test_a_port_in_use_is_one_line():
+def test_a_port_in_use_is_one_line(refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        message = ended("demo-draft", "--port", str(port))
+        message = refused("demo-draft", "--port", str(port))
     assert f"cannot listen on 127.0.0.1 port {port} (Address already in use)" in message
 
 
@@ -160,5 +170,5 @@ def test_a_port_in_use_is_one_line():
         (("demo-draft", "--port", "70000"), "port"),
     ],
 )
-def test_what_keeps_it_from_starting_is_one_line(arguments, says):
-    assert says in ended(*arguments)
+def test_what_keeps_it_from_starting_is_one_line(refused, arguments, says):
+    assert says in refused(*arguments)

@@ -58,6 +58,7 @@ def _the_next_request_is_served(server):
         ("stream_options", {"include_usage": True}),
         ("priority", "high"),
         ("ignore_eos", 1),
+        ("regex", 5),
         ("prompt", {}),
         ("prompt", []),
         ("prompt", [[]]),
@@ -124,6 +125,20 @@ def test_fields_that_ask_for_nothing_may_stand(server):
     }
     asked = {"model": "tiny", "messages": MESSAGES, "max_tokens": 2, **nothing}
     assert server.post("/v1/chat/completions", asked).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "param"),
+    [
+        ("/v1/completions", {"prompt": "x", "echo": True, "logprobs": 1}, "echo"),
+        ("/v1/chat/completions", {"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
+        ("/v1/chat/completions", {"top_logprobs": 1, "logprobs": False}, "top_logprobs"),
+        ("/v1/chat/completions", {"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(server, path, asked, param):
+    given = asked if "prompt" in asked else {"messages": MESSAGES, **asked}
+    assert refused(server.post(path, given))["param"] == param
 
 
 def test_a_missing_field_is_named(server):
