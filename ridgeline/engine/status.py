@@ -17,15 +17,15 @@ class Status:
     """
 
     alive: bool
-    running: int
-    waiting: int
-    sequences: int
-    blocks_used: int
-    blocks: int
-    block_size: int
-    preemptions: int
-    steps: int
-    step_seconds: float
-    prompt_tokens: int
-    output_tokens: int
-    answered: int
+    running: int = 0
+    waiting: int = 0
+    sequences: int = 0
+    blocks_used: int = 0
+    blocks: int = 0
+    block_size: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    answered: int = 0

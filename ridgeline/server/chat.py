@@ -26,12 +26,12 @@ from ridgeline.server.responses import (
     ChatMessage,
 )
 from ridgeline.server.service import Service, ServiceOf
-from ridgeline.server.stream import EventStream, chunks, unless_left
+from ridgeline.server.stream import EVENTS, EventStream, chunks, unless_left
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion)
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=EVENTS)
 async def chat_completions(
     body: ChatRequest, request: Request, service: ServiceOf
 ) -> ChatCompletion | Response:

@@ -17,7 +17,7 @@ from ridgeline.server.options import Prompts, prepare
 from ridgeline.server.requests import CompletionRequest
 from ridgeline.server.responses import Completion, CompletionChoice
 from ridgeline.server.service import Service, ServiceOf
-from ridgeline.server.stream import EventStream, chunks, unless_left
+from ridgeline.server.stream import EVENTS, EventStream, chunks, unless_left
 
 #: OpenAI's default for the length of a completion, in tokens.
 _MOST = 16
@@ -25,7 +25,7 @@ _MOST = 16
 router = APIRouter()
 
 
-@router.post("/v1/completions", response_model=Completion)
+@router.post("/v1/completions", response_model=Completion, responses=EVENTS)
 async def completions(body: CompletionRequest, request: Request, service: ServiceOf) -> Completion | Response:
     """Continue one prompt or several."""
     service.check_name(body.model)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,7 @@ class _HiddenStates(Model):
 
 
 class Encoder:
-    """Embeds with a loaded encoder, at most ``token_budget`` tokens in a pass (but always a whole text).
+    """Embeds with a loaded encoder, at most ``token_budget`` tokens in a pass, but always whole texts.
 
     An embedding is the mean of a text's last hidden states, special tokens included, or the first of them
     (``cls``) where the folder's ``1_Pooling/config.json`` says so, scaled to length 1: what
@@ -48,7 +48,8 @@ class Encoder:
         self._loaded = loaded
         self._model = _HiddenStates(loaded.config, loaded.model)
         self._budget = token_budget
-        self._turn = Lock()
+        #: Held by whoever computes, so that requests take turns, pass by pass.
+        self.turn = asyncio.Lock()
 
     def ids(self, text: str | Sequence[int], name: str) -> list[int]:
         """The token ids of a text, or those given.
@@ -71,12 +72,8 @@ class Encoder:
             raise InputError(f"{name} holds the token id {max(text)}, expected 0 to {config.vocab - 1}")
         return list(text)
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Embeddings of token ids: [texts, width], float32. Blocks for as long as it takes."""
-        with self._turn, torch.inference_mode():
-            return torch.cat([self._embed(batch) for batch in self._batches(texts)])
-
-    def _batches(self, texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    def batches(self, texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+        """The token ids of the texts in their order, in as many passes as they take."""
         batch: list[Sequence[int]] = []
         for text in texts:
             if batch and sum(map(len, batch)) + len(text) > self._budget:
@@ -85,7 +82,9 @@ class Encoder:
             batch.append(text)
         yield batch
 
-    def _embed(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Embeddings of token ids, in one pass: [texts, width], float32."""
         ids = [token for text in texts for token in text]
         spans = [Span(len(text)) for text in texts]
         hidden = self._loaded.ops.run(self._model, ids, spans, logits="all").float()

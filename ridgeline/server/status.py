@@ -19,8 +19,8 @@ from ridgeline.hardware import load_device
 from ridgeline.hardware.host import this_host
 from ridgeline.ops.formats import product_format
 from ridgeline.server.gate import Admission
-from ridgeline.server.service import Service, ServiceOf
-from ridgeline.server.stream import EventStream, event
+from ridgeline.server.service import Service
+from ridgeline.server.stream import EVENTS, EventStream, event
 
 #: Seconds between two events of a stream, and those that rates are taken over.
 PERIOD = 0.5
@@ -86,10 +86,6 @@ class ServerStatus(BaseModel):
     point: Point | None
 
 
-#: Of an encoder, which is computed without an engine.
-_NO_ENGINE = Status(True, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0)
-
-
 @dataclass
 class StatusFeed:
     """Samples the engine of ``service`` twice a second, while :meth:`run` runs, for all who watch it."""
@@ -146,7 +142,8 @@ class StatusFeed:
 
 
 def _status(engine: Engine | None) -> Status:
-    return _NO_ENGINE if engine is None else engine.status()
+    """An encoder is computed without an engine, and always can be."""
+    return Status(alive=True) if engine is None else engine.status()
 
 
 def _point(engine: Engine | None) -> Point | None:
@@ -173,8 +170,8 @@ async def status(request: Request) -> ServerStatus:
     return request.app.state.feed.now()
 
 
-@router.get("/v1/status/stream", response_class=StreamingResponse)
-async def status_stream(request: Request, service: ServiceOf) -> EventStream:
+@router.get("/v1/status/stream", response_class=StreamingResponse, responses=EVENTS)
+async def status_stream(request: Request) -> EventStream:
     """The same twice a second, as events called ``status``, until the client leaves or the server drains."""
     return EventStream(_events(request.app.state.feed, request.app.state.admission))
 

@@ -13,6 +13,10 @@ from pydantic import BaseModel
 
 from ridgeline.server.errors import api_error
 
+#: How the API's description says that an answer may be events.
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+EVENTS = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
+
 _log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")

@@ -1,8 +1,10 @@
 """/v1/embeddings: vectors of an encoder, as users of sentence embeddings expect them."""
 
 import json
+import time
 from dataclasses import replace
 
+import httpx
 import openai
 import pytest
 import torch
@@ -12,7 +14,7 @@ from ridgeline.loading import Loaded
 from ridgeline.ops.cpu import Cpu
 from ridgeline.server.encoder import Encoder
 from ridgeline.weights.generation import GenerationDefaults
-from tests.server.conftest import running
+from tests.server.conftest import running, soon
 
 BERT = {
     "vocab_size": 4096,
@@ -105,6 +107,21 @@ def test_an_encoder_generates_nothing_and_a_decoder_embeds_nothing(server, sessi
         server.client().completions.create(model="bert", prompt="x")
     with pytest.raises(openai.BadRequestError, match="serve an encoder"):
         session_server.client().embeddings.create(model="tiny", input="x")
+
+
+def test_of_a_client_that_leaves_no_more_is_computed(server, monkeypatch):
+    embed, passes = server.service.encoder.embed, []
+
+    def slowly(batch):
+        passes.append(batch)
+        time.sleep(0.05)
+        return embed(batch)
+
+    monkeypatch.setattr(server.service.encoder, "embed", slowly)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/embeddings", json={"input": [[5] * 20] * 100}, timeout=0.2)
+    assert soon(lambda: not server.server._admission.served)
+    assert 0 < len(passes) < 100
 
 
 def test_an_encoder_has_a_status_and_metrics(server):
