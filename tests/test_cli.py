@@ -77,6 +77,15 @@ def test_json_is_json_and_nothing_else(tmp_path):
     assert "h200" in json.loads(ridgeline("devices", "--json", cache=tmp_path).stdout)
 
 
+def test_generated_text_follows_a_regex_or_a_schema(tmp_path):
+    shown = ridgeline("generate", "demo", "x =", "--regex", "[0-9]{2,4}", "--json", cache=tmp_path)
+    assert 10 <= int(json.loads(shown.stdout)["text"]) <= 9999
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3}')
+    shown = ridgeline("generate", "demo", "x =", "--json-schema", str(schema), "--json", cache=tmp_path)
+    assert 1 <= len(json.loads(json.loads(shown.stdout)["text"])) <= 3
+
+
 def test_bench_writes_a_line_a_test_to_a_file(tmp_path):
     path = tmp_path / "found" / "bench.csv"
     lengths = ("--prompt", "8,4", "--generate", "2", "--depth", "0,3", "--repeat", "1", "--threads", "1")
@@ -135,6 +144,8 @@ def broken_folder(path, config):
         (("generate", "gpt2", "1 2", "--weights", "random", "--temperature", "-1"), "temperature"),
         (("generate", "gpt2", "1 2 99999999", "--weights", "random"), "99999999"),
         (("generate", "no/such-model", "hello"), "no/such-model"),
+        (("generate", "demo", "x", "--regex", "(a"), "regex cannot be used: unclosed group"),
+        (("generate", "demo", "x", "--json-schema", "/no/such.json"), "/no/such.json"),
         (("generate", "demo", "x", "--weights", "int5"), "int4-g128"),
         (("generate", "gpt2", "1", "--weights", "random:int5"), "random:int5"),
         (("check", "gpt2", "--weights", "random"), "ridgeline measure"),

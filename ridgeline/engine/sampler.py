@@ -4,8 +4,8 @@ A token's noise is a hash of its request's seed, its position and itself (``ridg
 draw depends on nothing else: not on the other rows, not on how the prompt was cut, not on what was drawn
 before.
 
-Order: repetition, frequency and presence penalties, bias, temperature, top-k, top-p, min-p, draw; where
-transformers has the same, its order.
+Order: repetition, frequency and presence penalties, bias, what a grammar forbids, temperature, top-k, top-p,
+min-p, draw; where transformers has the same, its order.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def choose_tokens(logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]
     """The next token of each sequence from its row of ``logits``, [sequences, vocab] of any float dtype.
 
     All is computed in float32, the noise in float64. Of equal logits greedy takes the lowest id. Raises
-    InputError for a row that holds a NaN.
+    InputError for a row that holds a NaN, and where a grammar allows no token.
     """
     options = [sequence.sampling for sequence in sequences]
     chosen = kernels.sample(
-        penalised(logits.float(), sequences),
+        constrained(penalised(logits.float(), sequences), sequences),
         [option.temperature for option in options],
         [option.seed for option in options],
         [len(sequence.tokens) for sequence in sequences],
@@ -80,6 +80,23 @@ def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
             row[tokens] -= times * sampling.frequency_penalty + sampling.presence_penalty
         for token, bias in sampling.logit_bias:
             row[token] += bias
+    return logits
+
+
+def constrained(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
+    """``logits`` [sequences, vocab] with -inf for the tokens that a sequence's grammar forbids, in a copy.
+
+    Raises InputError where it allows none.
+    """
+    if all(sequence.matcher is None for sequence in sequences):
+        return logits
+    logits = logits.clone()
+    for row, sequence in zip(logits, sequences, strict=True):
+        if sequence.matcher is not None:
+            mask = sequence.matcher.allowed(sequence.output, sequence.request.stop_ids)
+            allowed = torch.frombuffer(mask, dtype=torch.uint8)[: len(row)]
+            row[: len(allowed)].masked_fill_(allowed == 0, -torch.inf)
+            row[len(allowed) :] = -torch.inf  # a padded vocabulary: ids without a token
     return logits
 
 

@@ -1,0 +1,166 @@
+"""Constrained output: which tokens may follow in a text that a JSON schema or a regular expression describes.
+
+The library llguidance compiles the description and follows it; it is imported when it is first needed.
+Nothing here imports PyTorch: a mask is bytes, one a token, which the sampler puts on the logits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from ridgeline.engine.sequence import common_prefix
+from ridgeline.errors import InputError
+
+if TYPE_CHECKING:
+    import llguidance
+
+    from ridgeline.weights.tokenizer import Tokenizer
+
+#: Blanks between two parts of a JSON text: without an end to them a model that repeats itself has none.
+MOST_BLANKS = 40
+_BLANKS = rf"[\x20\x0A\x0D\x09]{{1,{MOST_BLANKS}}}"
+
+#: A tokenizer as llguidance sees it takes up to a second to make.
+_known_tokenizers: WeakKeyDictionary[Tokenizer, llguidance.LLTokenizer] = WeakKeyDictionary()
+
+
+class Grammar:
+    """What an output must be, compiled for one tokenizer. ``option`` is what the caller asked for it with."""
+
+    def __init__(self, option: str, start: llguidance.LLMatcher, ends: Collection[int]) -> None:
+        self.option = option
+        self._start = start
+        self._ends = tuple(ends)
+
+    @classmethod
+    def from_json_schema(cls, schema: str | Mapping[str, Any], tokenizer: Tokenizer | None) -> Grammar:
+        """JSON texts that ``schema``, an object or the JSON text of one, allows; at most MOST_BLANKS blanks
+        follow one another between their parts.
+
+        Raises InputError for what is no schema, for keywords that cannot be enforced, and without llguidance
+        or a tokenizer.
+        """
+        library = _llguidance()
+        try:
+            text = schema if isinstance(schema, str) else json.dumps(schema)
+            parsed = json.loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"json_schema is not JSON ({error}): give an object, or its text") from None
+        if not isinstance(parsed, dict):
+            raise InputError(f"json_schema is {text[:60]}, expected an object")
+        options = {"whitespace_pattern": _BLANKS}
+        grammar = library.LLMatcher.grammar_from_json_schema(parsed, overrides=options)
+        return cls._compiled("json_schema", grammar, tokenizer)
+
+    @classmethod
+    def from_regex(cls, regex: str, tokenizer: Tokenizer | None) -> Grammar:
+        """Texts that ``regex`` matches from their beginning to their end, in the syntax of Rust's ``regex``:
+        no look-around, no references to groups.
+
+        Raises InputError for what is no such expression, and without llguidance or a tokenizer.
+        """
+        library = _llguidance()
+        if not isinstance(regex, str) or not regex:
+            raise InputError(f"regex is {repr(regex)[:60]}, expected text that is not empty")
+        return cls._compiled("regex", library.LLMatcher.grammar_from_regex(regex), tokenizer)
+
+    @classmethod
+    def _compiled(cls, option: str, grammar: str, tokenizer: Tokenizer | None) -> Grammar:
+        matcher = _llguidance().LLMatcher
+        for_library = _for_library(option, tokenizer)
+        _, complaints = matcher.validate_grammar_with_warnings(grammar, for_library)
+        if complaints:
+            raise InputError(f"{option} cannot be used: {_reason(complaints[0])}")
+        return cls(option, matcher(for_library, grammar, log_level=0), for_library.eos_tokens)
+
+    def matcher(self) -> Matcher:
+        """What follows an output from its first token."""
+        return Matcher(self.option, self._start.deep_copy(), self._ends)
+
+
+class Matcher:
+    """Answers for any output that begins as the grammar wants. What it has followed is kept, so that the
+    answer for one token more, or for some fewer, costs those tokens only."""
+
+    def __init__(self, option: str, state: llguidance.LLMatcher, ends: Collection[int]) -> None:
+        self._option = option
+        self._state = state
+        self._ends = ends
+        self._followed: list[int] = []
+        self._text: bytes | None = None
+
+    def allowed(self, output: list[int], stop_ids: Collection[int]) -> bytearray:
+        """What may follow ``output``: a byte for each token of the tokenizer, 0 for those that may not.
+        ``stop_ids`` may exactly where the output may end.
+
+        Raises InputError if the output has left the grammar, or nothing may follow it.
+        """
+        mask = self._continuations(output)
+        may_end = self._state.is_accepting()
+        for token in stop_ids:
+            if token < len(mask):
+                mask[token] = may_end
+        if _is_empty(mask):
+            raise InputError(f"no token continues the output as {self._option} wants: change it, or stop_ids")
+        return mask
+
+    def is_complete(self, output: list[int]) -> bool:
+        """Whether ``output`` may end, and nothing else can follow."""
+        return _is_empty(self._continuations(output)) and self._state.is_accepting()
+
+    def _continuations(self, output: list[int]) -> bytearray:
+        """The mask of the tokens that are text, for the caller to change."""
+        self._follow(output)
+        if self._text is None:
+            mask = bytearray(self._state.compute_logit_bias())
+            for token in self._ends:
+                mask[token] = 0
+            self._text = bytes(mask)
+        return bytearray(self._text)
+
+    def _follow(self, output: list[int]) -> None:
+        """Brings the state to the end of ``output``; raises InputError if the grammar does not get there."""
+        if self._followed == output:
+            return
+        same = len(self._followed)
+        if output[:same] != self._followed:
+            same = common_prefix(self._followed, output)
+            self._state.rollback(len(self._followed) - same)
+        new = output[same:]
+        taken = self._state.try_consume_tokens(new)
+        self._followed, self._text = output[: same + taken], None
+        if taken < len(new):
+            raise InputError(f"token {new[taken]} of the output is not what {self._option} allows there")
+
+
+def _is_empty(mask: bytearray) -> bool:
+    return mask.count(0) == len(mask)
+
+
+def _for_library(option: str, tokenizer: Tokenizer | None) -> llguidance.LLTokenizer:
+    if tokenizer is None:
+        raise InputError(f"{option} is about text, and the model has no tokenizer: leave it out")
+    if not tokenizer.eos_ids:
+        raise InputError(f"{option} needs a token that ends an output, and the tokenizer names none")
+    if tokenizer not in _known_tokenizers:
+        made = _llguidance().LLTokenizer(tokenizer.to_json(), eos_token=sorted(tokenizer.eos_ids))
+        _known_tokenizers[tokenizer] = made
+    return _known_tokenizers[tokenizer]
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise InputError("constrained output needs llguidance: pip install 'ridgeline[constrain]'") from None
+    return llguidance
+
+
+def _reason(complaint: str) -> str:
+    """The one line of a message that says what is wrong."""
+    lines = complaint.strip().splitlines()
+    named = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (named or lines)[0][:200]
