@@ -98,6 +98,16 @@ def test_bench_writes_a_line_a_test_to_a_file(tmp_path):
     ]
 
 
+def test_bench_traces_an_engine_run(tmp_path):
+    file = tmp_path / "new" / "trace.json"
+    arguments = ("--prompt", "4", "--generate", "2", "--repeat", "1", "--trace", str(file))
+    shown = ridgeline("bench", "demo", *arguments, cache=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "ui.perfetto.dev" in shown.stderr
+    categories = {event.get("cat") for event in json.loads(file.read_text())["traceEvents"]}
+    assert categories >= {"request", "step", "profile", "operator"}
+
+
 def test_validate_holds_and_shows_the_errata(tmp_path):
     shown = ridgeline("validate", cache=tmp_path)
     assert shown.returncode == 0
@@ -156,6 +166,8 @@ def broken_folder(path, config):
         (("bench", "gpt2", "--format", "xml"), "table, csv, json"),
         (("bench", "bert-base", "--generate", "8"), "is an encoder"),
         (("bench", "demo", "--output", "/etc/passwd/bench.csv"), "/etc/passwd/bench.csv"),
+        (("bench", "demo", "--trace", "/etc/passwd/trace.json"), "/etc/passwd/trace.json"),
+        (("bench", "bert-base", "--weights", "random", "--trace", "trace.json"), "is an encoder"),
         (("measure", "--threads", "0"), "threads"),
         (("measure", "--out", "/etc/passwd/this.toml"), "/etc/passwd/this.toml"),
     ],
