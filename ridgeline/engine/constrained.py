@@ -7,7 +7,8 @@ Nothing here imports PyTorch: a mask is bytes, one a token, which the sampler pu
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -51,9 +52,8 @@ class Grammar:
             raise InputError(f"json_schema is not JSON ({error}): give an object, or its text") from None
         if not isinstance(parsed, dict):
             raise InputError(f"json_schema is {text[:60]}, expected an object")
-        options = {"whitespace_pattern": _BLANKS}
-        grammar = library.LLMatcher.grammar_from_json_schema(parsed, overrides=options)
-        return cls._compiled("json_schema", grammar, tokenizer)
+        make = partial(library.LLMatcher.grammar_from_json_schema, overrides={"whitespace_pattern": _BLANKS})
+        return cls._compiled("json_schema", make, parsed, tokenizer)
 
     @classmethod
     def from_regex(cls, regex: str, tokenizer: Tokenizer | None) -> Grammar:
@@ -65,16 +65,23 @@ class Grammar:
         library = _llguidance()
         if not isinstance(regex, str) or not regex:
             raise InputError(f"regex is {repr(regex)[:60]}, expected text that is not empty")
-        return cls._compiled("regex", library.LLMatcher.grammar_from_regex(regex), tokenizer)
+        return cls._compiled("regex", library.LLMatcher.grammar_from_regex, regex, tokenizer)
 
     @classmethod
-    def _compiled(cls, option: str, grammar: str, tokenizer: Tokenizer | None) -> Grammar:
-        matcher = _llguidance().LLMatcher
+    def _compiled(
+        cls, option: str, make: Callable[[Any], str], wanted: Any, tokenizer: Tokenizer | None
+    ) -> Grammar:
         for_library = _for_library(option, tokenizer)
-        _, complaints = matcher.validate_grammar_with_warnings(grammar, for_library)
-        if complaints:
+        try:
+            start = _llguidance().LLMatcher(for_library, make(wanted), log_level=0)
+        except ValueError as error:  # a number of hundreds of digits, half a character
+            raise InputError(f"{option} cannot be used: {_reason(str(error))}") from None
+        if complaints := [start.get_error()] if start.is_error() else start.get_grammar_warnings():
             raise InputError(f"{option} cannot be used: {_reason(complaints[0])}")
-        return cls(option, matcher(for_library, grammar, log_level=0), for_library.eos_tokens)
+        grammar = cls(option, start, for_library.eos_tokens)
+        if grammar.matcher().is_impossible([]):
+            raise InputError(f"{option} cannot be used: there is no text that follows it")
+        return grammar
 
     def matcher(self) -> Matcher:
         """What follows an output from its first token."""
@@ -111,10 +118,16 @@ class Matcher:
         """Whether ``output`` may end, and nothing else can follow."""
         return _is_empty(self._continuations(output)) and self._state.is_accepting()
 
+    def is_impossible(self, output: list[int]) -> bool:
+        """Whether ``output`` may not end, and nothing can follow."""
+        return _is_empty(self._continuations(output)) and not self._state.is_accepting()
+
     def _continuations(self, output: list[int]) -> bytearray:
         """The mask of the tokens that are text, for the caller to change."""
         self._follow(output)
         if self._text is None:
+            if self._state.is_error():
+                raise InputError(f"{self._option} is too complex: {_reason(self._state.get_error())}")
             mask = bytearray(self._state.compute_logit_bias())
             for token in self._ends:
                 mask[token] = 0

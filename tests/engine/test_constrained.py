@@ -267,6 +267,13 @@ def test_an_output_that_has_left_the_grammar_has_no_answer(tokenizer):
     assert matcher.is_complete([a, b])
 
 
+def test_a_grammar_that_the_library_gives_up_fails_its_request(tokenizer):
+    matcher = Grammar.from_regex("ab", tokenizer).matcher()
+    matcher._state.consume_token(tokenizer.encode("b")[0])  # as when a limit is exceeded: it never recovers
+    with pytest.raises(InputError, match="regex is too complex"):
+        matcher.allowed([], ())
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 
@@ -276,6 +283,9 @@ def test_an_output_that_has_left_the_grammar_has_no_answer(tokenizer):
         ({"regex": "(ab"}, "regex cannot be used: unclosed group"),
         ({"regex": "(?=a)b"}, "regex cannot be used: look-around"),
         ({"regex": ""}, "regex is ''"),
+        ({"regex": "\ud800"}, "regex cannot be used: .*surrogates"),
+        ({"regex": r"[^\x00-\U0010FFFF]"}, "regex cannot be used: there is no text that follows it"),
+        ({"regex": ".*" * 2000}, "regex cannot be used"),
         ({"regex": 5}, "regex is 5"),
         ({"json_schema": "{"}, "json_schema is not JSON"),
         ({"json_schema": {"a": object()}}, "json_schema is not JSON"),
@@ -283,6 +293,8 @@ def test_an_output_that_has_left_the_grammar_has_no_answer(tokenizer):
         ({"json_schema": "[" * 100_000}, "json_schema is not JSON"),
         ({"json_schema": {"type": "objct"}}, "json_schema cannot be used: Invalid type: objct"),
         ({"json_schema": {"not": {}}}, "json_schema cannot be used: Unimplemented keys"),
+        ({"json_schema": {"$ref": "#"}}, "there is no text that follows it"),
+        ({"json_schema": {"minimum": 10**400}}, "json_schema cannot be used"),
         ({"json_schema": {"type": "integer", "minimum": 3, "maximum": 2}}, "Unsatisfiable"),
         ({"json_schema": {}, "regex": "a"}, "json_schema and regex are two constraints"),
         ({"json_schema": {}, "beams": BeamSearch(2)}, "json_schema does not go with beam search"),
