@@ -280,6 +280,8 @@ found = ridgeline.explain('llama-3-8b', 'h100')
 assert found.phases[0].seconds > 0
 assert all(r.ok for r in ridgeline.validate())
 import ridgeline.cli, ridgeline.report.tables, ridgeline.hardware.measure
+import ridgeline.analysis.observe, ridgeline.analysis.serving, ridgeline.report.chrome_trace
+import ridgeline.engine.constrained, ridgeline.engine.steps
 """
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stderr

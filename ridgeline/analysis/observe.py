@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import torch
 
     from ridgeline.engine.core import Core
-    from ridgeline.engine.runner import ModelRunner
     from ridgeline.loading import Loaded
 
 #: The workload of :func:`example_requests`: so many requests for half as many seats, so that some wait, some
@@ -89,20 +88,6 @@ def observe(
     return observer.timeline(loaded.config)
 
 
-class _WatchedRunner:
-    """Runs plans, and keeps the last one with the cache blocks that were in use."""
-
-    def __init__(self, core: Core) -> None:
-        self.inner: ModelRunner = core.runner
-        self._pool = core.scheduler.pool
-        self.plan = StepPlan((), ())
-        self.blocks = 0
-
-    def run(self, plan: StepPlan) -> torch.Tensor:
-        self.plan, self.blocks = plan, self._pool.blocks - self._pool.available
-        return self.inner.run(plan)
-
-
 class _Tracked:
     """A request on its way: the states that it has been in, each with its beginning."""
 
@@ -129,19 +114,26 @@ class _Observer:
         self.core = core
         self.requests = [_Tracked(group) for group in core.scheduler.waiting]
         self._cost = cost
-        self._watched = core.runner = _WatchedRunner(core)
+        self._run, core.runner.run = core.runner.run, self._note_plan
+        self._plan, self._blocks = StepPlan((), ()), 0
         self._steps: list[StepRecord] = []
         self._loads: list[Load] = []
         self._profiled: dict[str, ProfiledStep] = {}
+
+    def _note_plan(self, plan: StepPlan) -> torch.Tensor:
+        """Runs it; the cache blocks of whoever finishes with it are still in use now."""
+        pool = self.core.scheduler.pool
+        self._plan, self._blocks = plan, pool.blocks - pool.available
+        return self._run(plan)
 
     def step(self) -> None:
         for event in self.core.step():
             if isinstance(event, Failure):
                 raise event.error
-        step, plan = self.core.steps.last, self._watched.plan
+        step, plan = self.core.steps.last, self._plan
         self._steps.append(step)
         shape = step.shape
-        self._loads.append(Load(step.started, self._watched.blocks, shape.prefill_rows, shape.decodes))
+        self._loads.append(Load(step.started, self._blocks, shape.prefill_rows, shape.decodes))
         self._note_states(plan, step)
         if shape.kind not in self._profiled:
             self._profiled[shape.kind] = self._profile(plan)
@@ -161,7 +153,7 @@ class _Observer:
     def _profile(self, plan: StepPlan) -> ProfiledStep:
         clock = self.core.scheduler.clock
         begin = clock.now()
-        times = self._watched.inner.profile(plan)
+        times = self.core.runner.profile(plan)
         end = clock.now()
         trace = self._cost.trace([Span(chunk.rows, chunk.past) for chunk in plan.chunks])
         operators = tuple(_operators(trace, self._cost.device, times, begin))

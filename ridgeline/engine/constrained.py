@@ -58,7 +58,7 @@ class Grammar:
     @classmethod
     def from_regex(cls, regex: str, tokenizer: Tokenizer | None) -> Grammar:
         """Texts that ``regex`` matches from their beginning to their end, in the syntax of Rust's ``regex``:
-        no look-around, no references to groups.
+        no look-around, no references to groups, and ``\\d`` is any digit that Unicode has.
 
         Raises InputError for what is no such expression, and without llguidance or a tokenizer.
         """
@@ -79,7 +79,7 @@ class Grammar:
         if complaints := [start.get_error()] if start.is_error() else start.get_grammar_warnings():
             raise InputError(f"{option} cannot be used: {_reason(complaints[0])}")
         grammar = cls(option, start, for_library.eos_tokens)
-        if grammar.matcher().is_impossible([]):
+        if grammar.matcher().is_impossible():
             raise InputError(f"{option} cannot be used: there is no text that follows it")
         return grammar
 
@@ -97,59 +97,66 @@ class Matcher:
         self._state = state
         self._ends = ends
         self._followed: list[int] = []
-        self._text: bytes | None = None
+        self._mask: bytes | None = None
 
-    def allowed(self, output: list[int], stop_ids: Collection[int]) -> bytearray:
+    def allowed(self, output: list[int], stop_ids: Collection[int]) -> bytearray | None:
         """What may follow ``output``: a byte for each token of the tokenizer, 0 for those that may not.
-        ``stop_ids`` may exactly where the output may end.
+        ``stop_ids`` may exactly where the output may end. None if the output has left the grammar, or nothing
+        follows because it is complete.
 
-        Raises InputError if the output has left the grammar, or nothing may follow it.
+        Raises InputError if nothing follows though it is not complete.
         """
-        mask = self._continuations(output)
-        may_end = self._state.is_accepting()
+        if not self._follow(output):
+            return None
+        mask, may_end = bytearray(self._text()), self._state.is_accepting()
         for token in stop_ids:
             if token < len(mask):
                 mask[token] = may_end
-        if _is_empty(mask):
-            raise InputError(f"no token continues the output as {self._option} wants: change it, or stop_ids")
-        return mask
+        if not _is_empty(mask):
+            return mask
+        if may_end:
+            return None
+        raise InputError(f"no token continues the output as {self._option} wants: change it, or stop_ids")
 
     def is_complete(self, output: list[int]) -> bool:
-        """Whether ``output`` may end, and nothing else can follow."""
-        return _is_empty(self._continuations(output)) and self._state.is_accepting()
+        """Whether ``output`` may end, and no text can follow.
 
-    def is_impossible(self, output: list[int]) -> bool:
-        """Whether ``output`` may not end, and nothing can follow."""
-        return _is_empty(self._continuations(output)) and not self._state.is_accepting()
+        Raises InputError if it has left the grammar.
+        """
+        if not self._follow(output):
+            raise InputError(f"{output[-1]} is no token that {self._option} allows at the end of the output")
+        return _is_empty(self._text()) and self._state.is_accepting()
 
-    def _continuations(self, output: list[int]) -> bytearray:
-        """The mask of the tokens that are text, for the caller to change."""
-        self._follow(output)
-        if self._text is None:
+    def is_impossible(self) -> bool:
+        """Whether there is no output at all."""
+        self._follow([])
+        return _is_empty(self._text()) and not self._state.is_accepting()
+
+    def _text(self) -> bytes:
+        """The mask of the tokens that are text and may follow."""
+        if self._mask is None:
             if self._state.is_error():
                 raise InputError(f"{self._option} is too complex: {_reason(self._state.get_error())}")
             mask = bytearray(self._state.compute_logit_bias())
             for token in self._ends:
                 mask[token] = 0
-            self._text = bytes(mask)
-        return bytearray(self._text)
+            self._mask = bytes(mask)
+        return self._mask
 
-    def _follow(self, output: list[int]) -> None:
-        """Brings the state to the end of ``output``; raises InputError if the grammar does not get there."""
-        if self._followed == output:
-            return
-        same = len(self._followed)
-        if output[:same] != self._followed:
-            same = common_prefix(self._followed, output)
-            self._state.rollback(len(self._followed) - same)
-        new = output[same:]
-        taken = self._state.try_consume_tokens(new)
-        self._followed, self._text = output[: same + taken], None
-        if taken < len(new):
-            raise InputError(f"token {new[taken]} of the output is not what {self._option} allows there")
+    def _follow(self, output: list[int]) -> bool:
+        """Whether the grammar goes as far as ``output``, to whose end, or as far as it goes, this brings the
+        state."""
+        if self._followed != output:
+            same = len(self._followed)
+            if output[:same] != self._followed:
+                same = common_prefix(self._followed, output)
+                self._state.rollback(len(self._followed) - same)
+            taken = self._state.try_consume_tokens(output[same:])
+            self._followed, self._mask = output[: same + taken], None
+        return len(self._followed) == len(output)
 
 
-def _is_empty(mask: bytearray) -> bool:
+def _is_empty(mask: bytes | bytearray) -> bool:
     return mask.count(0) == len(mask)
 
 

@@ -16,7 +16,6 @@ import torch
 
 from ridgeline import kernels
 from ridgeline.engine.result import Logprobs
-from ridgeline.engine.sampling import Sampling
 from ridgeline.engine.sequence import Sequence
 
 
@@ -28,7 +27,7 @@ def choose_tokens(logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]
     """
     options = [sequence.sampling for sequence in sequences]
     chosen = kernels.sample(
-        constrained(penalised(logits.float(), sequences), sequences),
+        penalised(logits.float(), sequences),
         [option.temperature for option in options],
         [option.seed for option in options],
         [len(sequence.tokens) for sequence in sequences],
@@ -59,13 +58,15 @@ def logprobs_of(logits: torch.Tensor, chosen: int, top: int) -> Logprobs:
 
 
 def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
-    """Float32 ``logits`` [sequences, vocab] after each sequence's penalties and biases, which change a copy.
+    """Float32 ``logits`` [sequences, vocab] after each sequence's penalties, biases and grammar, which change
+    a copy.
 
     The repetition penalty (Keskar et al. 2019, arXiv 1909.05858) is on tokens of the prompt and output; with
     c the times that a token is in the output, frequency and presence penalties take off
-    c * frequency + (c > 0) * presence, as OpenAI's API defines them.
+    c * frequency + (c > 0) * presence, as OpenAI's API defines them. Raises InputError where a grammar allows
+    no token.
     """
-    if not any(_changes_logits(sequence.sampling) for sequence in sequences):
+    if not any(_changes_logits(sequence) for sequence in sequences):
         return logits
     logits = logits.clone()
     for row, sequence in zip(logits, sequences, strict=True):
@@ -80,28 +81,24 @@ def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
             row[tokens] -= times * sampling.frequency_penalty + sampling.presence_penalty
         for token, bias in sampling.logit_bias:
             row[token] += bias
-    return logits
-
-
-def constrained(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
-    """``logits`` [sequences, vocab] with -inf for the tokens that a sequence's grammar forbids, in a copy.
-
-    Raises InputError where it allows none.
-    """
-    if all(sequence.matcher is None for sequence in sequences):
-        return logits
-    logits = logits.clone()
-    for row, sequence in zip(logits, sequences, strict=True):
         if sequence.matcher is not None:
-            mask = sequence.matcher.allowed(sequence.output, sequence.request.stop_ids)
-            allowed = torch.frombuffer(mask, dtype=torch.uint8)[: len(row)]
-            row[: len(allowed)].masked_fill_(allowed == 0, -torch.inf)
-            row[len(allowed) :] = -torch.inf  # a padded vocabulary: ids without a token
+            _rule_out(row, sequence)
     return logits
 
 
-def _changes_logits(sampling: Sampling) -> bool:
-    return bool(
+def _rule_out(row: torch.Tensor, sequence: Sequence) -> None:
+    """Sets what the grammar of ``sequence`` forbids to -inf in its ``row`` of logits."""
+    mask = sequence.matcher.allowed(sequence.output, sequence.request.stop_ids)
+    if mask is None:  # behind a proposal that the grammar forbids: the row is never reached
+        return
+    allowed = torch.frombuffer(mask, dtype=torch.uint8)[: len(row)]
+    row[: len(allowed)].masked_fill_(allowed == 0, -torch.inf)
+    row[len(allowed) :] = -torch.inf  # a padded vocabulary: ids without a token
+
+
+def _changes_logits(sequence: Sequence) -> bool:
+    sampling = sequence.sampling
+    return sequence.matcher is not None or bool(
         sampling.repetition_penalty != 1
         or sampling.frequency_penalty
         or sampling.presence_penalty

@@ -67,7 +67,7 @@ samplings = st.builds(
     seed=st.integers(0, 1000),
 )
 
-pieces = st.sampled_from(["[a-f]", r"\d", "x{2,4}", "(yes|no|é+山)", "[^a-z]", "(ab)?", "a/b", '"', " "])
+pieces = st.sampled_from(["[a-f]", "[0-9]", "x{2,4}", "(yes|no|é+山)", "[^a-z]", "(ab)?", "a/b", '"', " "])
 regexes = st.lists(pieces, min_size=1, max_size=5).map("".join)
 
 
@@ -262,9 +262,14 @@ def test_its_answer_depends_on_the_output_alone(tokenizer, lengths, draw):
 def test_an_output_that_has_left_the_grammar_has_no_answer(tokenizer):
     matcher = Grammar.from_regex("ab", tokenizer).matcher()
     a, b = (tokenizer.encode(letter)[0] for letter in "ab")
-    with pytest.raises(InputError, match="not what regex allows"):
-        matcher.allowed([b], ())
+    assert matcher.allowed([b], {END}) is None
+    assert matcher.allowed([a, a, b], {END}) is None
+    with pytest.raises(InputError, match="no token that regex allows"):
+        matcher.is_complete([b])
     assert matcher.is_complete([a, b])
+    assert matcher.allowed([a, b], ()) is None
+    assert matcher.allowed([a, b, END], {END}) is None
+    assert not matcher.is_complete([a])
 
 
 def test_a_grammar_that_the_library_gives_up_fails_its_request(tokenizer):
