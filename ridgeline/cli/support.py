@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,6 +129,18 @@ def evaluated(model: str, weights: str, texts: list[str]):
 
     with progress(errors()) as report:
         return run(loaded, texts, progress=report)
+
+
+def trace_engine(loaded: Any, computing: int, file: Path, progress: Callable[[str, float], None]) -> None:
+    """Watch a small engine run on so many threads, and write its timeline."""
+    from ridgeline.analysis.observe import observe
+    from ridgeline.hardware.threads import threads
+    from ridgeline.report.chrome_trace import write_chrome_trace
+
+    with threads(computing):
+        timeline = observe(loaded, progress=progress)
+    with file.open("w", encoding="utf-8") as stream:
+        write_chrome_trace(timeline, stream)
 
 
 def refuse_builtin(model: str) -> None:

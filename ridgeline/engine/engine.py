@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ridgeline.analysis.step_cost import cost_here
 from ridgeline.engine.build import build_core, default_blocks
 from ridgeline.engine.checks import at_least_one
 from ridgeline.engine.core import Event
@@ -18,6 +19,7 @@ from ridgeline.engine.prompts import Prompt
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.status import Status
+from ridgeline.engine.steps import StepReport
 from ridgeline.engine.worker import Worker
 from ridgeline.loading import Loaded, load
 from ridgeline.ops.protocol import BLOCK_TOKENS
@@ -56,6 +58,8 @@ class Engine:
             blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
         core = build_core(loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size)
         self._scheduler = core.scheduler
+        self._steps = core.steps
+        self._cost = cost_here(loaded)
         self._worker = Worker(core)
         self._finalizer = weakref.finalize(self, self._worker.close)
 
@@ -69,6 +73,18 @@ class Engine:
     def is_alive(self) -> bool:
         """Whether it takes requests."""
         return self._worker.is_alive
+
+    @property
+    def steps(self) -> tuple[StepReport, ...]:
+        """Reports of the last steps, the oldest first; what they predict is for the threads that were in use
+        when the engine was made."""
+        return tuple(StepReport.of(record, self._cost) for record in self._steps.records)
+
+    @property
+    def last_step(self) -> StepReport | None:
+        """The report of the newest step, None before there is one."""
+        last = self._steps.last
+        return None if last is None else StepReport.of(last, self._cost)
 
     def generate(
         self,

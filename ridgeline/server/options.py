@@ -6,10 +6,8 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
-from ridgeline.engine.prompts import Requests
 from ridgeline.engine.request import Request
 from ridgeline.engine.sampling import SEEDS, Sampling
 from ridgeline.errors import InputError
@@ -94,18 +92,11 @@ def _sampling(loaded: Loaded, body: Generating) -> Sampling:
 
 
 def _constraints(body: Generating) -> dict[str, Any]:
-    """The options of the engine that hold an output to a format; one that it does not know is refused."""
-    asked: dict[str, Any] = {}
+    """The options of the engine that hold an output to a format."""
+    schema = None
     if isinstance(body.response_format, JsonSchemaFormat):
-        asked["json_schema"] = body.response_format.json_schema.json_schema
-    if body.regex is not None:
-        asked["regex"] = body.regex
-    known = signature(Requests.make).parameters
-    for option in asked:
-        if option not in known:
-            field = _FIELDS.get(option, option)
-            raise ApiError(f"{field} is not supported: leave it out", param=field)
-    return asked
+        schema = body.response_format.json_schema.json_schema
+    return {"json_schema": schema, "regex": body.regex}
 
 
 def _room(service: Service, ids: Sequence[int], most: int | None) -> int | None:

@@ -14,8 +14,7 @@ from pydantic import BaseModel
 
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.status import Status
-from ridgeline.errors import InputError
-from ridgeline.hardware import load_device
+from ridgeline.hardware import this_machine
 from ridgeline.hardware.host import this_host
 from ridgeline.ops.formats import product_format
 from ridgeline.server.gate import Admission
@@ -69,7 +68,7 @@ class EngineStatus(BaseModel):
 
 
 class Point(BaseModel):
-    """A step on the roofline: FLOP/byte, FLOP/s achieved, and what they are of."""
+    """A step on the roofline: FLOP/byte, and FLOP/s achieved; its pass through the model took ``seconds``."""
 
     intensity: float
     flops_per_second: float
@@ -147,14 +146,23 @@ def _status(engine: Engine | None) -> Status:
 
 
 def _point(engine: Engine | None) -> Point | None:
-    """The last step, if the engine is computing; steps do not report what they did yet."""
-    return None
+    """The last step's pass through the model, if the engine is computing."""
+    step = None if engine is None or not engine.status().running else engine.last_step
+    if step is None:
+        return None
+    return Point(
+        intensity=step.flops / step.bytes,
+        flops_per_second=step.flops / step.running,
+        rows=step.rows,
+        seconds=step.running,
+        flops=step.flops,
+        bytes=step.bytes,
+    )
 
 
 def _device(format: str) -> DeviceStatus:
-    try:
-        device = load_device("this")
-    except InputError:
+    device = this_machine()
+    if device is None:
         return DeviceStatus(name=this_host().name)
     return DeviceStatus(
         name=device.title,

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -423,3 +424,18 @@ def test_the_default_cache_holds_every_sequences_window_if_memory_does(loaded):
 def test_a_size_below_one_is_refused(loaded, option):
     with pytest.raises(InputError, match=f"{option} is 0, expected"):
         Engine(loaded, **{option: 0})
+
+
+# -- step reports ----------------------------------------------------------------------------------
+
+
+def test_every_step_is_reported(engine):
+    before = len(engine.steps)
+    engine.generate([some_prompt(20), some_prompt(9)], max_tokens=5)
+    steps = engine.steps[before:]
+    assert [step.kind for step in steps] == ["prefill"] + ["decode"] * 4
+    assert [step.rows for step in steps] == [29, 2, 2, 2, 2]
+    assert all(step.flops > 0 and step.bytes > 0 and step.running > 0 for step in steps)
+    assert all(later.started >= step.started + step.seconds for step, later in pairwise(steps))
+    assert engine.last_step == steps[-1]
+    assert engine.last_step.predicted is None

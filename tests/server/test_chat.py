@@ -1,6 +1,7 @@
 """/v1/chat/completions through OpenAI's client: the model's own template, and what the engine makes of it."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import openai
@@ -87,6 +88,32 @@ def test_log_probabilities_come_with_their_bytes(client, loaded):
     chunks = [chunk.choices[0].logprobs.content[0] for chunk in stream]
     assert [chunk.token for chunk in chunks] == [entry.token for entry in found.logprobs.content]
     assert not any(chunk.top_logprobs for chunk in chunks)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_follows_the_schema_that_is_asked_for(client, stream):
+    pytest.importorskip("llguidance")
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    found = client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=300,
+        seed=1,
+        stream=stream,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {
+                "name": "answer",
+                "strict": True,
+                "schema": schema | {"additionalProperties": False},
+            },
+        },
+    )
+    if stream:
+        text = "".join(chunk.choices[0].delta.content for chunk in found)
+    else:
+        text = found.choices[0].message.content
+    assert isinstance(json.loads(text)["ok"], bool)
 
 
 def test_control_tokens_in_messages_are_plain_characters(client, loaded):

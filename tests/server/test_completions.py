@@ -1,6 +1,7 @@
 """/v1/completions through OpenAI's client: what comes back is what the engine gives."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -178,6 +179,15 @@ def test_the_cache_is_found_again_and_said_so(client):
     asked = {"model": "tiny", "prompt": [9, 8, 7] * 40, "max_tokens": 2}
     client.completions.create(**asked)
     assert client.completions.create(**asked).usage.prompt_tokens_details.cached_tokens == 96
+
+
+def test_a_text_matches_the_regex_that_is_asked_for(client):
+    pytest.importorskip("llguidance")
+    found = client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=20, extra_body={"regex": "[0-9]{3}-[a-z]{2}"}
+    )
+    assert re.fullmatch("[0-9]{3}-[a-z]{2}", found.choices[0].text)
+    assert found.choices[0].finish_reason == "stop"
 
 
 def test_two_clients_at_once_each_get_their_own_answer(server, loaded):

@@ -99,8 +99,12 @@ def test_the_status_says_what_the_page_shows(slowly, loaded):
     assert 0 < engine["kv_used"] <= engine["kv_total"] == 256
     assert engine["block_size"] == 32
     assert engine["uptime"] > 0
-    assert status["point"] is None
+    point = status["point"]
+    assert point["rows"] == 1
+    assert point["intensity"] == point["flops"] / point["bytes"] > 0
+    assert point["flops_per_second"] == point["flops"] / point["seconds"] > 0
     assert slowly.is_idle()
+    assert slowly.get("/v1/status").json()["point"] is None  # nothing is computed
 
 
 def test_the_status_is_streamed_as_events(server):

@@ -59,6 +59,11 @@ def _the_next_request_is_served(server):
         ("priority", "high"),
         ("ignore_eos", 1),
         ("regex", 5),
+        ("regex", "("),
+        (
+            "response_format",
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nothing"}}},
+        ),
         ("prompt", {}),
         ("prompt", []),
         ("prompt", [[]]),
