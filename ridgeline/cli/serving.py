@@ -31,7 +31,9 @@ def serve(
     sequences: Annotated[int, typer.Option(help="Sequences computed at once.")] = 64,
     batched_tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 512,
     threads: Annotated[int | None, typer.Option(help="Threads that compute; unset: every core.")] = None,
-    requests: Annotated[int, typer.Option(min=1, help="Requests at once; others get 429.")] = 256,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Requests answered at once; others get 429.")
+    ] = 256,
     body_limit: Annotated[float, typer.Option(min=0.001, help="MB of a request's body.")] = 4.0,
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="How long running requests may take after SIGTERM.")
@@ -43,11 +45,12 @@ def serve(
     from ridgeline.server.gate import Admission, Limits
     from ridgeline.server.run import address, bind
 
-    limits = Limits(tuple(api_key or ()), int(body_limit * 1e6), requests)
+    limits = Limits(tuple(api_key or ()), int(body_limit * 1e6), max_requests)
     listening = bind(host, port)  # before the weights are loaded for nothing
     with ExitStack() as held:
         held.enter_context(listening)
         loaded = support.load(model, weights)
+        support.note_ignored(loaded)
         if threads is not None:
             from ridgeline.hardware.threads import threads as computing_threads
 

@@ -73,11 +73,17 @@ def load_to_generate(model: str, weights: str, options: dict[str, float | None])
     refuse_encoder(load_config(model))
     Sampling(**{name: value for name, value in options.items() if value is not None})
     loaded = load(model, weights)
+    note_ignored(loaded)
+    return loaded
+
+
+def note_ignored(loaded: Any) -> None:
+    """Says what the model's folder asks for in vain; a full disk for stderr is no reason to end."""
     if loaded.generation.ignored:
         asked = ", ".join(loaded.generation.ignored)
         note = f"generation_config.json asks for {asked}, which ridgeline does not do yet: ignored"
-        print(f"ridgeline: {note}", file=sys.stderr)
-    return loaded
+        with suppress(OSError):
+            print(f"ridgeline: {note}", file=sys.stderr)
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -97,18 +97,18 @@ def loaded():
     return replace(ridgeline.load("demo-draft"), chat_template=template)
 
 
-@pytest.fixture(scope="session")
-def session_server(loaded):
+@pytest.fixture(scope="module")
+def shared_server(loaded):
     with running(loaded) as server:
         yield server
 
 
 @pytest.fixture
-def server(session_server):
-    """One server for all tests that do not change it; each must leave it idle."""
-    yield session_server
-    assert session_server.engine.is_alive
-    assert session_server.is_idle()
+def server(shared_server):
+    """One server for all tests of a file that do not change it; each must leave it idle."""
+    yield shared_server
+    assert shared_server.engine.is_alive
+    assert shared_server.is_idle()
 
 
 @pytest.fixture

@@ -102,11 +102,11 @@ def test_what_cannot_be_embedded_is_refused_by_name(server, given, message):
     assert refused.value.param in given
 
 
-def test_an_encoder_generates_nothing_and_a_decoder_embeds_nothing(server, session_server):
+def test_an_encoder_generates_nothing_and_a_decoder_embeds_nothing(server, shared_server):
     with pytest.raises(openai.BadRequestError, match="use /v1/embeddings"):
         server.client().completions.create(model="bert", prompt="x")
     with pytest.raises(openai.BadRequestError, match="serve an encoder"):
-        session_server.client().embeddings.create(model="tiny", input="x")
+        shared_server.client().embeddings.create(model="tiny", input="x")
 
 
 def test_of_a_client_that_leaves_no_more_is_computed(server, monkeypatch):
