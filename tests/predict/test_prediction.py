@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ridgeline.analysis.step import predict_step, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Level, Provenance, load_device
-from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
+from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 from ridgeline.models import declare, load_config
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.protocol import Span
@@ -92,6 +92,7 @@ KERNELS = Kernels(
     linear={"bf16": TABLE, "int4-g128": QUANTISED},
     attend={"bf16": AttendCurve(2e-5, 2e10, 1e10, 1e11, (16, 512), (1e10, 4e10))},
     simple={"fp32": {kind: Affine(1e-6, 1e10) for kind in ("norm", "embed", "gather")}},
+    engine=EngineTimes(1e-4, 1e-5, 1e-9),
 )
 MEASURED = replace(
     A100, kernels=KERNELS.to_dict(), provenance={**A100.provenance, "kernels": Provenance.MEASURED}

@@ -10,7 +10,7 @@ import pytest
 from ridgeline.analysis.check import Check, OperatorCheck, PhaseCheck
 from ridgeline.analysis.explain import Explanation, Phase, explain
 from ridgeline.hardware import Device, Level, Provenance, load_device
-from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
+from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +68,7 @@ def measured_cpu(cpu: Device) -> Device:
         linear={"bf16": linear, "int8": linear},
         attend={"bf16": attend, "fp32": attend},
         simple={"fp32": simple},
+        engine=EngineTimes(1e-4, 1e-5, 1e-9),
     )
     return replace(
         cpu,
