@@ -63,12 +63,13 @@ class LinearTable:
 
 @dataclass(frozen=True)
 class AttendCurve:
-    """Attention of the cpu reading. A sequence of one query row reads keys at ``warm`` or ``fresh`` bytes a
+    """Attention of the cpu reading, one sequence after another. Each takes its ``overhead``, or
+    ``fresh_overhead`` if its keys come from memory. One query row reads keys at ``warm`` or ``fresh`` bytes a
     second and computes at ``row_rate`` FLOP/s, one after the other; several rows compute at
-    ``flops_per_second`` by rows, visible pairs counted. ``overhead`` is that of the kernel, which serves
-    all sequences."""
+    ``flops_per_second`` by rows, visible pairs counted."""
 
     overhead: float
+    fresh_overhead: float
     warm: float
     fresh: float
     row_rate: float
@@ -76,7 +77,7 @@ class AttendCurve:
     flops_per_second: tuple[float, ...]
 
     def seconds(self, rows: Number, flops: Number, nbytes: Number, *, cached: bool) -> Number:
-        """What a sequence takes beside the overhead."""
+        """What a sequence takes."""
         if is_array(rows) or is_array(flops) or is_array(nbytes):
             import numpy
 
@@ -86,9 +87,10 @@ class AttendCurve:
 
     def _seconds(self, rows: float, flops: float, nbytes: float, cached: bool) -> float:
         if rows <= 1:
-            return nbytes / (self.warm if cached else self.fresh) + flops / self.row_rate
+            overhead, bandwidth = (self.overhead, self.warm) if cached else (self.fresh_overhead, self.fresh)
+            return overhead + nbytes / bandwidth + flops / self.row_rate
         measured = min(rows, self.rows[-1])  # a rate grows to a limit: it is not carried on beyond
-        return flops / interpolate(self.rows, self.flops_per_second, measured)
+        return self.overhead + flops / interpolate(self.rows, self.flops_per_second, measured)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def measured(monkeypatch, tmp_path):
             threads=kernels.threads(),
             step=1e-4,
             linear={"fp32": LinearTable((1, 64), (1e4, 1e6), ((1e-6, 1e-5),) * 2, ((2e-6, 2e-5),) * 2)},
-            attend={"fp32": AttendCurve(1e-5, 1e10, 1e10, 1e11, (16, 64), (1e9, 2e9))},
+            attend={"fp32": AttendCurve(1e-5, 1e-5, 1e10, 1e10, 1e11, (16, 64), (1e9, 2e9))},
             simple={"fp32": {kind: Affine(1e-6, 1e10) for kind in KINDS}},
             engine=EngineTimes(1e-4, 1e-5, 1e-9),
         )

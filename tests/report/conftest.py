@@ -59,7 +59,7 @@ def measured_cpu(cpu: Device) -> Device:
         warm=((4e-6, 1.5e-3), (3e-4, 0.2)),
         fresh=((6e-6, 2e-3), (3e-4, 0.2)),
     )
-    attend = AttendCurve(5e-6, 3e10, 2e10, row_rate=1e11, rows=(2, 512), flops_per_second=(5e9, 2e11))
+    attend = AttendCurve(5e-6, 5e-6, 3e10, 2e10, row_rate=1e11, rows=(2, 512), flops_per_second=(5e9, 2e11))
     kernels = Kernels(
         reading="cpu",
         isa="avx2",
