@@ -38,9 +38,9 @@ def attend_probes(
     format: str, rows: Sequence[int], keys: int, memory: int, between: Callable[[], Sequence[Any]]
 ) -> list[KernelProbe]:
     """With a cache in ``format``: figures ``kernels.attend.FORMAT.warm`` and ``.fresh`` (one row, ``keys``
-    keys that are near, or come round after ``memory`` bytes), ``.short`` and ``.short_fresh`` (the same with a
-    short context), ``.many`` (as warm, twice the query heads) and ``.rows[ROWS]`` (a prompt). ``between`` runs
-    before each call."""
+    keys that are near, or come round after ``memory`` bytes), ``.short`` and ``.short_fresh`` (the same with
+    a short context), ``.many`` (as warm, twice the query heads) and ``.rows[ROWS]`` (a prompt). ``between``
+    runs before each call."""
     cache = Blocks(format, max(*rows, keys), memory)
 
     def probe(name: str, n: int, past: int, first: Callable[[int], int] = cache.same) -> KernelProbe:
