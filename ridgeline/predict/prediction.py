@@ -265,11 +265,13 @@ def _attend(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None
     if format not in measured.attend:
         return None
     curve = measured.attend[format]
-    seconds: Number = curve.overhead
+    seconds: Number = 0.0
+    overhead: Number = 0.0
     for s in kernel.sequences:
         warm, fresh = (curve.seconds(s.rows, s.flops, s.cache_bytes, cached=c) for c in (True, False))
         seconds = seconds + s.count * where(cached, warm, fresh)
-    return _Looked(seconds, curve.overhead)
+        overhead = overhead + s.count * curve.overhead
+    return _Looked(seconds, overhead)
 
 
 def _simple(measured: Kernels, dtype: str, kind: str, function: str = "") -> Affine | None:

@@ -6,7 +6,7 @@ import pytest
 
 from ridgeline import kernels
 from ridgeline.hardware import Provenance, load_device, save_device, this_machine_file
-from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
+from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 
 KINDS = ("norm", "activation", "residual", "rotate", "append", "add", "embed", "gather", "split")
 
@@ -23,8 +23,9 @@ def measured(monkeypatch, tmp_path):
             threads=kernels.threads(),
             step=1e-4,
             linear={"fp32": LinearTable((1, 64), (1e4, 1e6), ((1e-6, 1e-5),) * 2, ((2e-6, 2e-5),) * 2)},
-            attend={"fp32": AttendCurve(1e-5, 1e10, 1e10, 1e11, (16, 64), (1e9, 2e9))},
+            attend={"fp32": AttendCurve(1e-5, 1e-5, 1e10, 1e10, 1e11, (16, 64), (1e9, 2e9))},
             simple={"fp32": {kind: Affine(1e-6, 1e10) for kind in KINDS}},
+            engine=EngineTimes(1e-4, 1e-5, 1e-9),
         )
         cpu = load_device("generic-cpu")
         basis = {**cpu.provenance, "kernels": Provenance.MEASURED}

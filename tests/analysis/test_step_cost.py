@@ -12,6 +12,7 @@ from ridgeline.analysis.step_cost import StepCost, cost_here
 from ridgeline.engine.plan import Chunk, StepPlan
 from ridgeline.engine.steps import StepShape
 from ridgeline.hardware import load_device, this_machine_file
+from ridgeline.hardware.kernels import EngineTimes
 from ridgeline.loading import Loaded
 from ridgeline.models import declare, load_config
 from ridgeline.ops.cpu import Cpu
@@ -105,6 +106,15 @@ def test_a_measured_machine_predicts_what_it_runs(measured):
     measured()
     found = cost_here(small_loaded()).estimate(StepShape.of(plan((1, 5))))
     assert found.seconds > found.bound_seconds > 0
+
+
+def test_the_engine_takes_its_time_beside_the_pass(measured):
+    measured()
+    cost = cost_here(small_loaded())
+    step = StepPlan((Chunk(None, 1, 5, (), 1), Chunk(None, 8, 0, (), 1), Chunk(None, 8, 0, (), 0)), ())
+    vocab = small_loaded().config.vocab
+    beside = EngineTimes(1e-4, 1e-5, 1e-9).seconds(2, vocab)
+    assert cost.seconds(step) == pytest.approx(cost.estimate(StepShape.of(step)).seconds + beside)
 
 
 @pytest.mark.parametrize("changed", [{"threads": 77}, {"isa": "avx0"}, {"linear": {}}])
