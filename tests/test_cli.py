@@ -30,12 +30,12 @@ def ridgeline(*arguments, cache, **environment):
     )
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "chat"])
+@pytest.mark.parametrize("command", [*COMMANDS, "chat", "serve"])
 def test_every_command_has_help_with_an_example(command, tmp_path):
     shown = ridgeline(command, "--help", cache=tmp_path)
     assert shown.returncode == 0
     assert f"Example: ridgeline {command}" in shown.stdout
-    assert ("--json" in shown.stdout) == (command != "chat")  # a conversation is not a result
+    assert ("--json" in shown.stdout) == (command in COMMANDS)  # what lasts gives no result
 
 
 def test_explain_prints_phases_memory_and_what_they_stand_on(tmp_path):
@@ -77,6 +77,15 @@ def test_json_is_json_and_nothing_else(tmp_path):
     assert "h200" in json.loads(ridgeline("devices", "--json", cache=tmp_path).stdout)
 
 
+def test_generated_text_follows_a_regex_or_a_schema(tmp_path):
+    shown = ridgeline("generate", "demo", "x =", "--regex", "[0-9]{2,4}", "--json", cache=tmp_path)
+    assert 10 <= int(json.loads(shown.stdout)["text"]) <= 9999
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3}')
+    shown = ridgeline("generate", "demo", "x =", "--json-schema", str(schema), "--json", cache=tmp_path)
+    assert 1 <= len(json.loads(json.loads(shown.stdout)["text"])) <= 3
+
+
 def test_bench_writes_a_line_a_test_to_a_file(tmp_path):
     path = tmp_path / "found" / "bench.csv"
     lengths = ("--prompt", "8,4", "--generate", "2", "--depth", "0,3", "--repeat", "1", "--threads", "1")
@@ -87,6 +96,16 @@ def test_bench_writes_a_line_a_test_to_a_file(tmp_path):
     assert [line.split(",")[3] for line in lines] == [
         *("pp8", "pp8 @ d3", "pp4", "pp4 @ d3", "tg2", "tg2 @ d3"),
     ]
+
+
+def test_bench_traces_an_engine_run(tmp_path):
+    file = tmp_path / "new" / "trace.json"
+    arguments = ("--prompt", "4", "--generate", "2", "--repeat", "1", "--trace", str(file))
+    shown = ridgeline("bench", "demo", *arguments, cache=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "ui.perfetto.dev" in shown.stderr
+    categories = {event.get("cat") for event in json.loads(file.read_text())["traceEvents"]}
+    assert categories >= {"request", "step", "profile", "operator"}
 
 
 def test_validate_holds_and_shows_the_errata(tmp_path):
@@ -135,6 +154,8 @@ def broken_folder(path, config):
         (("generate", "gpt2", "1 2", "--weights", "random", "--temperature", "-1"), "temperature"),
         (("generate", "gpt2", "1 2 99999999", "--weights", "random"), "99999999"),
         (("generate", "no/such-model", "hello"), "no/such-model"),
+        (("generate", "demo", "x", "--regex", "(a"), "regex cannot be used: unclosed group"),
+        (("generate", "demo", "x", "--json-schema", "/no/such.json"), "/no/such.json"),
         (("generate", "demo", "x", "--weights", "int5"), "int4-g128"),
         (("generate", "gpt2", "1", "--weights", "random:int5"), "random:int5"),
         (("check", "gpt2", "--weights", "random"), "ridgeline measure"),
@@ -145,6 +166,8 @@ def broken_folder(path, config):
         (("bench", "gpt2", "--format", "xml"), "table, csv, json"),
         (("bench", "bert-base", "--generate", "8"), "is an encoder"),
         (("bench", "demo", "--output", "/etc/passwd/bench.csv"), "/etc/passwd/bench.csv"),
+        (("bench", "demo", "--trace", "/etc/passwd/trace.json"), "/etc/passwd/trace.json"),
+        (("bench", "bert-base", "--weights", "random", "--trace", "trace.json"), "is an encoder"),
         (("measure", "--threads", "0"), "threads"),
         (("measure", "--out", "/etc/passwd/this.toml"), "/etc/passwd/this.toml"),
     ],
@@ -257,6 +280,8 @@ found = ridgeline.explain('llama-3-8b', 'h100')
 assert found.phases[0].seconds > 0
 assert all(r.ok for r in ridgeline.validate())
 import ridgeline.cli, ridgeline.report.tables, ridgeline.hardware.measure
+import ridgeline.analysis.observe, ridgeline.analysis.serving, ridgeline.report.chrome_trace
+import ridgeline.engine.constrained, ridgeline.engine.steps
 """
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0, shown.stderr

@@ -131,6 +131,8 @@ def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_to
 
 def _assumptions(device: Device) -> Iterator[str]:
     yield "outputs are as long as the requests say, and prompts have no prefix in common"
-    yield "a step begins when the one before ends: no time passes between them"
-    if not device.kernels:
+    if device.kernels:
+        yield "tokens are chosen greedily, and nobody makes text of them"
+    else:
+        yield "a step begins when the one before ends: no time passes between them"
         yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"

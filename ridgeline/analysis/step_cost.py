@@ -1,57 +1,122 @@
-"""Predicted times of an engine's steps, remembered."""
+"""What an engine's steps compute, move and should take, remembered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ridgeline.analysis.step import predict_step
-from ridgeline.engine.plan import Chunk, StepPlan
+from ridgeline.analysis.step import default_lowering, trace_step
+from ridgeline.engine.plan import StepPlan
+from ridgeline.engine.steps import StepEstimate, StepShape
+from ridgeline.errors import InputError
+from ridgeline.hardware import this_machine
 from ridgeline.hardware.device import Device
+from ridgeline.hardware.kernels import Kernels
 from ridgeline.models.model import Model
 from ridgeline.ops.protocol import Span
+from ridgeline.ops.trace import FUSED, Lowering, Trace
+from ridgeline.predict import predict
+from ridgeline.predict.prediction import resource_seconds
+
+if TYPE_CHECKING:
+    from ridgeline.loading import Loaded
 
 #: Lengths and numbers of sequences are told apart by this many leading binary digits: within 1.6 %.
 DIGITS = 5
 
 
 class StepCost:
-    """The time of step plans of ``model`` on ``device``, by :func:`~ridgeline.analysis.step.predict_step`.
+    """What steps of ``model`` cost on ``device``, as ``lowering`` runs them (by default what the device was
+    measured with); without a device, FLOPs and bytes alone.
 
-    A plan is taken as two kinds of sequences: those that decode, with the mean of their contexts, and those
+    A step is taken as two kinds of sequences: those that decode, with the mean of their contexts, and those
     that prefill, all with the same number of rows, behind so many cached tokens that the query-key pairs
-    are as many as in the plan. Plans that agree in DIGITS of these take the same time.
+    are as many as in the step. Steps that agree in DIGITS of these cost the same.
     """
 
-    def __init__(self, model: Model, device: Device, cache_format: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: Device | None,
+        cache_format: str | None = None,
+        lowering: Lowering | None = None,
+    ) -> None:
+        self.device = device
         self._model = model
-        self._device = device
-        self._cache_format = cache_format
-        self._known: dict[tuple[Span, ...], float] = {}
+        self._engine = Kernels.from_dict(device.kernels).engine if device and device.kernels else None
+        self._options = {
+            "cache_format": cache_format,
+            "lowering": lowering or (FUSED if device is None else default_lowering(device)),
+        }
+        self._known: dict[tuple[Span, ...], StepEstimate] = {}
 
     def seconds(self, plan: StepPlan) -> float:
-        """Seconds that the step takes; copies of blocks are not counted."""
-        spans = tuple(self._spans(plan.chunks))
+        """Seconds that the step takes: the model's pass and, on a measured machine, what the engine does
+        beside it. Copies of blocks are not counted."""
+        beside = 0.0
+        if self._engine is not None:
+            tokens = sum(chunk.logits > 0 for chunk in plan.chunks)
+            beside = self._engine.seconds(tokens, self._model.config.vocab)
+        return self.estimate(StepShape.of(plan)).seconds + beside
+
+    def estimate(self, shape: StepShape) -> StepEstimate:
+        """Raises InputError if the device was not measured with weights of the model's format."""
+        spans = tuple(self._spans(shape))
         if spans not in self._known:
-            prediction = predict_step(self._model, self._device, spans, cache_format=self._cache_format)
-            self._known[spans] = float(prediction.seconds)
+            self._known[spans] = self._estimate(spans)
         return self._known[spans]
 
-    def _spans(self, chunks: Iterable[Chunk]) -> Iterable[Span]:
-        decodes, prefills = [], []
-        for chunk in chunks:
-            (decodes if chunk.rows == 1 else prefills).append(chunk)
-        if decodes:
-            yield self._span(1, sum(chunk.past for chunk in decodes) / len(decodes), len(decodes))
-        if prefills:
-            rows = sum(chunk.rows for chunk in prefills) / len(prefills)
-            pairs = sum(chunk.rows * (chunk.past + (chunk.rows + 1) / 2) for chunk in prefills)
-            past = pairs / len(prefills) / rows - (rows + 1) / 2
-            yield self._span(rows, past, len(prefills))
+    def trace(self, spans: Sequence[Span]) -> Trace:
+        """The operators of a step of exactly these spans."""
+        return trace_step(self._model, spans, **self._options)
+
+    def _estimate(self, spans: tuple[Span, ...]) -> StepEstimate:
+        trace = self.trace(spans)
+        flops, moved = float(trace.flops.total), float(trace.bytes)
+        if self.device is None:
+            return StepEstimate(flops, moved)
+        needed = resource_seconds(trace, self.device)
+        bound = max(needed, key=needed.get)
+        seconds = float(predict(trace, self.device).seconds)
+        return StepEstimate(flops, moved, seconds, bound, float(needed[bound]))
+
+    def _spans(self, shape: StepShape) -> Iterator[Span]:
+        if shape.decodes:
+            yield self._span(1, shape.decode_past / shape.decodes, shape.decodes)
+        if shape.prefills:
+            rows = shape.prefill_rows / shape.prefills
+            past = shape.prefill_pairs / shape.prefill_rows - (rows + 1) / 2
+            yield self._span(rows, past, shape.prefills)
 
     def _span(self, rows: float, past: float, count: int) -> Span:
         rows = max(1, _leading(rows))
         most = self._model.config.window - rows
         return Span(rows, min(_leading(past), most), _leading(count))
+
+
+def cost_here(loaded: Loaded) -> StepCost:
+    """What steps of a loaded model cost on this machine.
+
+    There are no predictions unless the machine was measured with what runs now: the reading, the instruction
+    set, the number of threads and the format of the weights.
+    """
+    lowering = loaded.ops.lowering
+    try:
+        measured = this_machine()
+        if measured is not None and _is_current(measured, lowering):
+            cost = StepCost(loaded.model, measured)
+            cost.estimate(StepShape(1, 0, 0, 0, 0, 0))
+            return cost
+    except InputError:  # measured by an older version, or without this format of weights
+        pass
+    return StepCost(loaded.model, None, lowering=lowering)
+
+
+def _is_current(measured: Device, lowering: Lowering) -> bool:
+    from ridgeline import kernels
+
+    found = Kernels.from_dict(measured.kernels)
+    return (found.lowering, found.isa, found.threads) == (lowering, kernels.isa(), kernels.threads())
 
 
 def _leading(n: float) -> int:

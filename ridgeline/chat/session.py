@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
+from ridgeline.chat.prompt import chat_ids, text_ids
 from ridgeline.engine.sampling import SEEDS, Sampling
 from ridgeline.errors import InputError
 from ridgeline.weights.chat import ChatTemplate
@@ -17,9 +18,6 @@ from ridgeline.weights.tokenizer import Tokenizer
 
 #: What ``/set`` may change, in the order in which it is shown.
 OPTIONS = (*(o.name for o in fields(Sampling) if o.name != "logit_bias"), "max_tokens")
-
-#: Characters that Unicode leaves to private use; no model's template writes them.
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
 @dataclass(frozen=True)
@@ -52,29 +50,11 @@ class Session:
     def prompt(self) -> tuple[int, ...]:
         """The token ids that the next answer follows.
 
-        Control tokens come from the template (and, at the very beginning, from the tokenizer) alone. One
-        that stands in a message is encoded as the plain characters that it consists of. This holds for what
-        the tokenizer calls special, spelled as it spells it, in two characters or more; added tokens
-        that it does not call special (``<think>`` in some models) stay the tokens they are. A tokenizer
-        that puts a space before every text puts one into such a word, too.
-
         Raises InputError if the template refuses the conversation, or if it is not valid Unicode.
         """
-        said = "".join((self.system, *(turn.given + (turn.answer or "") for turn in self.turns)))
-        mark = next(char for char in map(chr, _PRIVATE_USE) if char not in said)
         if self.template is None:
-            text = _break_control_tokens(self.text, self.tokenizer, mark)
-        else:
-            messages = [
-                {**message, "content": _break_control_tokens(message["content"], self.tokenizer, mark)}
-                for message in self.messages
-            ]
-            text = self.template.render(messages)
-        first, *rest = text.split(mark)
-        ids = self.tokenizer.encode(first, add_special_tokens=self.template is None)
-        for piece in rest:
-            ids += self.tokenizer.encode(piece, add_special_tokens=False)
-        return tuple(ids)
+            return text_ids(self.text, self.tokenizer)
+        return chat_ids(self.messages, self.template, self.tokenizer)
 
     @property
     def room(self) -> int:
@@ -197,26 +177,6 @@ class Session:
             f"the context is full: with this it takes {taken}, which leaves none for an answer. Nothing was"
             " added or dropped: /reset 1 drops the oldest turn, /reset all of them, /save FILE keeps a copy"
         )
-
-
-def _break_control_tokens(text: str, tokenizer: Tokenizer, mark: str) -> str:
-    """``text`` with ``mark`` after the first character of each control token that stands in it."""
-    while True:
-        token = _control_token(text.split(mark), tokenizer)
-        if token is None:
-            return text
-        text = text.replace(token, token[0] + mark + token[1:])
-
-
-def _control_token(pieces: list[str], tokenizer: Tokenizer) -> str | None:
-    """A control token that one of the pieces spells out; the one for unknown characters may come of
-    any other."""
-    for piece in pieces:
-        for token_id in tokenizer.encode(piece, add_special_tokens=False):
-            token = tokenizer.token(token_id)
-            if tokenizer.is_special(token_id) and len(token) > 1 and token in piece:
-                return token
-    return None
 
 
 def _number(name: str, value: str) -> int | float:

@@ -90,12 +90,17 @@ def bench(
     ] = None,
     form: Annotated[str, typer.Option("--format", help="What to print: table, csv or json.")] = "table",
     output: Annotated[Path | None, typer.Option(help="The file to write to, instead of printing.")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="A file for ui.perfetto.dev: requests, steps and operators of a small engine run."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time reading prompts and generating, as llama-bench does, beside what is predicted."""
     from ridgeline.analysis.bench import bench as run
     from ridgeline.analysis.bench import bench_tests
-    from ridgeline.hardware import load_device, this_machine_file
+    from ridgeline.engine.request import refuse_encoder
+    from ridgeline.hardware import this_machine
     from ridgeline.models import load_config
     from ridgeline.outputs import refuse_unwritable
     from ridgeline.report.bench import WRITERS
@@ -113,12 +118,18 @@ def bench(
         "batches": support.numbers("--batch", batch),
     }
     bench_tests(config, **lengths)
-    if output is not None:
-        refuse_unwritable(output)
-    on = load_device("this") if this_machine_file().is_file() else None
+    for path in (output, trace):
+        if path is not None:
+            refuse_unwritable(path)
+    if trace is not None:
+        refuse_encoder(config)
+    on = this_machine()
     loaded = support.load(model, weights)
     with progress(support.errors()) as report:
         found = run(loaded, **lengths, repeat=repeat, threads=threads, on=on, progress=report)
+        if trace is not None:
+            support.trace_engine(loaded, found.machine.threads, trace, report)
+            print(f"ridgeline: open {trace} at ui.perfetto.dev", file=sys.stderr)
     if output is None:
         WRITERS[form](found, sys.stdout)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,20 +21,34 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest that sum to p.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Least share of the likeliest's odds.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="A file with the JSON schema that the text must follow.")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="A regular expression that all of the text matches.")
+    ] = None,
     weights: Weights = "auto",
     as_json: Json = False,
 ) -> None:
     """Continue a prompt; the text streams as it is made."""
+    from ridgeline.analysis.evaluate import read_text
+
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    schema = None if json_schema is None else read_text(json_schema)
     loaded = support.load_to_generate(model, weights, options)
-    sampling = loaded.sampling(**options)
+    wanted = {
+        "max_tokens": max_tokens,
+        "sampling": loaded.sampling(**options),
+        "json_schema": schema,
+        "regex": regex,
+    }
     given = support.prompt(loaded, prompt)
     if as_json:
-        support.print_json(loaded.generate(given, max_tokens=max_tokens, sampling=sampling)[0])
+        support.print_json(loaded.generate(given, **wanted)[0])
         return
     from ridgeline.report.tables import show_stream
 
-    show_stream(support.console(), loaded, given, max_tokens=max_tokens, sampling=sampling)
+    show_stream(support.console(), loaded, given, **wanted)
 
 
 @app.command(epilog="Example: ridgeline chat demo --temperature 0.5")

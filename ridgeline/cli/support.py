@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,19 @@ def errors():
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def require_serve_extra() -> None:
+    """Raises InputError if a package that the server takes is missing."""
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        if find_spec(package) is None:
+            raise InputError(f"serving needs {package}: pip install 'ridgeline[run,serve]'")
+
+
+def say(line: str) -> None:
+    """A line on stdout at once; one that cannot be written (a full disk) is lost, and no reason to end."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 def load(model: str, weights: str):
@@ -56,11 +73,17 @@ def load_to_generate(model: str, weights: str, options: dict[str, float | None])
     refuse_encoder(load_config(model))
     Sampling(**{name: value for name, value in options.items() if value is not None})
     loaded = load(model, weights)
+    note_ignored(loaded)
+    return loaded
+
+
+def note_ignored(loaded: Any) -> None:
+    """Says what the model's folder asks for in vain; a full disk for stderr is no reason to end."""
     if loaded.generation.ignored:
         asked = ", ".join(loaded.generation.ignored)
         note = f"generation_config.json asks for {asked}, which ridgeline does not do yet: ignored"
-        print(f"ridgeline: {note}", file=sys.stderr)
-    return loaded
+        with suppress(OSError):
+            print(f"ridgeline: {note}", file=sys.stderr)
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -112,6 +135,18 @@ def evaluated(model: str, weights: str, texts: list[str]):
 
     with progress(errors()) as report:
         return run(loaded, texts, progress=report)
+
+
+def trace_engine(loaded: Any, computing: int, file: Path, progress: Callable[[str, float], None]) -> None:
+    """Watch a small engine run on so many threads, and write its timeline."""
+    from ridgeline.analysis.observe import observe
+    from ridgeline.hardware.threads import threads
+    from ridgeline.report.chrome_trace import write_chrome_trace
+
+    with threads(computing):
+        timeline = observe(loaded, progress=progress)
+    with file.open("w", encoding="utf-8") as stream:
+        write_chrome_trace(timeline, stream)
 
 
 def refuse_builtin(model: str) -> None:

@@ -17,6 +17,7 @@ from ridgeline.engine.runner import Runner
 from ridgeline.engine.sampler import choose_continuations, choose_tokens, logprobs_of
 from ridgeline.engine.scheduler import Scheduler
 from ridgeline.engine.sequence import Group, Sequence
+from ridgeline.engine.steps import StepLog, StepRecord, StepShape
 from ridgeline.errors import InputError
 from ridgeline.weights.tokenizer import Tokenizer
 
@@ -32,12 +33,14 @@ class _Answer:
 
 
 class Core:
-    """Steps of ``scheduler``, computed by ``runner``; text is that of ``tokenizer``, empty without one."""
+    """Steps of ``scheduler``, computed by ``runner``; text is that of ``tokenizer``, empty without one.
+    ``steps`` are the last ones."""
 
     def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer | None) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.tokenizer = tokenizer
+        self.steps = StepLog()
         self._answers: dict[Request, _Answer] = {}
         self._outputs: dict[Group, Output] = {}
         self._beams: dict[Group, Beams] = {}
@@ -70,21 +73,25 @@ class Core:
 
         If it cannot be computed, the requests in it fail, and those that wait are served as before.
         """
+        clock = self.scheduler.clock
+        started = clock.now()
         plan = self.scheduler.schedule()
         if not plan.chunks:
             return []
+        scheduled = clock.now()
         try:
             logits = self.runner.run(plan)
         except Exception as error:
             failed = dict.fromkeys(chunk.sequence.request for chunk in plan.chunks)
             return [self._fail(request, error) for request in failed]
+        now = clock.now()
         ready = self.scheduler.commit(plan)
-        now = self.scheduler.clock.now()
         sampled = [found for found in ready if found.group not in self._beams]
         searched = [found for found in ready if found.group in self._beams]
         events = self._sample(sampled, logits, now)
         for found in searched:
             events += self._guarded(found.group.request, self._search, found, logits, now)
+        self.steps.add(StepRecord(started, scheduled, now, clock.now(), StepShape.of(plan)))
         return events
 
     def _guarded(

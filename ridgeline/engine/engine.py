@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ridgeline.analysis.step_cost import cost_here
 from ridgeline.engine.build import build_core, default_blocks
 from ridgeline.engine.checks import at_least_one
 from ridgeline.engine.core import Event
@@ -17,6 +18,8 @@ from ridgeline.engine.plan import Limits
 from ridgeline.engine.prompts import Prompt
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
+from ridgeline.engine.status import Status
+from ridgeline.engine.steps import StepReport
 from ridgeline.engine.worker import Worker
 from ridgeline.loading import Loaded, load
 from ridgeline.ops.protocol import BLOCK_TOKENS
@@ -55,6 +58,8 @@ class Engine:
             blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
         core = build_core(loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size)
         self._scheduler = core.scheduler
+        self._steps = core.steps
+        self._cost = cost_here(loaded)
         self._worker = Worker(core)
         self._finalizer = weakref.finalize(self, self._worker.close)
 
@@ -68,6 +73,18 @@ class Engine:
     def is_alive(self) -> bool:
         """Whether it takes requests."""
         return self._worker.is_alive
+
+    @property
+    def steps(self) -> tuple[StepReport, ...]:
+        """Reports of the last steps, the oldest first; what they predict is for the threads that were in use
+        when the engine was made."""
+        return tuple(StepReport.of(record, self._cost) for record in self._steps.records)
+
+    @property
+    def last_step(self) -> StepReport | None:
+        """The report of the newest step, None before there is one."""
+        last = self._steps.last
+        return None if last is None else StepReport.of(last, self._cost)
 
     def generate(
         self,
@@ -105,8 +122,42 @@ class Engine:
         ``options`` and errors are those of :meth:`~ridgeline.engine.prompts.Requests.make`; the errors come
         at once. The request is aborted if the loop over its tokens is left early, or its task is cancelled.
         """
-        [request] = self._checked([prompt], options)
-        return TokenStream(self._worker, request)
+        return self.start([self.prepare(prompt, **options)])
+
+    def prepare(self, prompt: Prompt, **options: Any) -> Request:
+        """A checked request for :meth:`start`; ``options`` and errors are those of
+        :meth:`~ridgeline.engine.prompts.Requests.make`. Encoding a long text takes a while: it may be done in
+        any thread."""
+        return self._fitting(self._requests.make(prompt, **options))
+
+    def start(self, requests: Sequence[Request]) -> TokenStream:
+        """The tokens of several prepared requests in one stream, which otherwise is like :meth:`stream`."""
+        return TokenStream(self._worker, requests)
+
+    @property
+    def cache_tokens(self) -> int:
+        """How many tokens the cache holds."""
+        return self._scheduler.pool.blocks * self._scheduler.pool.block_size
+
+    def status(self) -> Status:
+        """What the engine is doing, from any thread. It may be in the midst of a step, so figures may differ
+        by that step."""
+        scheduler, pool, totals = self._scheduler, self._scheduler.pool, self._worker.totals
+        return Status(
+            alive=self.is_alive,
+            running=sum(group.seats for group in list(scheduler.running)),
+            waiting=len(scheduler.waiting),
+            sequences=scheduler.limits.seats,
+            blocks_used=pool.blocks - pool.available,
+            blocks=pool.blocks,
+            block_size=pool.block_size,
+            preemptions=scheduler.preemptions,
+            steps=totals.steps,
+            step_seconds=totals.step_seconds,
+            prompt_tokens=scheduler.prompt_tokens,
+            output_tokens=totals.output_tokens,
+            answered=totals.answered,
+        )
 
     def drain(self) -> None:
         """Take no more requests, and return when those that there are have been answered."""
@@ -118,10 +169,11 @@ class Engine:
         self._finalizer()
 
     def _checked(self, prompts: Prompt | Sequence[Prompt], options: dict[str, Any]) -> list[Request]:
-        requests = self._requests.make_all(prompts, **options)
-        for request in requests:
-            self._scheduler.refuse_endless(request)
-        return requests
+        return [self._fitting(request) for request in self._requests.make_all(prompts, **options)]
+
+    def _fitting(self, request: Request) -> Request:
+        self._scheduler.refuse_endless(request)
+        return request
 
     def _tokens(self, requests: Sequence[Request]) -> Iterator[Token]:
         """All tokens of the requests; whatever is not finished when they are left is aborted."""
@@ -138,20 +190,20 @@ class Engine:
                 yield event
         finally:
             if missing:
-                for request in requests:
-                    self._worker.abort(request)
+                _abort(self._worker, requests)
 
 
 class TokenStream:
-    """The tokens of one request as they are generated: an asynchronous iterator."""
+    """The tokens of requests as they are generated, each with its request's place, for ``async for``."""
 
-    def __init__(self, worker: Worker, request: Request) -> None:
-        self._missing = request.samples
+    def __init__(self, worker: Worker, requests: Sequence[Request]) -> None:
+        self._missing = sum(request.samples for request in requests)
         self._inbox = inbox = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        # The worker must not keep the stream alive, so that one nobody reads any more is aborted.
-        worker.submit(request, 0, lambda event: loop.call_soon_threadsafe(inbox.put_nowait, event))
-        self._finalizer = weakref.finalize(self, worker.abort, request)
+        self._finalizer = weakref.finalize(self, _abort, worker, requests)
+        for place, request in enumerate(requests):
+            # The worker must not keep the stream alive, so that one nobody reads any more is aborted.
+            worker.submit(request, place, lambda event: loop.call_soon_threadsafe(inbox.put_nowait, event))
 
     def __aiter__(self) -> TokenStream:
         return self
@@ -173,6 +225,11 @@ class TokenStream:
         return event
 
     async def aclose(self) -> None:
-        """Abort the request, if it is not finished."""
+        """Abort the requests that are not finished."""
         self._missing = 0
         self._finalizer()
+
+
+def _abort(worker: Worker, requests: Sequence[Request]) -> None:
+    for request in requests:
+        worker.abort(request)

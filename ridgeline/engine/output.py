@@ -70,7 +70,7 @@ class Output:
     def _new_text(self, sequence: Sequence) -> str:
         if self._text is None:
             return ""
-        stopped = sequence.finish_reason == "stop"
+        stopped = sequence.tokens[-1] in sequence.request.stop_ids
         text = "" if stopped else self._stops.push(self._text.push(sequence.tokens[-1]))
         if sequence.finish_reason is not None and not self._stops.found:
             text += self._stops.push(self._text.finish())

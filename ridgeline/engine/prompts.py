@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from operator import index
+from typing import Any
 
 from ridgeline.engine.checks import at_least_one, is_finite, is_whole
+from ridgeline.engine.constrained import Grammar
 from ridgeline.engine.request import Request, refuse_encoder
 from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
 from ridgeline.errors import InputError
@@ -54,12 +56,16 @@ class Requests:
         beams: BeamSearch | None = None,
         logprobs: int | None = None,
         priority: float = 0.0,
+        json_schema: str | Mapping[str, Any] | None = None,
+        regex: str | None = None,
         name: str = "the prompt",
     ) -> Request:
         """A checked request; see :class:`~ridgeline.engine.request.Request` for what is not said here.
 
         ``prompt`` is text, which the tokenizer encodes, or token ids; an empty one becomes the tokenizer's
-        first token. ``n`` outputs are wanted. ``stop_ids`` () never stop.
+        first token. ``n`` outputs are wanted. ``stop_ids`` () never stop. An output follows ``json_schema``
+        or ``regex`` (:class:`~ridgeline.engine.constrained.Grammar`) up to where ``max_tokens`` or a stop
+        string cuts it.
 
         Raises InputError, with ``name`` for the prompt, if the prompt is empty without such a token, holds an
         id outside the vocabulary, is text without a tokenizer, or does not fit the window with its output;
@@ -77,7 +83,9 @@ class Requests:
             raise InputError(f"priority is {priority!r}, expected a number")
         stops = self._stops(stop)
         if beams is not None:
-            _check_beams(beams, n, sampling, stops, logprobs)
+            given = {"temperature": not sampling.greedy, "stop": stops, "logprobs": logprobs is not None}
+            given |= {"json_schema": json_schema is not None, "regex": regex is not None}
+            _check_beams(beams, n, [option for option, is_given in given.items() if is_given])
         return Request(
             ids,
             most,
@@ -89,6 +97,7 @@ class Requests:
             logprobs,
             float(priority),
             self._context(len(ids) + most),
+            self._grammar(json_schema, regex),
         )
 
     def make_all(self, prompts: Prompt | Sequence[Prompt], **options: object) -> list[Request]:
@@ -153,6 +162,13 @@ class Requests:
             raise InputError("stop is text, and the model has no tokenizer: give stop_ids")
         return stops
 
+    def _grammar(self, json_schema: str | Mapping[str, Any] | None, regex: str | None) -> Grammar | None:
+        if json_schema is not None and regex is not None:
+            raise InputError("json_schema and regex are two constraints of one output: give one of them")
+        if json_schema is not None:
+            return Grammar.from_json_schema(json_schema, self.tokenizer)
+        return None if regex is None else Grammar.from_regex(regex, self.tokenizer)
+
     def _context(self, longest: int) -> bytes:
         """What keys and values depend on beside the tokens: the length that dynamic RoPE is fixed at."""
         rope = getattr(self.config, "rope", None)
@@ -184,16 +200,9 @@ def _check_range(option: str, value: int, least: int, most: int) -> None:
         raise InputError(f"{option} is {value!r}, expected a whole number from {least} to {most}")
 
 
-def _check_beams(
-    beams: BeamSearch, n: int, sampling: Sampling, stops: Sequence[str], logprobs: int | None
-) -> None:
-    """What a beam search cannot be combined with is refused by name."""
+def _check_beams(beams: BeamSearch, n: int, given: Sequence[str]) -> None:
+    """Options that a beam search cannot be combined with are refused by name."""
     if n > beams.width:
         raise InputError(f"n is {n}, and a beam search of width {beams.width} has no more results")
-    for option, given in (
-        ("temperature", not sampling.greedy),
-        ("stop", bool(stops)),
-        ("logprobs", logprobs is not None),
-    ):
-        if given:
-            raise InputError(f"{option} does not go with beam search: leave it out, or use no beams")
+    if given:
+        raise InputError(f"{given[0]} does not go with beam search: leave it out, or use no beams")

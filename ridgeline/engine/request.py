@@ -9,6 +9,7 @@ from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
 from ridgeline.errors import InputError
 
 if TYPE_CHECKING:
+    from ridgeline.engine.constrained import Grammar
     from ridgeline.models.model import ModelConfig
 
 #: By a stop token or stop string, or by the last token allowed.
@@ -30,7 +31,8 @@ class Request:
     texts ``stop`` ends an output. ``logprobs`` asks for the log-probability of every token and of that many
     of the likeliest (None: of none). Of requests that wait, one of ``priority`` p goes before one of
     priority 0 that came up to p minutes earlier. ``context`` is what the keys and values depend on beside the
-    tokens, such as the length that dynamic RoPE is fixed at: prefixes are shared within one context.
+    tokens, such as the length that dynamic RoPE is fixed at: prefixes are shared within one context. An
+    output follows ``grammar``, if there is one, and ends where that is complete.
     """
 
     prompt: tuple[int, ...]
@@ -43,6 +45,7 @@ class Request:
     logprobs: int | None = None
     priority: float = 0.0
     context: bytes = b""
+    grammar: Grammar | None = None
 
     @property
     def longest(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from ridgeline.engine.plan import StepPlan
 from ridgeline.models.model import Model
 from ridgeline.ops.native_cache import NativeCache
+from ridgeline.ops.profile import OpTime
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache
@@ -32,13 +33,26 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> torch.Tensor:
         self.cache.copy_blocks([(copy.source, copy.target) for copy in plan.copies])
-        ids: list[int] = []
-        spans: list[Span] = []
-        wanted: list[int] = []
-        for chunk in plan.chunks:
-            sequence = chunk.sequence
-            ids += sequence.tokens[chunk.past : chunk.past + chunk.rows]
-            longest = sequence.request.longest
-            spans.append(Span(chunk.rows, chunk.past, table=chunk.table, admitted=longest))
-            wanted += range(len(ids) - chunk.logits, len(ids))
+        ids, spans, wanted = pass_of(plan)
         return self.ops.run(self.model, ids, spans, logits=wanted, cache=self.cache)
+
+    @torch.inference_mode()
+    def profile(self, plan: StepPlan) -> list[OpTime]:
+        """Run a plan again that was just run, for the seconds of each operator's calls. The cache gets what
+        it has already."""
+        ids, spans, wanted = pass_of(plan)
+        return self.ops.profile(self.model, ids, spans, logits=wanted, cache=self.cache)
+
+
+def pass_of(plan: StepPlan) -> tuple[list[int], list[Span], list[int]]:
+    """The token ids of a plan, its spans, and the rows that want logits."""
+    ids: list[int] = []
+    spans: list[Span] = []
+    wanted: list[int] = []
+    for chunk in plan.chunks:
+        sequence = chunk.sequence
+        ids += sequence.tokens[chunk.past : chunk.past + chunk.rows]
+        longest = sequence.request.longest
+        spans.append(Span(chunk.rows, chunk.past, table=chunk.table, admitted=longest))
+        wanted += range(len(ids) - chunk.logits, len(ids))
+    return ids, spans, wanted

@@ -4,8 +4,8 @@ A token's noise is a hash of its request's seed, its position and itself (``ridg
 draw depends on nothing else: not on the other rows, not on how the prompt was cut, not on what was drawn
 before.
 
-Order: repetition, frequency and presence penalties, bias, temperature, top-k, top-p, min-p, draw; where
-transformers has the same, its order.
+Order: repetition, frequency and presence penalties, bias, what a grammar forbids, temperature, top-k, top-p,
+min-p, draw; where transformers has the same, its order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 
 from ridgeline import kernels
 from ridgeline.engine.result import Logprobs
-from ridgeline.engine.sampling import Sampling
 from ridgeline.engine.sequence import Sequence
 
 
@@ -24,7 +23,7 @@ def choose_tokens(logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]
     """The next token of each sequence from its row of ``logits``, [sequences, vocab] of any float dtype.
 
     All is computed in float32, the noise in float64. Of equal logits greedy takes the lowest id. Raises
-    InputError for a row that holds a NaN.
+    InputError for a row that holds a NaN, and where a grammar allows no token.
     """
     options = [sequence.sampling for sequence in sequences]
     chosen = kernels.sample(
@@ -59,13 +58,15 @@ def logprobs_of(logits: torch.Tensor, chosen: int, top: int) -> Logprobs:
 
 
 def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
-    """Float32 ``logits`` [sequences, vocab] after each sequence's penalties and biases, which change a copy.
+    """Float32 ``logits`` [sequences, vocab] after each sequence's penalties, biases and grammar, which change
+    a copy.
 
     The repetition penalty (Keskar et al. 2019, arXiv 1909.05858) is on tokens of the prompt and output; with
     c the times that a token is in the output, frequency and presence penalties take off
-    c * frequency + (c > 0) * presence, as OpenAI's API defines them.
+    c * frequency + (c > 0) * presence, as OpenAI's API defines them. Raises InputError where a grammar allows
+    no token.
     """
-    if not any(_changes_logits(sequence.sampling) for sequence in sequences):
+    if not any(_changes_logits(sequence) for sequence in sequences):
         return logits
     logits = logits.clone()
     for row, sequence in zip(logits, sequences, strict=True):
@@ -80,11 +81,24 @@ def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
             row[tokens] -= times * sampling.frequency_penalty + sampling.presence_penalty
         for token, bias in sampling.logit_bias:
             row[token] += bias
+        if sequence.matcher is not None:
+            _rule_out(row, sequence)
     return logits
 
 
-def _changes_logits(sampling: Sampling) -> bool:
-    return bool(
+def _rule_out(row: torch.Tensor, sequence: Sequence) -> None:
+    """Sets what the grammar of ``sequence`` forbids to -inf in its ``row`` of logits."""
+    mask = sequence.matcher.allowed(sequence.output, sequence.request.stop_ids)
+    if mask is None:  # behind a proposal that the grammar forbids: the row is never reached
+        return
+    allowed = torch.frombuffer(mask, dtype=torch.uint8)[: len(row)]
+    row[: len(allowed)].masked_fill_(allowed == 0, -torch.inf)
+    row[len(allowed) :] = -torch.inf  # a padded vocabulary: ids without a token
+
+
+def _changes_logits(sequence: Sequence) -> bool:
+    sampling = sequence.sampling
+    return sequence.matcher is not None or bool(
         sampling.repetition_penalty != 1
         or sampling.frequency_penalty
         or sampling.presence_penalty

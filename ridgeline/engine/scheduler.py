@@ -38,6 +38,7 @@ class Scheduler:
         self.waiting: list[Group] = []
         self.running: list[Group] = []
         self.preemptions = 0
+        self.prompt_tokens = 0  # that were computed, those of preempted requests again
         self._numbers = count()
 
     @property
@@ -113,6 +114,7 @@ class Scheduler:
         rows: dict[Sequence, int] = {}
         for chunk in plan.chunks:
             chunk.sequence.computed += chunk.rows
+            self.prompt_tokens += max(0, min(chunk.rows, len(chunk.sequence.request.prompt) - chunk.past))
             self._publish(chunk)
             if chunk.logits:
                 rows[chunk.sequence] = len(rows)

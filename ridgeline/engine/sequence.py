@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ridgeline.engine.blocks import block_hash
 from ridgeline.engine.request import FinishReason, Request
 from ridgeline.engine.sampling import SEEDS, Sampling
+
+if TYPE_CHECKING:
+    from ridgeline.engine.constrained import Matcher
 
 
 @dataclass(eq=False)
@@ -26,12 +30,15 @@ class Sequence:
     reused: int = 0
     finish_reason: FinishReason | None = None
     sampling: Sampling = field(init=False)
+    matcher: Matcher | None = field(init=False)
     _hashes: list[bytes] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         sampling = self.request.sampling
         self.sampling = replace(sampling, seed=(sampling.seed + self.sample) % SEEDS)
         self.tokens = self.tokens or list(self.request.prompt)
+        grammar = self.request.grammar
+        self.matcher = None if grammar is None else grammar.matcher()
 
     @property
     def pending(self) -> int:
@@ -44,9 +51,12 @@ class Sequence:
         return self.tokens[len(self.request.prompt) :]
 
     def accept(self, token: int) -> None:
-        """Append a generated token, and finish if it is a stop token or the last one allowed."""
+        """Append a generated token, and finish if it is a stop token, completes the grammar, or is the last
+        one allowed."""
         self.tokens.append(token)
-        if token in self.request.stop_ids:
+        if token in self.request.stop_ids or (
+            self.matcher is not None and self.matcher.is_complete(self.output)
+        ):
             self.finish_reason = "stop"
         elif len(self.tokens) == self.request.longest:
             self.finish_reason = "length"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 
 from ridgeline.engine.core import Core, Event
 from ridgeline.engine.request import Request
-from ridgeline.engine.result import Failure
+from ridgeline.engine.result import Failure, Token
 
 #: Takes what comes of a request, in the engine's thread; it must not block.
 Sink = Callable[[Event], None]
@@ -41,6 +42,20 @@ class _Close:
     """Forget whatever there is, and end."""
 
 
+@dataclass
+class Totals:
+    """What was done since the beginning; steps include scheduling and sampling."""
+
+    steps: int = 0
+    step_seconds: float = 0.0
+    output_tokens: int = 0
+    answered: int = 0
+
+    def count(self, token: Token, request: Request) -> None:
+        """Count a token; the one that ends a beam search brings all of its result."""
+        self.output_tokens += 1 if request.beams is None else len(token.result.ids)
+
+
 class Worker:
     """Steps ``core`` in a thread while it has work. The methods may be called from any thread; what they ask
     for happens between two steps."""
@@ -53,6 +68,7 @@ class Worker:
         self._changed = threading.Condition()
         self._accepts = True
         self._open = 0
+        self.totals = Totals()
         self._thread = threading.Thread(target=self._serve, name="ridgeline-engine", daemon=True)
         self._thread.start()
 
@@ -97,7 +113,7 @@ class Worker:
         reason: Exception = EngineClosed("the engine was closed before the request was answered")
         try:
             while self._read_mail():
-                for event in self._core.step():
+                for event in self._step():
                     self._deliver(event)
         except Exception as error:  # a fault of the engine itself: nobody must wait for it for ever
             reason = error
@@ -120,14 +136,23 @@ class Worker:
             self._orders[number] = mail
             self._core.submit(mail.request, number, mail.submitted)
 
+    def _step(self) -> list[Event]:
+        begun = time.perf_counter()
+        events = self._core.step()
+        self.totals.steps += 1
+        self.totals.step_seconds += time.perf_counter() - begun
+        return events
+
     def _deliver(self, event: Event) -> None:
         order = self._orders.get(event.request)
         if order is None:  # its caller has gone in the middle of this step
             return
         if isinstance(event, Failure):
             order.missing = 0
-        elif event.result is not None:
-            order.missing -= 1
+        else:
+            self.totals.count(event, order.request)
+            order.missing -= event.result is not None
+            self.totals.answered += not order.missing
         try:
             order.sink(replace(event, request=order.place))
         except Exception:  # the caller's event loop is closed

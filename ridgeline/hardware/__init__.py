@@ -6,6 +6,7 @@ from ridgeline.hardware.files import (
     device_names,
     load_device,
     save_device,
+    this_machine,
     this_machine_file,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "device_names",
     "load_device",
     "save_device",
+    "this_machine",
     "this_machine_file",
 ]

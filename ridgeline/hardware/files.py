@@ -41,6 +41,11 @@ def this_machine_file() -> Path:
     return cache_folder() / "this-machine.toml"
 
 
+def this_machine() -> Device | None:
+    """This machine as ``ridgeline measure`` left it, None before that. Raises as :func:`load_device`."""
+    return load_device("this") if this_machine_file().is_file() else None
+
+
 def device_names() -> list[str]:
     """The names in the catalogue, sorted."""
     return sorted(path.name.removesuffix(".toml") for path in CATALOGUE.glob("*.toml"))

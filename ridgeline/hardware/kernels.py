@@ -45,7 +45,8 @@ class LinearTable:
     fresh: tuple[tuple[float, ...], ...]
 
     def seconds(self, rows: Number, weight_bytes: Number, *, cached: bool) -> Number:
-        """Interpolated log-log; beyond the table time grows with rows and with bytes."""
+        """Interpolated log-log; beyond the table time grows with rows, and in proportion to bytes: a call's
+        overhead is nothing beside the largest weights."""
         table = self.warm if cached else self.fresh
         if is_array(rows) or is_array(weight_bytes):
             import numpy
@@ -55,18 +56,20 @@ class LinearTable:
         return self._lookup(table, rows, weight_bytes)
 
     def _lookup(self, table: tuple[tuple[float, ...], ...], rows: float, weight_bytes: float) -> float:
-        by_rows = [interpolate(self.weight_bytes, line, weight_bytes) for line in table]
-        return interpolate(self.rows, by_rows, rows)
+        largest = self.weight_bytes[-1]
+        by_rows = [interpolate(self.weight_bytes, line, min(weight_bytes, largest)) for line in table]
+        return max(weight_bytes / largest, 1.0) * interpolate(self.rows, by_rows, rows)
 
 
 @dataclass(frozen=True)
 class AttendCurve:
-    """Attention of the cpu reading. A sequence of one query row reads keys at ``warm`` or ``fresh`` bytes a
+    """Attention of the cpu reading, one sequence after another. Each takes its ``overhead``, or
+    ``fresh_overhead`` if its keys come from memory. One query row reads keys at ``warm`` or ``fresh`` bytes a
     second and computes at ``row_rate`` FLOP/s, one after the other; several rows compute at
-    ``flops_per_second`` by rows, visible pairs counted. ``overhead`` is that of the kernel, which serves
-    all sequences."""
+    ``flops_per_second`` by rows, visible pairs counted."""
 
     overhead: float
+    fresh_overhead: float
     warm: float
     fresh: float
     row_rate: float
@@ -74,7 +77,7 @@ class AttendCurve:
     flops_per_second: tuple[float, ...]
 
     def seconds(self, rows: Number, flops: Number, nbytes: Number, *, cached: bool) -> Number:
-        """What a sequence takes beside the overhead."""
+        """What a sequence takes."""
         if is_array(rows) or is_array(flops) or is_array(nbytes):
             import numpy
 
@@ -84,9 +87,23 @@ class AttendCurve:
 
     def _seconds(self, rows: float, flops: float, nbytes: float, cached: bool) -> float:
         if rows <= 1:
-            return nbytes / (self.warm if cached else self.fresh) + flops / self.row_rate
+            overhead, bandwidth = (self.overhead, self.warm) if cached else (self.fresh_overhead, self.fresh)
+            return overhead + nbytes / bandwidth + flops / self.row_rate
         measured = min(rows, self.rows[-1])  # a rate grows to a limit: it is not carried on beyond
-        return flops / interpolate(self.rows, self.flops_per_second, measured)
+        return self.overhead + flops / interpolate(self.rows, self.flops_per_second, measured)
+
+
+@dataclass(frozen=True)
+class EngineTimes:
+    """Seconds of an engine's step beside the model's pass: ``step`` for any, ``sequence`` for each that gets
+    a token, ``logit`` for each of the logits that it is chosen from, greedily."""
+
+    step: float
+    sequence: float
+    logit: float
+
+    def seconds(self, sequences: int, vocab: int) -> float:
+        return self.step + sequences * (self.sequence + vocab * self.logit)
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,7 @@ class Kernels:
 
     ``step`` is what a step costs beside its kernels. ``linear`` is by the format of the weights, ``attend``
     by that of the cache. ``simple`` holds the other kinds by the format of the activations, a norm as
-    ``kind.function``.
+    ``kind.function``. ``engine`` is what surrounds the steps of an engine.
     """
 
     reading: str
@@ -106,6 +123,7 @@ class Kernels:
     linear: Mapping[str, LinearTable]
     attend: Mapping[str, AttendCurve]
     simple: Mapping[str, Mapping[str, Affine]]
+    engine: EngineTimes
 
     @property
     def lowering(self) -> Lowering:
@@ -128,6 +146,7 @@ class Kernels:
                 {d: LinearTable(**_tuples(t)) for d, t in raw["linear"].items()},
                 {d: AttendCurve(**_tuples(t)) for d, t in raw["attend"].items()},
                 {d: {k: Affine(**a) for k, a in kinds.items()} for d, kinds in raw["simple"].items()},
+                EngineTimes(**raw["engine"]),
             )
             _check(kernels)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -169,6 +188,8 @@ def _check(kernels: Kernels) -> None:
         if len(curve.flops_per_second) != len(curve.rows):
             raise ValueError(f"attend.{dtype}.flops_per_second has not a rate for every row")
         _check_positive(f"attend.{dtype}", (curve.warm, curve.fresh, curve.row_rate, *curve.flops_per_second))
+    if min(asdict(kernels.engine).values()) < 0:
+        raise ValueError("engine holds a negative time")
     for dtype, kinds in kernels.simple.items():
         _check_positive(f"simple.{dtype}", (affine.throughput for affine in kinds.values()))
 

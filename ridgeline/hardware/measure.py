@@ -45,7 +45,7 @@ class Plan:
     schedule: Schedule = field(default_factory=Schedule)
     formats: tuple[str, ...] = ("fp32", "bf16", "int8", "int4-g128")
     rare_formats: tuple[str, ...] = ("int4-g32", "int4-g64", "int4-g32-zp", "int4-g64-zp", "int4-g128-zp")
-    rows: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
+    rows: tuple[int, ...] = (1, 4, 8, 16, 64, 256, 1024)
     widths: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
     few_widths: tuple[int, ...] = (512, 4096)
     squares: tuple[int, ...] = (1024, 2048)
@@ -159,6 +159,7 @@ def _plans(plan: Plan) -> dict[str, Plan]:
 def _probes(plans: Mapping[str, Plan], host: Host, threads: int) -> list[Probe]:
     from ridgeline.hardware.probes.attend import attend_probes
     from ridgeline.hardware.probes.bandwidth import bandwidth_probes
+    from ridgeline.hardware.probes.engine import engine_probes
     from ridgeline.hardware.probes.linear import linear_probes
     from ridgeline.hardware.probes.parts import part_probes, step_probes
     from ridgeline.hardware.probes.passes import Step
@@ -172,7 +173,7 @@ def _probes(plans: Mapping[str, Plan], host: Host, threads: int) -> list[Probe]:
     for product in PRODUCTS:
         probes += matrix_probes(product, plans[product].squares)
     step = Step()
-    probes += [*step_probes(step), *part_probes(step.between)]
+    probes += [*step_probes(step), *part_probes(step.between), *engine_probes(ring)]
     for format in CACHES:
         plan = plans[product_format(format)]
         memory = ring.memory.numel() // 2
@@ -224,6 +225,7 @@ def _on_chip(host: Host, threads: int) -> OnChip:
 
 def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest: float) -> Kernels:
     from ridgeline.hardware.probes.attend import read_attend
+    from ridgeline.hardware.probes.engine import read_engine
     from ridgeline.hardware.probes.linear import read_linear
     from ridgeline.hardware.probes.parts import read_parts, read_step
     from ridgeline.kernels import isa
@@ -240,6 +242,7 @@ def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest:
         linear={f: read_linear(timings, f, plan.rows, plan.widths) for f, plan in plans.items()},
         attend={format: attend(format) for format in CACHES},
         simple={CPU.activations: read_parts(timings, fastest)},
+        engine=read_engine(timings),
     )
 
 

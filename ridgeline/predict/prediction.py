@@ -137,6 +137,16 @@ def predict(trace: Trace, device: Device) -> Prediction:
     return Prediction(device.name, times, 0.0, _basis(device, ROOFLINE_SECTIONS))
 
 
+def resource_seconds(trace: Trace, device: Device) -> dict[str, Number]:
+    """Seconds that each resource needs by itself for all kernels of ``trace`` at the device's rates: matrix,
+    vector, exp, memory and launch. The longest of them is the roofline of the whole pass."""
+    sums: dict[str, Number] = {}
+    for placed in place(trace):
+        for resource, seconds in _roofline(placed, device).items():
+            sums[resource] = sums.get(resource, 0) + seconds * placed.op.repeat
+    return sums
+
+
 def _basis(device: Device, sections: Iterable[str]) -> dict[str, Provenance]:
     return {s: device.provenance[s] for s in sections if s in device.provenance}
 
@@ -255,11 +265,13 @@ def _attend(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None
     if format not in measured.attend:
         return None
     curve = measured.attend[format]
-    seconds: Number = curve.overhead
+    seconds: Number = 0.0
+    overhead: Number = 0.0
     for s in kernel.sequences:
         warm, fresh = (curve.seconds(s.rows, s.flops, s.cache_bytes, cached=c) for c in (True, False))
         seconds = seconds + s.count * where(cached, warm, fresh)
-    return _Looked(seconds, curve.overhead)
+        overhead = overhead + s.count * curve.overhead
+    return _Looked(seconds, overhead)
 
 
 def _simple(measured: Kernels, dtype: str, kind: str, function: str = "") -> Affine | None:

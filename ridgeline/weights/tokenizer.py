@@ -73,6 +73,10 @@ class Tokenizer:
         """The text of token ids. Ids without a token (a padded vocabulary) give nothing."""
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    def to_json(self) -> str:
+        """The tokenizer as the text of a ``tokenizer.json``, without truncation and padding."""
+        return self._backend.to_str()
+
     def token(self, token_id: int) -> str | None:
         """The token as it stands in the vocabulary, None if the id has none."""
         return self._backend.id_to_token(token_id)

@@ -10,7 +10,7 @@ from ridgeline.analysis.check import check
 from ridgeline.analysis.step import trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Provenance, load_device
-from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
+from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 from ridgeline.loading import Loaded
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.protocol import Span
@@ -30,8 +30,9 @@ KERNELS = Kernels(
     threads=1,
     step=1e-4,
     linear={"fp32": LinearTable((1, 64), (1e4, 1e6), ((1e-6, 1e-5),) * 2, ((2e-6, 2e-5),) * 2)},
-    attend={"fp32": AttendCurve(1e-5, 1e10, 1e10, 1e11, (16, 64), (1e9, 2e9))},
+    attend={"fp32": AttendCurve(1e-5, 1e-5, 1e10, 1e10, 1e11, (16, 64), (1e9, 2e9))},
     simple={"fp32": {kind: Affine(1e-6, 1e10) for kind in SIMPLE}},
+    engine=EngineTimes(1e-4, 1e-5, 1e-9),
 )
 CPU = load_device("generic-cpu")
 BASIS = {**CPU.provenance, "kernels": Provenance.MEASURED}

@@ -1,16 +1,27 @@
 """A remembered step time is the predicted one, within the rounding of its lengths."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.analysis import step_cost
-from ridgeline.analysis.step import predict_step
-from ridgeline.analysis.step_cost import StepCost
+from ridgeline.analysis.step import predict_step, trace_step
+from ridgeline.analysis.step_cost import StepCost, cost_here
 from ridgeline.engine.plan import Chunk, StepPlan
-from ridgeline.hardware import load_device
+from ridgeline.engine.steps import StepShape
+from ridgeline.hardware import load_device, this_machine_file
+from ridgeline.hardware.kernels import EngineTimes
+from ridgeline.loading import Loaded
 from ridgeline.models import declare, load_config
+from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.protocol import Span
+from ridgeline.predict import predict
+from ridgeline.predict.prediction import resource_seconds
+from ridgeline.weights.generation import GenerationDefaults
+from ridgeline.weights.pack import random_packed
+from tests.ops.small_models import small
 
 MODEL, DEVICE = declare(load_config("llama-3-8b")), load_device("rtx-4090")
 
@@ -54,8 +65,69 @@ def test_the_cache_format_counts():
 
 def test_alike_steps_are_predicted_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(step_cost, "predict_step", lambda *a, **o: calls.append(a) or predict_step(*a, **o))
+    monkeypatch.setattr(step_cost, "predict", lambda *a: calls.append(a) or predict(*a))
     cost = StepCost(MODEL, DEVICE)
     for past in range(4000, 4060):
         cost.seconds(plan((1, past)))
     assert len(calls) <= 2
+
+
+def test_work_is_that_of_the_trace_and_the_bound_is_the_longest_need():
+    spans = [Span(1, 96, 4), Span(24, 8)]
+    found = StepCost(MODEL, DEVICE).estimate(StepShape.of(plan(*[(1, 96)] * 4, (24, 8))))
+    trace = trace_step(MODEL, spans)
+    needed = resource_seconds(trace, DEVICE)
+    assert (found.flops, found.bytes) == (trace.flops.total, trace.bytes)
+    assert found.bound == "memory"
+    assert found.bound_seconds == pytest.approx(max(needed.values()))
+    assert found.bound_seconds < found.seconds
+
+
+def test_a_long_prompt_is_bound_by_matrix_products():
+    assert StepCost(MODEL, DEVICE).estimate(StepShape.of(plan((2048, 0)))).bound == "matrix"
+
+
+def test_without_a_device_only_work_is_known():
+    shape = StepShape.of(plan((1, 96)))
+    found, timed = (StepCost(MODEL, device).estimate(shape) for device in (None, DEVICE))
+    assert found == replace(timed, seconds=None, bound=None, bound_seconds=None)
+
+
+# -- on this machine -------------------------------------------------------------------------------
+
+
+def small_loaded():
+    config = replace(small("llama-3-8b").config, format="fp32")
+    model = random_packed(config, "fp32")
+    return Loaded(model.config, model, Cpu(), None, None, GenerationDefaults(), None)
+
+
+def test_a_measured_machine_predicts_what_it_runs(measured):
+    measured()
+    found = cost_here(small_loaded()).estimate(StepShape.of(plan((1, 5))))
+    assert found.seconds > found.bound_seconds > 0
+
+
+def test_the_engine_takes_its_time_beside_the_pass(measured):
+    measured()
+    cost = cost_here(small_loaded())
+    step = StepPlan((Chunk(None, 1, 5, (), 1), Chunk(None, 8, 0, (), 1), Chunk(None, 8, 0, (), 0)), ())
+    vocab = small_loaded().config.vocab
+    beside = EngineTimes(1e-4, 1e-5, 1e-9).seconds(2, vocab)
+    assert cost.seconds(step) == pytest.approx(cost.estimate(StepShape.of(step)).seconds + beside)
+
+
+@pytest.mark.parametrize("changed", [{"threads": 77}, {"isa": "avx0"}, {"linear": {}}])
+def test_what_was_not_measured_is_not_predicted(measured, changed):
+    """Other threads, another instruction set, no weights of this format."""
+    measured(**changed)
+    found = cost_here(small_loaded()).estimate(StepShape.of(plan((1, 5))))
+    assert found.seconds is None
+    assert found.flops > 0
+
+
+def test_a_machine_that_was_never_measured_and_a_broken_file_predict_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("RIDGELINE_CACHE", str(tmp_path))
+    assert cost_here(small_loaded()).device is None
+    this_machine_file().write_text("kernels = 3")
+    assert cost_here(small_loaded()).device is None

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ridgeline.engine.build import default_blocks
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.generate import Generator
 from ridgeline.engine.prompts import Requests
-from ridgeline.engine.sampling import Sampling
+from ridgeline.engine.sampling import BeamSearch, Sampling
 from ridgeline.engine.worker import EngineClosed
 from ridgeline.errors import InputError
 from ridgeline.loading import Loaded
@@ -156,6 +157,29 @@ def test_streams_run_together_and_give_what_each_gives_alone(engine, alone):
     for tokens, prompt in zip(asyncio.run(read_all()), prompts, strict=True):
         [expected] = alone(prompt, max_tokens=10)
         assert tuple(token.id for token in tokens) == expected.ids == tokens[-1].result.ids
+
+
+def test_prepared_requests_may_differ_and_share_a_stream(engine, alone):
+    async def read():
+        requests = [engine.prepare([5], max_tokens=4, n=2), engine.prepare([6], max_tokens=7)]
+        return [token async for token in engine.start(requests)]
+
+    results = [token for token in asyncio.run(read()) if token.result is not None]
+    found = {(token.request, token.sample): token.result.ids for token in results}
+    expected = alone([5], max_tokens=4)[0].ids
+    assert found == {(0, 0): expected, (0, 1): expected, (1, 0): alone([6], max_tokens=7)[0].ids}
+
+
+def test_the_status_counts_what_was_done(engine):
+    before = engine.status()
+    assert (before.alive, before.running, before.steps) == (True, 0, 0)
+    assert (before.blocks * before.block_size, before.sequences) == (engine.cache_tokens, 64) == (1024, 64)
+    engine.generate([[5] * 40, [6]], max_tokens=3, n=2)
+    engine.generate([5], max_tokens=3, beams=BeamSearch(2))
+    after = engine.status()
+    assert (after.prompt_tokens, after.output_tokens, after.answered) == (42, 15, 3)
+    assert (after.running, after.waiting, after.blocks_used) == (0, 0, 0)
+    assert after.steps > 0 < after.step_seconds
 
 
 def test_a_stream_of_samples_ends_with_the_last_of_them(engine):
@@ -400,3 +424,18 @@ def test_the_default_cache_holds_every_sequences_window_if_memory_does(loaded):
 def test_a_size_below_one_is_refused(loaded, option):
     with pytest.raises(InputError, match=f"{option} is 0, expected"):
         Engine(loaded, **{option: 0})
+
+
+# -- step reports ----------------------------------------------------------------------------------
+
+
+def test_every_step_is_reported(engine):
+    before = len(engine.steps)
+    engine.generate([some_prompt(20), some_prompt(9)], max_tokens=5)
+    steps = engine.steps[before:]
+    assert [step.kind for step in steps] == ["prefill"] + ["decode"] * 4
+    assert [step.rows for step in steps] == [29, 2, 2, 2, 2]
+    assert all(step.flops > 0 and step.bytes > 0 and step.running > 0 for step in steps)
+    assert all(later.started >= step.started + step.seconds for step, later in pairwise(steps))
+    assert engine.last_step == steps[-1]
+    assert engine.last_step.predicted is None

@@ -27,7 +27,7 @@ def drawn(draw):
 async def ask(worker, request, draw):
     """The outputs of a request, or None if its caller left after some tokens or was cancelled."""
     fate = draw.random()
-    stream = TokenStream(worker, request)
+    stream = TokenStream(worker, [request])
     if fate < 0.1:  # leaves between two tokens
         async for _ in stream:
             if draw.random() < 0.3:

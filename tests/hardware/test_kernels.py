@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ridgeline.errors import InputError
-from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable, interpolate
+from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable, interpolate
 
 SECONDS = st.floats(1e-7, 10.0)
 POSITIVE = st.floats(1e-3, 1e9)
@@ -84,15 +84,21 @@ def test_an_array_of_rows_is_looked_up_one_by_one(rows, nbytes):
 
 
 CURVE = AttendCurve(
-    overhead=1e-5, warm=4e10, fresh=1e10, row_rate=1e12, rows=(16, 64), flops_per_second=(1e10, 4e10)
+    overhead=1e-5,
+    fresh_overhead=3e-5,
+    warm=4e10,
+    fresh=1e10,
+    row_rate=1e12,
+    rows=(16, 64),
+    flops_per_second=(1e10, 4e10),
 )
 
 
 def test_one_row_of_attention_reads_and_then_computes_and_several_compute():
-    assert CURVE.seconds(1, 0, 4e6, cached=True) == pytest.approx(1e-4)
-    assert CURVE.seconds(1, 0, 4e6, cached=False) == pytest.approx(4e-4)
-    assert CURVE.seconds(1, 1e8, 4e6, cached=False) == pytest.approx(5e-4)
-    assert CURVE.seconds(64, 4e8, 1e15, cached=False) == pytest.approx(1e-2)
+    assert CURVE.seconds(1, 0, 4e6, cached=True) == pytest.approx(1e-5 + 1e-4)
+    assert CURVE.seconds(1, 0, 4e6, cached=False) == pytest.approx(3e-5 + 4e-4)
+    assert CURVE.seconds(1, 1e8, 4e6, cached=False) == pytest.approx(3e-5 + 5e-4)
+    assert CURVE.seconds(64, 4e8, 1e15, cached=False) == pytest.approx(1e-5 + 1e-2)
 
 
 def test_attention_of_an_array_is_looked_up_one_by_one():
@@ -114,6 +120,7 @@ KERNELS = Kernels(
     linear={"bf16": TABLE},
     attend={"bf16": CURVE},
     simple={"bf16": {"norm": Affine(1e-5, 3e10)}},
+    engine=EngineTimes(1e-4, 1e-5, 1e-9),
 )
 
 
@@ -122,7 +129,7 @@ def test_kernels_are_the_same_after_a_trip_through_a_dictionary():
     assert Kernels.from_dict(json.loads(json.dumps(KERNELS.to_dict()))) == KERNELS
 
 
-@pytest.mark.parametrize("missing", ["reading", "isa", "step", "linear", "attend", "simple"])
+@pytest.mark.parametrize("missing", ["reading", "isa", "step", "linear", "attend", "simple", "engine"])
 def test_kernels_of_another_version_are_refused(missing):
     raw = KERNELS.to_dict()
     del raw[missing]
@@ -145,3 +152,22 @@ def test_a_field_that_is_not_known_is_refused():
 def test_beyond_the_last_point_time_grows_no_faster_than_the_work():
     """A noisy last point must not carry a prediction away."""
     assert interpolate([1, 10, 11], [1.0, 1.0, 50.0], 110) == pytest.approx(500.0)
+
+
+def test_a_weight_beyond_the_table_takes_time_in_proportion():
+    """Whatever the slope between the last points is: there it is a call's overhead that counts."""
+    largest = TABLE.weight_bytes[-1]
+    for rows in TABLE.rows:
+        last = TABLE.seconds(rows, largest, cached=False)
+        assert TABLE.seconds(rows, 5 * largest, cached=False) == pytest.approx(5 * last)
+
+
+def test_an_engines_step_has_costs_of_its_own_of_its_sequences_and_of_their_logits():
+    times = EngineTimes(step=1e-4, sequence=1e-5, logit=1e-9)
+    assert times.seconds(0, 32_000) == pytest.approx(1e-4)
+    assert times.seconds(8, 32_000) == pytest.approx(1e-4 + 8e-5 + 8 * 32_000e-9)
+
+
+def test_a_negative_time_is_refused():
+    with pytest.raises(InputError, match="engine holds a negative time"):
+        Kernels.from_dict({**KERNELS.to_dict(), "engine": {"step": 1e-4, "sequence": -1e-9, "logit": 0.0}})

@@ -56,6 +56,7 @@ def test_the_kernels_are_those_of_the_plan(found):
     kernels = Kernels.from_dict(found.device.kernels)
     assert (kernels.reading, kernels.isa) == ("cpu", isa())
     assert kernels.step > 0
+    assert kernels.engine.step > 0
     assert {format: len(table.weight_bytes) for format, table in kernels.linear.items()} == {
         **dict.fromkeys(TINY.formats, len(TINY.widths)),
         **dict.fromkeys(TINY.rare_formats, len(TINY.few_widths)),

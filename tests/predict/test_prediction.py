@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ridgeline.analysis.step import predict_step, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Level, Provenance, load_device
-from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
+from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 from ridgeline.models import declare, load_config
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.protocol import Span
@@ -90,8 +90,9 @@ KERNELS = Kernels(
     threads=2,
     step=1e-4,
     linear={"bf16": TABLE, "int4-g128": QUANTISED},
-    attend={"bf16": AttendCurve(2e-5, 2e10, 1e10, 1e11, (16, 512), (1e10, 4e10))},
+    attend={"bf16": AttendCurve(2e-5, 3e-5, 2e10, 1e10, 1e11, (16, 512), (1e10, 4e10))},
     simple={"fp32": {kind: Affine(1e-6, 1e10) for kind in ("norm", "embed", "gather")}},
+    engine=EngineTimes(1e-4, 1e-5, 1e-9),
 )
 MEASURED = replace(
     A100, kernels=KERNELS.to_dict(), provenance={**A100.provenance, "kernels": Provenance.MEASURED}
@@ -143,13 +144,13 @@ def test_a_cache_without_tables_reaches_the_measured_rates_and_says_so():
     assert "kernels" in prediction.basis
 
 
-def test_attention_of_all_sequences_is_one_kernel():
-    """Each sequence reads its own keys or computes its own pairs; they share the overhead."""
+def test_attention_serves_one_sequence_after_another_in_one_kernel():
+    """Each reads its own keys or computes its own pairs, and has an overhead of its own."""
 
     def attention(*spans):
         trace = trace_step(LLAMA, spans, lowering=CPU)
         (seconds,) = (k.seconds for k in predict(trace, MEASURED).kernels if k.op == "attention")
-        return seconds - 2e-5
+        return seconds
 
     one, prompt = attention(Span(1, 99)), attention(Span(64))
     assert attention(Span(1, 99, count=8)) == pytest.approx(8 * one)
@@ -163,7 +164,9 @@ def test_attention_without_a_cache_multiplies_as_the_weights_that_are_not_quanti
     measured = replace(
         KERNELS,
         linear=dict.fromkeys(curves, TABLE),
-        attend={f: AttendCurve(0.0, 1e10, 1e10, 1e11, (1, 2), (rate, rate)) for f, rate in curves.items()},
+        attend={
+            f: AttendCurve(0.0, 0.0, 1e10, 1e10, 1e11, (1, 2), (rate, rate)) for f, rate in curves.items()
+        },
     )
     trace = trace_step(declare(load_config("bert-base"), weights), [Span(64)], lowering=CPU, logits="all")
     found = predict(trace, replace(MEASURED, kernels=measured.to_dict()))

@@ -10,7 +10,7 @@ import pytest
 from ridgeline.analysis.check import Check, OperatorCheck, PhaseCheck
 from ridgeline.analysis.explain import Explanation, Phase, explain
 from ridgeline.hardware import Device, Level, Provenance, load_device
-from ridgeline.hardware.kernels import Affine, AttendCurve, Kernels, LinearTable
+from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def measured_cpu(cpu: Device) -> Device:
         warm=((4e-6, 1.5e-3), (3e-4, 0.2)),
         fresh=((6e-6, 2e-3), (3e-4, 0.2)),
     )
-    attend = AttendCurve(5e-6, 3e10, 2e10, row_rate=1e11, rows=(2, 512), flops_per_second=(5e9, 2e11))
+    attend = AttendCurve(5e-6, 5e-6, 3e10, 2e10, row_rate=1e11, rows=(2, 512), flops_per_second=(5e9, 2e11))
     kernels = Kernels(
         reading="cpu",
         isa="avx2",
@@ -68,6 +68,7 @@ def measured_cpu(cpu: Device) -> Device:
         linear={"bf16": linear, "int8": linear},
         attend={"bf16": attend, "fp32": attend},
         simple={"fp32": simple},
+        engine=EngineTimes(1e-4, 1e-5, 1e-9),
     )
     return replace(
         cpu,

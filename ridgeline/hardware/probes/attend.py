@@ -37,10 +37,10 @@ ATTENTION = 2
 def attend_probes(
     format: str, rows: Sequence[int], keys: int, memory: int, between: Callable[[], Sequence[Any]]
 ) -> list[KernelProbe]:
-    """With a cache in ``format``: figures ``kernels.attend.FORMAT.short`` (one row, a short context),
-    ``.warm`` and ``.fresh`` (one row, ``keys`` keys that are near, or come round after ``memory`` bytes),
-    ``.many`` (as warm, twice the query heads) and ``.rows[ROWS]`` (a prompt). ``between`` runs before each
-    call."""
+    """With a cache in ``format``: figures ``kernels.attend.FORMAT.warm`` and ``.fresh`` (one row, ``keys``
+    keys that are near, or come round after ``memory`` bytes), ``.short`` and ``.short_fresh`` (the same with
+    a short context), ``.many`` (as warm, twice the query heads) and ``.rows[ROWS]`` (a prompt). ``between``
+    runs before each call."""
     cache = Blocks(format, max(*rows, keys), memory)
 
     def probe(name: str, n: int, past: int, first: Callable[[int], int] = cache.same) -> KernelProbe:
@@ -55,6 +55,7 @@ def attend_probes(
 
     return [
         probe("short", 1, SHORT - 1),
+        probe("short_fresh", 1, SHORT - 1, cache.next),
         probe("warm", 1, keys - 1),
         probe("fresh", 1, keys - 1, cache.next),
         probe("many", 1, keys - 1),
@@ -99,10 +100,11 @@ class Blocks:
 def read_attend(timings: Timings, format: str, rows: Sequence[int], keys: int, fastest: float) -> AttendCurve:
     """The curve as measured; keys are read no faster than the nearest cache is, ``fastest`` bytes/s."""
     few, many = counted(format, 1, SHORT - 1), counted(format, 1, keys - 1)
-    short, warm, more, fresh = (
-        timings.seconds(_figure(format, n)) for n in ("short", "warm", "many", "fresh")
+    short, warm, more, short_fresh, fresh = (
+        timings.seconds(_figure(format, n)) for n in ("short", "warm", "many", "short_fresh", "fresh")
     )
     line = fit(few.cache_bytes, short, many.cache_bytes, warm, fastest)
+    fresh_line = fit(few.cache_bytes, short_fresh, many.cache_bytes, fresh, fastest)
     # Twice the query heads read the same keys: what they take longer is the operations' share.
     beyond = max(warm - line.overhead, LEAST_SHARE * warm)
     computing = min(max(more - warm, LEAST_SHARE * beyond), (1 - LEAST_SHARE) * beyond)
@@ -111,13 +113,15 @@ def read_attend(timings: Timings, format: str, rows: Sequence[int], keys: int, f
         seconds = timings.seconds(_figure(format, name))
         return flops / max(seconds - line.overhead, LEAST_SHARE * seconds)
 
-    def reading(seconds: float) -> float:
-        return max(seconds - line.overhead - computing, LEAST_SHARE * seconds)
+    def bandwidth(seconds: float, overhead: float) -> float:
+        reading = max(seconds - overhead - computing, LEAST_SHARE * seconds)
+        return min(many.cache_bytes / reading, fastest)
 
     return AttendCurve(
         overhead=line.overhead,
-        warm=min(many.cache_bytes / reading(warm), fastest),
-        fresh=min(many.cache_bytes / reading(fresh), fastest),
+        fresh_overhead=fresh_line.overhead,
+        warm=bandwidth(warm, line.overhead),
+        fresh=bandwidth(fresh, fresh_line.overhead),
         row_rate=many.flops / computing,
         rows=tuple(rows),
         flops_per_second=tuple(rate(f"rows[{n}]", counted(format, n, 0).flops) for n in rows),

@@ -1,0 +1,190 @@
+"""What the page at ``/`` shows: model, machine, engine, and where on the roofline its last step was."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from ridgeline.engine.engine import Engine
+from ridgeline.engine.status import Status
+from ridgeline.hardware import this_machine
+from ridgeline.hardware.host import this_host
+from ridgeline.ops.formats import product_format
+from ridgeline.server.gate import Admission
+from ridgeline.server.service import Service
+from ridgeline.server.stream import EVENTS, EventStream, event
+
+#: Seconds between two events of a stream, and those that rates are taken over.
+PERIOD = 0.5
+RATE_SECONDS = 2.0
+
+router = APIRouter()
+
+
+class ModelStatus(BaseModel):
+    """``weights`` is their format, ``window`` in tokens; ``chat`` whether it takes messages."""
+
+    name: str
+    parameters: int
+    weights: str
+    window: int
+    chat: bool
+
+
+class DeviceStatus(BaseModel):
+    """FLOP/s of the format that linear layers multiply in, and bytes/s of memory, as ``ridgeline measure``
+    found them on this machine; else unknown."""
+
+    name: str
+    peak_flops: float | None = None
+    bandwidth: float | None = None
+    measured: bool = False
+
+
+class EngineStatus(BaseModel):
+    """``running`` of at most ``sequences`` sequences; ``kv_used`` of ``kv_total`` cache blocks of
+    ``block_size`` tokens; tokens a second over the last two, ``tokens_per_second`` of outputs; ``uptime`` in
+    seconds."""
+
+    running: int
+    waiting: int
+    sequences: int
+    kv_used: int
+    kv_total: int
+    block_size: int
+    preemptions: int
+    tokens_per_second: float
+    prompt_tokens_per_second: float
+    requests_done: int
+    alive: bool
+    uptime: float
+
+
+class Point(BaseModel):
+    """A step on the roofline: FLOP/byte, and FLOP/s achieved; its pass through the model took ``seconds``."""
+
+    intensity: float
+    flops_per_second: float
+    rows: int
+    seconds: float
+    flops: float
+    bytes: float
+
+
+class ServerStatus(BaseModel):
+    model: ModelStatus
+    device: DeviceStatus
+    engine: EngineStatus
+    point: Point | None
+
+
+@dataclass
+class StatusFeed:
+    """Samples the engine of ``service`` twice a second, while :meth:`run` runs, for all who watch it."""
+
+    service: Service
+    _samples: deque[tuple[float, Status]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        loaded = self.service.loaded
+        self._model = ModelStatus(
+            name=self.service.name,
+            parameters=loaded.model.parameter_count(),
+            weights=loaded.config.format,
+            window=loaded.config.window,
+            chat=self.service.engine is not None and loaded.chat_template is not None,
+        )
+        self._device = _device(loaded.config.format)
+        self._sample()
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(PERIOD)
+            self._sample()
+
+    def now(self) -> ServerStatus:
+        moment, status = time.monotonic(), _status(self.service.engine)
+        before, then = self._samples[0]
+        seconds = max(moment - before, PERIOD)
+        return ServerStatus(
+            model=self._model,
+            device=self._device,
+            engine=EngineStatus(
+                running=status.running,
+                waiting=status.waiting,
+                sequences=status.sequences,
+                kv_used=status.blocks_used,
+                kv_total=status.blocks,
+                block_size=status.block_size,
+                preemptions=status.preemptions,
+                tokens_per_second=(status.output_tokens - then.output_tokens) / seconds,
+                prompt_tokens_per_second=(status.prompt_tokens - then.prompt_tokens) / seconds,
+                requests_done=status.answered,
+                alive=status.alive,
+                uptime=time.time() - self.service.started,
+            ),
+            point=_point(self.service.engine),
+        )
+
+    def _sample(self) -> None:
+        now = time.monotonic()
+        self._samples.append((now, _status(self.service.engine)))
+        while now - self._samples[0][0] > RATE_SECONDS:
+            self._samples.popleft()
+
+
+def _status(engine: Engine | None) -> Status:
+    """An encoder is computed without an engine, and always can be."""
+    return Status(alive=True) if engine is None else engine.status()
+
+
+def _point(engine: Engine | None) -> Point | None:
+    """The last step's pass through the model, if the engine is computing."""
+    step = None if engine is None or not engine.status().running else engine.last_step
+    if step is None:
+        return None
+    return Point(
+        intensity=step.flops / step.bytes,
+        flops_per_second=step.flops / step.running,
+        rows=step.rows,
+        seconds=step.running,
+        flops=step.flops,
+        bytes=step.bytes,
+    )
+
+
+def _device(format: str) -> DeviceStatus:
+    device = this_machine()
+    if device is None:
+        return DeviceStatus(name=this_host().name)
+    return DeviceStatus(
+        name=device.title,
+        peak_flops=device.matrix_rate(product_format(format)),
+        bandwidth=device.bandwidth,
+        measured=True,
+    )
+
+
+@router.get("/v1/status")
+async def status(request: Request) -> ServerStatus:
+    """What the server is doing."""
+    return request.app.state.feed.now()
+
+
+@router.get("/v1/status/stream", response_class=StreamingResponse, responses=EVENTS)
+async def status_stream(request: Request) -> EventStream:
+    """The same twice a second, as events called ``status``, until the client leaves or the server drains."""
+    return EventStream(_events(request.app.state.feed, request.app.state.admission))
+
+
+async def _events(feed: StatusFeed, admission: Admission) -> AsyncIterator[str]:
+    while not admission.draining:
+        yield event(feed.now().model_dump_json(), "status")
+        await asyncio.sleep(PERIOD)
