@@ -13,7 +13,7 @@ from ridgeline import __version__
 from ridgeline.server import chat, completions, embeddings, listing, status
 from ridgeline.server.errors import ErrorBody, handle_errors
 from ridgeline.server.gate import Admission, Gate, Limits
-from ridgeline.server.page import page_routes
+from ridgeline.server.page_files import page_routes
 from ridgeline.server.service import Service
 from ridgeline.server.status import StatusFeed
 

@@ -4,7 +4,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from ridgeline.server.page import page_routes
+from ridgeline.server.page_files import page_routes
 
 CLOSED = "default-src 'self'"
 
