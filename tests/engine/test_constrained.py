@@ -6,13 +6,16 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.engine.constrained import Grammar
 from ridgeline.engine.generate import Generator, collect, run
 from ridgeline.engine.prompts import Requests
+from ridgeline.engine.sampler import penalised
 from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
+from ridgeline.engine.sequence import Sequence
 from ridgeline.errors import InputError
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.protocol import BLOCK_TOKENS
@@ -270,6 +273,15 @@ def test_an_output_that_has_left_the_grammar_has_no_answer(tokenizer):
     assert matcher.allowed([a, b], ()) is None
     assert matcher.allowed([a, b, END], {END}) is None
     assert not matcher.is_complete([a])
+
+
+def test_logits_behind_a_forbidden_token_stay_as_they_are(requests, tokenizer):
+    """A row that a proposal was verified for: the proposal is refused before, so nobody chooses from it."""
+    sequence = Sequence(requests.make("def", regex="ab"))
+    logits = torch.randn(1, 320)
+    assert penalised(logits, [sequence]).isfinite().sum() < 10
+    sequence.tokens.append(tokenizer.encode("b")[0])
+    assert torch.equal(penalised(logits, [sequence]), logits)
 
 
 def test_a_grammar_that_the_library_gives_up_fails_its_request(tokenizer):
