@@ -13,7 +13,7 @@ from typing import Any
 
 import ridgeline
 
-PAGE = Path(ridgeline.__path__[0]) / "server" / "page"
+PAGE = Path(ridgeline.__file__).parent / "server" / "page"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
