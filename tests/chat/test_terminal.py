@@ -4,8 +4,10 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from types import SimpleNamespace
@@ -206,11 +208,16 @@ class Screen:
     def type(self, keys):
         os.write(self.fd, keys.encode())
 
-    def exit_code(self):
+    def exit_code(self, seconds=60):
+        """Wait for the end; a process that doesn't come to it is killed, and its code is -9."""
+        killer = threading.Timer(seconds, os.kill, (self.process, signal.SIGKILL))
+        killer.start()
         with suppress(OSError):  # Linux's way to say that the terminal went with the process
             while os.read(self.fd, 65536):
                 pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        status = os.waitpid(self.process, 0)[1]
+        killer.cancel()
+        return os.waitstatus_to_exitcode(status)
 
 
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(model, tmp_path):
@@ -230,6 +237,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(model, tmp_path):
     screen.wait_for("Ctrl-D or /quit leaves.")
     screen.type("/reset\n")
     screen.wait_for("Forgot 1 turn; 0 turns left.")
+    screen.wait_for("> ")  # a terminal that nobody reads yet would keep the key as a zero
     screen.type("\x04")
     assert screen.exit_code() == 0
     assert (tmp_path / "cache" / "chat-history").read_text().split() == ["Hello", "/reset"]
