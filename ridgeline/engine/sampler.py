@@ -17,10 +17,13 @@ import torch
 from ridgeline import kernels
 from ridgeline.engine.result import Logprobs
 from ridgeline.engine.sampling import Sampling
-from ridgeline.engine.sequence import Sequence
+from ridgeline.engine.sequence import Lookahead, Sequence
+
+#: What a token is chosen after.
+Context = Sequence | Lookahead
 
 
-def choose_tokens(logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
+def choose_tokens(logits: torch.Tensor, sequences: Items[Context]) -> list[int]:
     """The next token of each sequence from its row of ``logits``, [sequences, vocab] of any float dtype.
 
     All is computed in float32, the noise in float64. Of equal logits greedy takes the lowest id. Raises
@@ -31,12 +34,36 @@ def choose_tokens(logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]
         penalised(logits.float(), sequences),
         [option.temperature for option in options],
         [option.seed for option in options],
-        [len(sequence.tokens) for sequence in sequences],
+        [sequence.position for sequence in sequences],
         top_k=[option.top_k for option in options],
         top_p=[option.top_p for option in options],
         min_p=[option.min_p for option in options],
     )
     return chosen.tolist()
+
+
+def distributions(logits: torch.Tensor, contexts: Items[Context]) -> torch.Tensor:
+    """The probabilities that :func:`choose_tokens` draws each row with: float32 [rows, vocab]."""
+    logits = penalised(logits.float(), contexts)
+    rows = zip(logits, contexts, strict=True)
+    return torch.stack([_distribution(row, context.sampling) for row, context in rows]) if contexts else logits
+
+
+def _distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    if sampling.greedy:
+        return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
+    scores = (logits - logits.max()) / sampling.temperature
+    if not sampling.top_k and sampling.top_p == 1 and not sampling.min_p:
+        return scores.softmax(-1)
+    scores, tokens = scores.sort(descending=True, stable=True)
+    if sampling.top_k:
+        scores[sampling.top_k :] = -torch.inf
+    probabilities = scores.double().softmax(-1)
+    dropped = probabilities < sampling.min_p * probabilities[0]
+    if sampling.top_p < 1:
+        dropped |= probabilities.cumsum(-1) - probabilities >= sampling.top_p
+    kept = scores.masked_fill(dropped, -torch.inf).softmax(-1)
+    return torch.zeros_like(logits).scatter_(0, tokens, kept)
 
 
 def choose_continuations(
@@ -58,7 +85,7 @@ def logprobs_of(logits: torch.Tensor, chosen: int, top: int) -> Logprobs:
     return Logprobs(float(logprobs[chosen]), best)
 
 
-def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
+def penalised(logits: torch.Tensor, sequences: Items[Context]) -> torch.Tensor:
     """Float32 ``logits`` [sequences, vocab] after each sequence's penalties and biases, which change a copy.
 
     The repetition penalty (Keskar et al. 2019, arXiv 1909.05858) is on tokens of the prompt and output; with

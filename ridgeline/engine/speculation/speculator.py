@@ -1,0 +1,107 @@
+"""Speculation in an engine's steps: how much to draft, whose proposals go into the step, what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ridgeline.engine.clock import Clock, RealClock
+from ridgeline.engine.plan import Chunk, DraftLimit, Proposal, StepPlan
+from ridgeline.engine.runner import Runner
+from ridgeline.engine.sequence import Sequence
+from ridgeline.engine.speculation.length import AdaptiveLength, Length, Step, StepCosts
+from ridgeline.engine.speculation.proposer import Proposer, Target
+from ridgeline.engine.speculation.report import Outcome, SpeculationReport, Tally
+from ridgeline.engine.speculation.rules import Exact, Rule
+
+
+class Speculator:
+    """Asks ``proposer`` for as many tokens as ``length`` says, by default what pays best, and judges them by
+    ``rule``, by default the one that leaves the output as it is.
+
+    It learns from the steps of one engine, and must not be shared by several.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        *,
+        rule: Rule | None = None,
+        length: Length | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.proposer = proposer
+        self.rule = rule or Exact()
+        self._length = length or AdaptiveLength()
+        self._clock = clock or RealClock()
+        self._costs = StepCosts()
+        self._tally = Tally()
+        self._draft_seconds = 0.0
+        self._catch_up = False
+        self._asked: dict[Sequence, int] = {}  # how many tokens each had when it was last asked for
+
+    @property
+    def report(self) -> SpeculationReport:
+        return self._tally.report(self._costs)
+
+    def limit(self, batch: int) -> DraftLimit:
+        """How much to draft in a step in which ``batch`` sequences decode."""
+        return self._length.limit(batch, self._costs)
+
+    def propose(self, plan: StepPlan, runner: Runner) -> StepPlan:
+        """The plan with proposals for the chunks that have room for them.
+
+        Raises ValueError if the proposer gave more tokens than were asked for, or none of the vocabulary.
+        """
+        asking = [chunk for chunk in plan.chunks if chunk.room]
+        self._draft_seconds, self._catch_up = 0.0, False
+        if not asking:
+            return plan
+        start = self._clock.now()
+        proposals = iter(self.proposer.propose(asking, Target(runner, self.rule)))
+        chunks = [_with(c, next(proposals), runner.vocab) if c.room else c for c in plan.chunks]
+        self._note_asked(asking)
+        self._draft_seconds = self._clock.now() - start
+        return StepPlan(tuple(chunks), plan.copies)
+
+    def learn(self, plan: StepPlan, outcomes: Mapping[Sequence, Outcome], seconds: float) -> None:
+        """Note what came of a step that took ``seconds``, drafting included."""
+        self._tally.add_trials(outcomes.values(), self._draft_seconds)
+        if len(outcomes) != len(plan.chunks) or any(chunk.known > 1 for chunk in plan.chunks):
+            return  # prefill or beams, whose time says nothing of decoding
+        step = Step(
+            batch=len(plan.chunks),
+            rows=plan.rows,
+            tokens=sum(outcome.tokens for outcome in outcomes.values()),
+            lengths=tuple(len(chunk.proposal.tokens) for chunk in plan.chunks if chunk.room),
+            judged=sum(outcome.judged for outcome in outcomes.values()),
+            accepted=sum(outcome.accepted for outcome in outcomes.values()),
+            draft_seconds=self._draft_seconds,
+            verify_seconds=seconds - self._draft_seconds,
+            catch_up=self._catch_up,
+        )
+        self._costs.learn(step)
+        self._length.learn(step, self._costs)
+        self._tally.add(step)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Let go of a sequence that is finished or was aborted."""
+        self._asked.pop(sequence, None)
+        self.proposer.forget(sequence)
+
+    def _note_asked(self, asking: list[Chunk]) -> None:
+        for chunk in asking:
+            tokens = len(chunk.sequence.tokens)
+            before = self._asked.get(chunk.sequence)
+            self._catch_up |= before is None or tokens - before > chunk.room + 1
+            self._asked[chunk.sequence] = tokens
+
+
+def _with(chunk: Chunk, proposal: Proposal, vocab: int) -> Chunk:
+    if len(proposal.tokens) > chunk.room:
+        raise ValueError(
+            f"the proposer gave {len(proposal.tokens)} tokens where {chunk.room} were asked for"
+        )
+    for token in proposal.tokens:
+        if not 0 <= token < vocab:
+            raise ValueError(f"the proposer gave the token id {token}, expected 0 to {vocab - 1}")
+    return chunk.propose(proposal)
