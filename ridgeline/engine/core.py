@@ -35,8 +35,8 @@ class _Answer:
 
 
 class Core:
-    """Steps of ``scheduler``, computed by ``runner``; text is that of ``tokenizer``, empty without one. With a
-    ``speculator`` they verify its proposals, too."""
+    """Steps of ``scheduler``, computed by ``runner``; text is that of ``tokenizer``, empty without one.
+    Steps verify what a ``speculator`` proposes, too."""
 
     def __init__(
         self,
@@ -242,8 +242,8 @@ class Core:
 
 
 def _judge_alone(rule: Rule, logits: torch.Tensor, trial: Trial) -> list[int] | Exception:
-    """The tokens that a sequence gets, or what kept it from any. If a row cannot be sampled it goes on without
-    its proposal: the row may be one that is never reached."""
+    """The tokens that a sequence gets, or what kept it from any. If a row cannot be sampled the sequence goes
+    on without its proposal: the row may be one that is never reached."""
     try:
         return rule.judge(logits, [trial])[0]
     except InputError:

@@ -43,10 +43,11 @@ def choose_tokens(logits: torch.Tensor, sequences: Items[Context]) -> list[int]:
 
 
 def distributions(logits: torch.Tensor, contexts: Items[Context]) -> torch.Tensor:
-    """The probabilities that :func:`choose_tokens` draws each row with: float32 [rows, vocab]."""
+    """The probabilities that :func:`choose_tokens` draws each of at least one row with, float32
+    [rows, vocab]."""
     logits = penalised(logits.float(), contexts)
-    rows = zip(logits, contexts, strict=True)
-    return torch.stack([_distribution(row, context.sampling) for row, context in rows]) if contexts else logits
+    rows = [_distribution(row, context.sampling) for row, context in zip(logits, contexts, strict=True)]
+    return torch.stack(rows)
 
 
 def _distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:

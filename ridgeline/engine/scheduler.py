@@ -315,8 +315,8 @@ class Scheduler:
 
 
 def _may_speculate(group: Group) -> bool:
-    """Whether it is one sequence that decodes, and no prompt whose samples are still to be forked."""
-    return len(group.sequences) == 1 and group.decoding and not group.siblings
+    """Whether it decodes one sequence: no search, and no prompt whose samples are still to be forked."""
+    return group.request.beams is None and group.decoding and not group.siblings
 
 
 def _turn(group: Group) -> tuple[float, int, int]:

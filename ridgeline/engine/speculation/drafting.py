@@ -18,8 +18,8 @@ from ridgeline.ops.protocol import Span, Wanted
 class Draft:
     """A proposal on its way to ``wanted`` tokens, at least one.
 
-    ``pending`` tokens come after ``past`` ones in the blocks of ``table``; ``skipped`` of the sequence are not
-    in the table (:class:`~ridgeline.ops.protocol.Span`).
+    ``pending`` tokens come after ``past`` ones in the blocks of ``table``; ``skipped`` tokens of the sequence
+    are not in the table (:class:`~ridgeline.ops.protocol.Span`).
     """
 
     sequence: Sequence

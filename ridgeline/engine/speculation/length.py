@@ -13,6 +13,10 @@ from ridgeline.engine.speculation.costs import Costs
 MEMORY = 100
 #: What acceptance is taken to be at first, as so many proposals of which so many were accepted: hopeful.
 PRIOR_JUDGED, PRIOR_ACCEPTED = 4.0, 3.0
+#: What twice the rows add to the time of a step until it is measured: little, so that they are tried.
+ROWS_GROWTH = 0.1
+#: Steps without proposals to compare with.
+PLAIN_STEPS = 3
 #: Steps after which another draft length is tried, or speculation that did not pay, and after which the best
 #: length is looked up again.
 TRY, LOOK = 32, 8
@@ -26,8 +30,8 @@ class Step:
     """What a step did that only decoded: ``batch`` sequences got ``tokens`` in ``rows`` rows.
 
     ``lengths`` are those of the proposals that were asked for. Of the proposed tokens ``judged`` came after
-    accepted ones alone, and ``accepted`` were accepted. Drafting had to ``catch_up`` with tokens that the step
-    before did not leave, which it will not next time.
+    accepted ones alone, and ``accepted`` were accepted. Drafting had to ``catch_up`` with more tokens than
+    the step before gave, which it will not next time.
     """
 
     batch: int
@@ -68,28 +72,33 @@ class StepCosts:
     """Seconds that steps took: verification by rows, and drafting by the longest draft."""
 
     def __init__(self) -> None:
-        self.verify = Costs()
-        self.draft = Costs()
+        self._verify = Costs(growth=ROWS_GROWTH)
+        self._draft = Costs(growth=1.0)
 
     def learn(self, step: Step) -> None:
-        self.verify.add(step.batch, step.rows, step.verify_seconds)
+        self._verify.add(step.batch, step.rows, step.verify_seconds)
         if step.drafted and not step.catch_up:
-            self.draft.add(len(step.lengths), step.drafted, step.draft_seconds)
+            self._draft.add(len(step.lengths), step.drafted, step.draft_seconds)
+
+    def knows(self, batch: int) -> bool:
+        """Whether there were enough steps without proposals not long ago: the first are slow."""
+        return self._verify.samples(batch, batch) >= PLAIN_STEPS
 
     def plain(self, batch: int) -> float | None:
         """Seconds of a step without proposals, None if there has been none."""
-        return self.verify.measured(batch, batch)
+        return self._verify.measured(batch, batch)
 
-    def speculative(self, batch: int, rows: int, drafting: int, drafted: int) -> float:
-        """Seconds of a step of so many rows, of a batch that there has been, drafting included."""
-        return self.verify.seconds(batch, rows) + self.drafting(drafting, drafted)
+    def measured(self, batch: int, rows: int, drafting: int, drafted: int) -> float:
+        """Seconds of a step such as there has been one: so many rows, and of the drafts the longest."""
+        draft = self._draft.measured(drafting, drafted) if drafted else 0.0
+        return self._verify.measured(batch, rows) + (draft or 0.0)
 
-    def drafting(self, drafting: int, drafted: int) -> float:
-        """Seconds of drafts of ``drafted`` tokens; 0 if there have been none."""
-        known = self.draft.nearest(drafting)
-        if known is None or not drafted:
-            return 0.0
-        return self.draft.seconds(known, drafted)
+    def estimated(self, batch: int, rows: int, drafting: int, drafted: int) -> float:
+        """Seconds of such a step of a batch that is known, whether there has been one or not. Drafting is
+        free as long as nothing is known of it."""
+        known = self._draft.nearest(drafting) if drafted else None
+        draft = 0.0 if known is None else self._draft.seconds(known, drafted)
+        return self._verify.seconds(batch, rows) + draft
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,8 @@ class AdaptiveLength:
     """The length, of ``most`` tokens at most and 0 included, that gives the most tokens a second.
 
     That is expected_tokens(a, k) / (seconds of drafting k tokens and of verifying k + 1 rows), with what was
-    measured. One step of a batch size never seen is plain, to compare with. Now and then a neighbouring
-    length is tried, and a plain step; where nothing pays, one proposal for one sequence.
+    measured. The first steps of a batch size are plain, to compare with, and so are some now and then. Then
+    a neighbouring length is tried; where nothing pays, one proposal for one sequence.
 
     Whatever is measured, speculation may lose only so much (SHARE): what it loses is booked step by step
     against what it gained before, and beyond that steps are plain until a share of them has made up for it.
@@ -128,7 +137,7 @@ class AdaptiveLength:
         self._best: dict[int, int] = {}
         self._since_look = 0
         self._since_try = 0
-        self._tries = 0
+        self._up = False
 
     @property
     def acceptance(self) -> float:
@@ -136,7 +145,7 @@ class AdaptiveLength:
         return self._accepted / self._judged
 
     def limit(self, batch: int, costs: StepCosts) -> DraftLimit:
-        if not batch or costs.plain(batch) is None or self._allowed < 0:
+        if not costs.knows(batch) or self._allowed < 0:
             return NO_DRAFTS
         if batch not in self._best:
             self._best[batch] = self._find_best(batch, costs)
@@ -146,9 +155,9 @@ class AdaptiveLength:
         self._since_try = 0
         if not best:
             return DraftLimit(1, 1)
-        self._tries += 1
-        other = (best + 1, best - 1, 0)[self._tries % 3]
-        return DraftLimit(min(other, self.most), batch)
+        self._up = not self._up
+        other = best + 1 if self._up else best - 1
+        return DraftLimit(min(max(other, 1), self.most), batch)
 
     def learn(self, step: Step, costs: StepCosts) -> None:
         self._since_try += 1
@@ -160,20 +169,19 @@ class AdaptiveLength:
             fade = (1 - 1 / MEMORY) ** step.judged
             self._judged = self._judged * fade + step.judged
             self._accepted = self._accepted * fade + step.accepted
-        plain = costs.plain(step.batch)
-        if plain is not None:
-            self._allowed = min(self._allowed + SHARE + self._gained(step, plain, costs), AT_MOST)
+        self._allowed = min(self._allowed + SHARE + self._gained(step, costs), AT_MOST)
 
-    def _gained(self, step: Step, plain: float, costs: StepCosts) -> float:
+    def _gained(self, step: Step, costs: StepCosts) -> float:
         """In plain steps; by the costs of such steps rather than by this one's, which may have stalled."""
-        if not step.drafted:
+        plain = costs.plain(step.batch)
+        if not step.drafted or not plain:
             return 0.0
-        seconds = costs.speculative(step.batch, step.rows, len(step.lengths), step.drafted)
-        return max(step.tokens / step.batch - seconds / max(plain, 1e-9), -AT_ONCE)
+        seconds = costs.estimated(step.batch, step.rows, len(step.lengths), step.drafted)
+        return max(step.tokens / step.batch - seconds / plain, -AT_ONCE)
 
     def _find_best(self, batch: int, costs: StepCosts) -> int:
         return max(range(self.most + 1), key=lambda k: self._tokens_per_second(batch, k, costs))
 
     def _tokens_per_second(self, batch: int, k: int, costs: StepCosts) -> float:
-        seconds = costs.speculative(batch, batch * (1 + k), batch if k else 0, k)
+        seconds = costs.estimated(batch, batch * (1 + k), batch, k)
         return expected_tokens(self.acceptance, k) / max(seconds, 1e-9)

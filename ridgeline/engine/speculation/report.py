@@ -118,4 +118,4 @@ class _Batch:
         return sum(count * expected_tokens(acceptance, length) for length, count in self.lengths.items())
 
     def predicted_seconds(self, batch: int, costs: StepCosts) -> float:
-        return sum(count * costs.speculative(batch, *kind) for kind, count in self.steps.items())
+        return sum(count * costs.measured(batch, *kind) for kind, count in self.steps.items())

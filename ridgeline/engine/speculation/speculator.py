@@ -1,4 +1,4 @@
-"""Speculation in an engine's steps: how much to draft, whose proposals go into the step, what came of them."""
+"""Speculation in an engine's steps: how much to draft, which proposals go into them, what came of those."""
 
 from __future__ import annotations
 
@@ -98,9 +98,7 @@ class Speculator:
 
 def _with(chunk: Chunk, proposal: Proposal, vocab: int) -> Chunk:
     if len(proposal.tokens) > chunk.room:
-        raise ValueError(
-            f"the proposer gave {len(proposal.tokens)} tokens where {chunk.room} were asked for"
-        )
+        raise ValueError(f"the proposer gave {len(proposal.tokens)} tokens where {chunk.room} were asked for")
     for token in proposal.tokens:
         if not 0 <= token < vocab:
             raise ValueError(f"the proposer gave the token id {token}, expected 0 to {vocab - 1}")
