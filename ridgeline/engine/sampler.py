@@ -43,28 +43,32 @@ def choose_tokens(logits: torch.Tensor, sequences: Items[Context]) -> list[int]:
 
 
 def distributions(logits: torch.Tensor, contexts: Items[Context]) -> torch.Tensor:
-    """The probabilities that :func:`choose_tokens` draws each of at least one row with, float32
-    [rows, vocab]."""
+    """The probabilities that :func:`choose_tokens` draws each row with: float32 [rows, vocab]."""
     logits = penalised(logits.float(), contexts)
-    rows = [_distribution(row, context.sampling) for row, context in zip(logits, contexts, strict=True)]
-    return torch.stack(rows)
+    options = [context.sampling for context in contexts]
+    temperatures = _column([option.temperature or 1.0 for option in options])
+    scores = (logits - logits.amax(-1, keepdim=True)) / temperatures
+    if any(option.top_k or option.top_p < 1 or option.min_p for option in options):
+        scores = _cut(scores, options)
+    likeliest = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    return torch.where(_column([option.greedy for option in options]), likeliest, scores.softmax(-1))
 
 
-def _distribution(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    if sampling.greedy:
-        return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
-    scores = (logits - logits.max()) / sampling.temperature
-    if not sampling.top_k and sampling.top_p == 1 and not sampling.min_p:
-        return scores.softmax(-1)
-    scores, tokens = scores.sort(descending=True, stable=True)
-    if sampling.top_k:
-        scores[sampling.top_k :] = -torch.inf
-    probabilities = scores.double().softmax(-1)
-    dropped = probabilities < sampling.min_p * probabilities[0]
-    if sampling.top_p < 1:
-        dropped |= probabilities.cumsum(-1) - probabilities >= sampling.top_p
-    kept = scores.masked_fill(dropped, -torch.inf).softmax(-1)
-    return torch.zeros_like(logits).scatter_(0, tokens, kept)
+def _cut(scores: torch.Tensor, options: Items[Sampling]) -> torch.Tensor:
+    """``scores`` [rows, vocab] with -inf for what top-k, top-p and min-p rule out."""
+    vocab = scores.shape[-1]
+    ordered, tokens = scores.sort(dim=-1, descending=True, stable=True)
+    most = _column([option.top_k or vocab for option in options])
+    ordered = ordered.masked_fill(torch.arange(vocab) >= most, -torch.inf)
+    probabilities = ordered.double().softmax(-1)
+    likelier = probabilities.cumsum(-1) - probabilities
+    dropped = likelier >= _column([option.top_p if option.top_p < 1 else torch.inf for option in options])
+    dropped |= probabilities < _column([option.min_p for option in options]) * probabilities[:, :1]
+    return torch.empty_like(scores).scatter_(-1, tokens, ordered.masked_fill(dropped, -torch.inf))
+
+
+def _column(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values)[:, None]
 
 
 def choose_continuations(

@@ -146,7 +146,7 @@ def test_preemption_with_proposals_in_flight_changes_no_token(acceptance):
 
 
 def test_nobody_is_preempted_for_a_proposal():
-    """Two sequences that just fit run to their ends beside one another, with proposals where there is room."""
+    """Two sequences that just fit run to their ends side by side, with proposals where there is room."""
     requests = [request(8, 9), request(8, 9, seed=1)]
     core = fake_core(blocks=8, prefix_cache=False, headroom=0, speculator=replaying(requests, 1.0, 12))
     assert outputs(core, requests) == [naive(wanted) for wanted in requests]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -89,27 +90,35 @@ class Rejection:
         return Drawn(_draw(probabilities, contexts, _DRAFT), probabilities)
 
     def judge(self, logits: torch.Tensor, trials: Items[Trial]) -> list[list[int]]:
-        found, first = [], 0
-        for trial in trials:
-            rows = len(trial.proposal.tokens) + 1
-            found.append(self._judge(logits[first : first + rows], trial))
-            first += rows
-        return found
+        lengths = [len(trial.proposal.tokens) for trial in trials]
+        firsts = list(accumulate((length + 1 for length in lengths), initial=0))
+        contexts = [context for trial in trials for context in trial.contexts]
+        rejected = self._reject(logits, trials, firsts, contexts) if any(lengths) else {}
+        whole = [i for i in range(len(trials)) if i not in rejected]
+        last = [firsts[i + 1] - 1 for i in whole]
+        added = choose_tokens(logits[last], [contexts[row] for row in last]) if last else []
+        ends = rejected | {i: (lengths[i], token) for i, token in zip(whole, added, strict=True)}
+        return [[*trial.proposal.tokens[: ends[i][0]], ends[i][1]] for i, trial in enumerate(trials)]
 
-    def _judge(self, logits: torch.Tensor, trial: Trial) -> list[int]:
-        proposed, contexts = trial.proposal.tokens, trial.contexts
-        target = distributions(logits[:-1], contexts[:-1])
-        draft = trial.proposal.probabilities
-        if draft is None:
-            draft = torch.nn.functional.one_hot(torch.tensor(proposed), logits.shape[-1]).float()
-        for i, token in enumerate(proposed):
-            seed, position = contexts[i].sampling.seed, contexts[i].position
-            if _uniform(seed, position) * float(draft[i, token]) < float(target[i, token]):
-                continue
-            left = (target[i] - draft[i]).clamp(min=0)
-            if left.any():  # else the two are the same but for their rounding
-                return [*proposed[:i], *_draw(left[None], contexts[i : i + 1], _REPLACEMENT)]
-        return [*proposed, *choose_tokens(logits[-1:], contexts[-1:])]
+    def _reject(
+        self, logits: torch.Tensor, trials: Items[Trial], firsts: Items[int], contexts: Items[Context]
+    ) -> dict[int, tuple[int, int]]:
+        """Of each trial with a rejected token the place of the first, and what is drawn instead."""
+        places = [(i, place) for i, trial in enumerate(trials) for place in range(len(trial.proposal.tokens))]
+        rows = [firsts[i] + place for i, place in places]
+        contexts = [contexts[row] for row in rows]
+        tokens = torch.tensor([trials[i].proposal.tokens[place] for i, place in places])[:, None]
+        target = distributions(logits[rows], contexts)
+        draft = torch.cat([_probabilities(trial.proposal, logits.shape[-1]) for trial in trials])
+        noise = torch.tensor([_uniform(c.sampling.seed, c.position) for c in contexts], dtype=torch.float64)
+        left = (target - draft).clamp(min=0)  # all 0 if the two are the same but for their rounding
+        accepted = noise * draft.gather(1, tokens)[:, 0] < target.gather(1, tokens)[:, 0]
+        first: dict[int, int] = {}
+        for n, kept in enumerate((accepted | (left.sum(-1) == 0)).tolist()):
+            if not kept:
+                first.setdefault(places[n][0], n)
+        drawn = _draw(left[list(first.values())], [contexts[n] for n in first.values()], _REPLACEMENT)
+        return {i: (places[n][1], token) for (i, n), token in zip(first.items(), drawn, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,14 @@ class Lossy:
             found.append([*proposed[:accepted], chosen[first + accepted]])
             first += len(proposed) + 1
         return found
+
+
+def _probabilities(proposal: Proposal, vocab: int) -> torch.Tensor:
+    """What the proposed tokens were drawn with, float32 [tokens, vocab]."""
+    if proposal.probabilities is not None:
+        return proposal.probabilities
+    tokens = torch.tensor(proposal.tokens, dtype=torch.int64)
+    return torch.nn.functional.one_hot(tokens, vocab).float()
 
 
 # -- noise that is independent of the request's own -------------------------------------------------
