@@ -15,8 +15,8 @@ MEMORY = 100
 PRIOR_JUDGED, PRIOR_ACCEPTED = 4.0, 3.0
 #: What twice the rows add to the time of a step until it is measured: little, so that they are tried.
 ROWS_GROWTH = 0.1
-#: Steps without proposals to compare with.
-PLAIN_STEPS = 3
+#: Steps without proposals to compare with, and the tokens of the drafts from which costs are learned.
+PLAIN_STEPS, FIRST_DRAFT = 3, 2
 #: Steps after which another draft length is tried, or speculation that did not pay, and after which the best
 #: length is looked up again.
 TRY, LOOK = 32, 8
@@ -84,6 +84,11 @@ class StepCosts:
         """Whether there were enough steps without proposals not long ago: the first are slow."""
         return self._verify.samples(batch, batch) >= PLAIN_STEPS
 
+    @property
+    def has_drafted(self) -> bool:
+        """Whether anything is known of drafting."""
+        return self._draft.nearest(1) is not None
+
     def plain(self, batch: int) -> float | None:
         """Seconds of a step without proposals, None if there has been none."""
         return self._verify.measured(batch, batch)
@@ -121,8 +126,8 @@ class AdaptiveLength:
     """The length, of ``most`` tokens at most and 0 included, that gives the most tokens a second.
 
     That is expected_tokens(a, k) / (seconds of drafting k tokens and of verifying k + 1 rows), with what was
-    measured. The first steps of a batch size are plain, to compare with, and so are some now and then. Then
-    a neighbouring length is tried; where nothing pays, one proposal for one sequence.
+    measured. The first steps of a batch size are plain, to compare with, and so are some now and then. Every
+    TRY steps a neighbouring length is tried; where nothing pays, one proposal for one sequence.
 
     Whatever is measured, speculation may lose only so much (SHARE): what it loses is booked step by step
     against what it gained before, and beyond that steps are plain until a share of them has made up for it.
@@ -180,7 +185,8 @@ class AdaptiveLength:
         return max(step.tokens / step.batch - seconds / plain, -AT_ONCE)
 
     def _find_best(self, batch: int, costs: StepCosts) -> int:
-        return max(range(self.most + 1), key=lambda k: self._tokens_per_second(batch, k, costs))
+        most = self.most if costs.has_drafted else min(FIRST_DRAFT, self.most)
+        return max(range(most + 1), key=lambda k: self._tokens_per_second(batch, k, costs))
 
     def _tokens_per_second(self, batch: int, k: int, costs: StepCosts) -> float:
         seconds = costs.estimated(batch, batch * (1 + k), batch, k)
