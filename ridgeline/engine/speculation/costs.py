@@ -50,6 +50,10 @@ class Costs:
         """Seconds of such work, however long ago it was measured; None if it never was."""
         return self._medians.get((batch, size))
 
+    def fastest(self, batch: int, size: int) -> float | None:
+        """The fewest seconds of such work of late, None if it never was measured."""
+        return min(self._recent[batch, size]) if (batch, size) in self._recent else None
+
     def seconds(self, batch: int, size: int) -> float | None:
         """Seconds by what was measured not long ago, on a line that never falls beyond all sizes; None if
         there was none of that batch."""

@@ -20,9 +20,9 @@ PLAIN_STEPS, FIRST_DRAFT = 3, 2
 #: Steps after which another draft length is tried, or speculation that did not pay, and after which the best
 #: length is looked up again.
 TRY, LOOK = 32, 8
-#: What speculation may lose, in plain steps: a share of all steps, and at once at most. It may lose so many
-#: at first, and save up so many of those that it gains.
-SHARE, AT_FIRST, AT_MOST, AT_ONCE = 0.01, 2.0, 4.0, 3.0
+#: What speculation may lose, in plain steps: a share of all steps. It may lose so many at first, and save up
+#: so many of those that it gains; of what it loses beyond, no more has to be made up for.
+SHARE, AT_FIRST, AT_MOST, AT_LEAST = 0.01, 2.0, 4.0, -1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class StepCosts:
     def plain(self, batch: int) -> float | None:
         """Seconds of a step without proposals, None if there has been none."""
         return self._verify.measured(batch, batch)
+
+    def plain_at_best(self, batch: int) -> float | None:
+        """The fastest of those steps of late: what speculation has to beat on a machine that is slow at
+        times, lest a slow plain step makes it look good."""
+        return self._verify.fastest(batch, batch)
 
     def measured(self, batch: int, rows: int, drafting: int, drafted: int) -> float:
         """Seconds of a step such as there has been one: so many rows, and of the drafts the longest."""
@@ -174,20 +179,22 @@ class AdaptiveLength:
             fade = (1 - 1 / MEMORY) ** step.judged
             self._judged = self._judged * fade + step.judged
             self._accepted = self._accepted * fade + step.accepted
-        self._allowed = min(self._allowed + SHARE + self._gained(step, costs), AT_MOST)
+        allowed = self._allowed + SHARE + self._gained(step, costs)
+        self._allowed = min(max(allowed, AT_LEAST), AT_MOST)
 
     def _gained(self, step: Step, costs: StepCosts) -> float:
         """In plain steps; by the costs of such steps rather than by this one's, which may have stalled."""
-        plain = costs.plain(step.batch)
+        plain = costs.plain_at_best(step.batch)
         if not step.drafted or not plain:
             return 0.0
         seconds = costs.estimated(step.batch, step.rows, len(step.lengths), step.drafted)
-        return max(step.tokens / step.batch - seconds / plain, -AT_ONCE)
+        return step.tokens / step.batch - seconds / plain
 
     def _find_best(self, batch: int, costs: StepCosts) -> int:
         most = self.most if costs.has_drafted else min(FIRST_DRAFT, self.most)
         return max(range(most + 1), key=lambda k: self._tokens_per_second(batch, k, costs))
 
     def _tokens_per_second(self, batch: int, k: int, costs: StepCosts) -> float:
-        seconds = costs.estimated(batch, batch * (1 + k), batch, k)
+        """Of each sequence."""
+        seconds = costs.estimated(batch, batch * (1 + k), batch, k) if k else costs.plain_at_best(batch)
         return expected_tokens(self.acceptance, k) / max(seconds, 1e-9)
