@@ -107,7 +107,8 @@ class Core:
         for found in searched:
             events += self._guarded(found.group.request, self._search, found, logits, now)
         if self.speculator is not None:
-            self.speculator.learn(plan, outcomes, self.scheduler.clock.now() - start)
+            seconds = self.scheduler.clock.now() - start
+            self.speculator.learn(plan, outcomes, seconds, len(sampled) == len(plan.chunks))
         return events
 
     def _plan(self) -> StepPlan:
@@ -131,7 +132,7 @@ class Core:
     def _sample(
         self, ready: Items[Ready], logits: torch.Tensor, now: float, outcomes: dict[Sequence, Outcome]
     ) -> list[Event]:
-        """The next tokens of each group's one sequence, and what became of its proposal."""
+        """The next tokens of each group's one sequence, and what became of proposals."""
         rows = [row for found in ready for row in found.rows]
         if rows != list(range(len(logits))):
             logits = logits[rows]
@@ -176,7 +177,8 @@ class Core:
             events.append(self._output(group).add(sequence, logprobs, now))
             if sequence.finish_reason is not None:
                 break
-        outcomes[sequence] = Outcome(len(found.chunk.proposal.tokens), len(tokens) - 1, len(events))
+        if found.chunk.room:
+            outcomes[sequence] = Outcome(len(found.chunk.proposal.tokens), len(tokens) - 1, len(events))
         if sequence.finish_reason is not None:
             self._finish(group, 1)
         elif found.chunk.room:

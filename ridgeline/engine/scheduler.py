@@ -316,7 +316,7 @@ class Scheduler:
 
 def _may_speculate(group: Group) -> bool:
     """Whether it decodes one sequence: no search, and no prompt whose samples are still to be forked."""
-    return group.request.beams is None and group.decoding and not group.siblings
+    return group.request.beams is None and group.sequences[0].pending == 1 and not group.siblings
 
 
 def _turn(group: Group) -> tuple[float, int, int]:

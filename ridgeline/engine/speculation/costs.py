@@ -33,7 +33,7 @@ class Costs:
         elif not self.is_fresh(batch, size):
             self._recent[key].clear()
         self._recent[key].append(seconds)
-        self._medians[key] = statistics.median(self._recent[key])
+        self._medians.pop(key, None)
         self._turns[key] = self._turn
         self._turn += 1
 
@@ -48,7 +48,7 @@ class Costs:
 
     def measured(self, batch: int, size: int) -> float | None:
         """Seconds of such work, however long ago it was measured; None if it never was."""
-        return self._medians.get((batch, size))
+        return self._median(batch, size) if (batch, size) in self._recent else None
 
     def fastest(self, batch: int, size: int) -> float | None:
         """The fewest seconds of such work of late, None if it never was measured."""
@@ -62,10 +62,10 @@ class Costs:
             return None
         if len(sizes) == 1:
             [known] = sizes
-            return self._medians[batch, known] * (1 + self._growth * (size - known) / known)
+            return self._median(batch, known) * (1 + self._growth * (size - known) / known)
         place = min(max(bisect_left(sizes, size), 1), len(sizes) - 1)
         low, high = sizes[place - 1], sizes[place]
-        at_low, at_high = self._medians[batch, low], self._medians[batch, high]
+        at_low, at_high = self._median(batch, low), self._median(batch, high)
         slope = (at_high - at_low) / (high - low)
         return at_low + slope * (size - low) if size <= high else at_high + max(slope, 0.0) * (size - high)
 
@@ -73,3 +73,9 @@ class Costs:
         """The batch nearest to ``batch`` of which anything was measured not long ago."""
         fresh = {known for known, size in self._turns if self.is_fresh(known, size)}
         return min(fresh, key=lambda known: abs(known - batch), default=None)
+
+    def _median(self, batch: int, size: int) -> float:
+        key = batch, size
+        if key not in self._medians:
+            self._medians[key] = statistics.median(self._recent[key])
+        return self._medians[key]

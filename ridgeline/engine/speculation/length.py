@@ -19,7 +19,7 @@ ROWS_GROWTH = 0.1
 PLAIN_STEPS, FIRST_DRAFT = 3, 2
 #: Steps after which another draft length is tried, or speculation that did not pay, and after which the best
 #: length is looked up again.
-TRY, LOOK = 32, 8
+TRY, LOOK = 32, 16
 #: What speculation may lose, in plain steps: a share of all steps. It may lose so many at first, and save up
 #: so many of those that it gains; of what it loses beyond, no more has to be made up for.
 SHARE, AT_FIRST, AT_MOST, AT_LEAST = 0.01, 2.0, 4.0, -1.0
@@ -31,7 +31,8 @@ class Step:
 
     ``lengths`` are those of the proposals that were asked for. Of the proposed tokens ``judged`` came after
     accepted ones alone, and ``accepted`` were accepted. Drafting had to ``catch_up`` with more tokens than
-    the step before gave, which it will not next time.
+    the step before gave, which it will not next time. ``count`` steps in a row were alike, and the rest is
+    of each.
     """
 
     batch: int
@@ -43,6 +44,7 @@ class Step:
     draft_seconds: float
     verify_seconds: float
     catch_up: bool = False
+    count: int = 1
 
     @property
     def drafted(self) -> int:
@@ -155,11 +157,13 @@ class AdaptiveLength:
         return self._accepted / self._judged
 
     def limit(self, batch: int, costs: StepCosts) -> DraftLimit:
-        if not costs.knows(batch) or self._allowed < 0:
+        if self._allowed < 0:
             return NO_DRAFTS
-        if batch not in self._best:
-            self._best[batch] = self._find_best(batch, costs)
-        best = self._best[batch]
+        best = self._best.get(batch)
+        if best is None:
+            if not costs.knows(batch):
+                return NO_DRAFTS
+            best = self._best[batch] = self._find_best(batch, costs)
         if self._since_try < TRY:
             return DraftLimit(best, batch)
         self._since_try = 0
@@ -170,16 +174,16 @@ class AdaptiveLength:
         return DraftLimit(min(max(other, 1), self.most), batch)
 
     def learn(self, step: Step, costs: StepCosts) -> None:
-        self._since_try += 1
-        self._since_look += 1
-        if self._since_look == LOOK:
+        self._since_try += step.count
+        self._since_look += step.count
+        if self._since_look >= LOOK:
             self._since_look = 0
             self._best.clear()
         if step.judged:
             fade = (1 - 1 / MEMORY) ** step.judged
             self._judged = self._judged * fade + step.judged
             self._accepted = self._accepted * fade + step.accepted
-        allowed = self._allowed + SHARE + self._gained(step, costs)
+        allowed = self._allowed + SHARE * step.count + self._gained(step, costs)
         self._allowed = min(max(allowed, AT_LEAST), AT_MOST)
 
     def _gained(self, step: Step, costs: StepCosts) -> float:

@@ -75,10 +75,10 @@ class Tally:
         """Count a step that only decoded towards the gains."""
         batch = self._batches[step.batch]
         batch.lengths.update(step.lengths)
-        batch.lengths[0] += step.batch - len(step.lengths)
-        batch.steps[step.rows, len(step.lengths), step.drafted] += 1
-        batch.tokens += step.tokens
-        batch.seconds += step.draft_seconds + step.verify_seconds
+        batch.lengths[0] += step.count * (step.batch - len(step.lengths))
+        batch.steps[step.rows, len(step.lengths), step.drafted] += step.count
+        batch.tokens += step.count * step.tokens
+        batch.seconds += step.count * (step.draft_seconds + step.verify_seconds)
 
     def report(self, costs: StepCosts) -> SpeculationReport:
         """Gains are those of the batch sizes of which there were plain steps, too."""

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ridgeline.engine.clock import Clock, RealClock
-from ridgeline.engine.plan import Chunk, DraftLimit, Proposal, StepPlan
+from ridgeline.engine.plan import NO_DRAFTS, Chunk, DraftLimit, Proposal, StepPlan
 from ridgeline.engine.runner import Runner
 from ridgeline.engine.sequence import Sequence
 from ridgeline.engine.speculation.length import AdaptiveLength, Length, Step, StepCosts
 from ridgeline.engine.speculation.proposer import Proposer, Target
 from ridgeline.engine.speculation.report import Outcome, SpeculationReport, Tally
 from ridgeline.engine.speculation.rules import Exact, Rule
+
+#: Plain steps that are noted at once.
+SPELL = 8
+
+
+class _Spell(NamedTuple):
+    """Steps without proposals of ``batch`` sequences, one after another, and their seconds together."""
+
+    batch: int
+    steps: int
+    seconds: float
+
+
+NO_SPELL = _Spell(0, 0, 0.0)
 
 
 class Speculator:
@@ -35,6 +50,8 @@ class Speculator:
         self._clock = clock or RealClock()
         self._costs = StepCosts()
         self._tally = Tally()
+        self._limit = NO_DRAFTS
+        self._spell = NO_SPELL
         self._draft_seconds = 0.0
         self._catch_up = False
         self._asked: dict[Sequence, int] = {}  # how many tokens each had when it was last asked for
@@ -45,15 +62,16 @@ class Speculator:
 
     def limit(self, batch: int) -> DraftLimit:
         """How much to draft in a step in which ``batch`` sequences decode."""
-        return self._length.limit(batch, self._costs)
+        self._limit = self._length.limit(batch, self._costs)
+        return self._limit
 
     def propose(self, plan: StepPlan, runner: Runner) -> StepPlan:
         """The plan with proposals for the chunks that have room for them.
 
         Raises ValueError if the proposer gave more tokens than were asked for, or none of the vocabulary.
         """
-        asking = [chunk for chunk in plan.chunks if chunk.room]
         self._draft_seconds, self._catch_up = 0.0, False
+        asking = [chunk for chunk in plan.chunks if chunk.room] if self._limit.tokens else []
         if not asking:
             return plan
         start = self._clock.now()
@@ -63,15 +81,24 @@ class Speculator:
         self._draft_seconds = self._clock.now() - start
         return StepPlan(tuple(chunks), plan.copies)
 
-    def learn(self, plan: StepPlan, outcomes: Mapping[Sequence, Outcome], seconds: float) -> None:
-        """Note what came of a step that took ``seconds``, drafting included."""
+    def learn(
+        self, plan: StepPlan, outcomes: Mapping[Sequence, Outcome], seconds: float, all_sampled: bool
+    ) -> None:
+        """Note what came of those that were asked for in a step that took ``seconds``, drafting included, and
+        whether it sampled tokens for all its sequences."""
+        batch = len(plan.chunks)
+        if not self._limit.tokens:
+            if all_sampled and plan.rows == batch:
+                self._learn_plain(batch, seconds)
+            return
+        self._end_spell()
         self._tally.add_trials(outcomes.values(), self._draft_seconds)
-        if len(outcomes) != len(plan.chunks) or any(chunk.known > 1 for chunk in plan.chunks):
+        if not all_sampled or any(chunk.known > 1 for chunk in plan.chunks):
             return  # prefill or beams, whose time says nothing of decoding
         step = Step(
-            batch=len(plan.chunks),
+            batch=batch,
             rows=plan.rows,
-            tokens=sum(outcome.tokens for outcome in outcomes.values()),
+            tokens=batch + sum(outcome.tokens - 1 for outcome in outcomes.values()),
             lengths=tuple(len(chunk.proposal.tokens) for chunk in plan.chunks if chunk.room),
             judged=sum(outcome.judged for outcome in outcomes.values()),
             accepted=sum(outcome.accepted for outcome in outcomes.values()),
@@ -79,14 +106,31 @@ class Speculator:
             verify_seconds=seconds - self._draft_seconds,
             catch_up=self._catch_up,
         )
-        self._costs.learn(step)
-        self._length.learn(step, self._costs)
-        self._tally.add(step)
+        self._learn(step)
 
     def forget(self, sequence: Sequence) -> None:
         """Let go of a sequence that is finished or was aborted."""
         self._asked.pop(sequence, None)
         self.proposer.forget(sequence)
+
+    def _learn_plain(self, batch: int, seconds: float) -> None:
+        """Note a step without proposals; where such steps are known, several at once, to lose no time."""
+        if batch != self._spell.batch:
+            self._end_spell()
+        self._spell = _Spell(batch, self._spell.steps + 1, self._spell.seconds + seconds)
+        if self._spell.steps == SPELL or not self._costs.knows(batch):
+            self._end_spell()
+
+    def _end_spell(self) -> None:
+        batch, steps, seconds = self._spell
+        self._spell = NO_SPELL
+        if steps:
+            self._learn(Step(batch, batch, batch, (), 0, 0, 0.0, seconds / steps, count=steps))
+
+    def _learn(self, step: Step) -> None:
+        self._costs.learn(step)
+        self._length.learn(step, self._costs)
+        self._tally.add(step)
 
     def _note_asked(self, asking: list[Chunk]) -> None:
         for chunk in asking:
