@@ -30,7 +30,7 @@ from ridgeline.engine.speculation.sinks_and_window import SinksAndWindow
 from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.loading import Loaded
 
-PROMPT, OUTPUT, TEXTS = 128, 256, 4
+PROMPT, OUTPUT, REPLAYED, TEXTS = 128, 256, 96, 4
 #: What the replaying proposer gets right, as the issue of speculation is judged by.
 ACCEPTANCE = 0.8
 
@@ -149,7 +149,7 @@ def replayed(model: str, rounds: int) -> dict[str, Any]:
     """Known text, replayed at some acceptance, on a model's shape with random int4-g32 weights."""
     loaded = ridgeline.load(model, weights="random:int4-g32")
     vocab, draw = loaded.config.vocab, random.Random(0)
-    requests = [Request(tuple(draw.randrange(vocab) for _ in range(PROMPT)), OUTPUT // 2)]
+    requests = [Request(tuple(draw.randrange(vocab) for _ in range(PROMPT)), REPLAYED)]
     outputs = outputs_of(loaded, requests)
     proposers: dict[str, Proposer] = {
         f"acceptance {a}": Replaying(outputs, a, vocab, random.Random(1)) for a in (ACCEPTANCE, 0.0)

@@ -136,6 +136,7 @@ def broken_folder(path, config):
         (("generate", "gpt2", "1 2 99999999", "--weights", "random"), "99999999"),
         (("generate", "no/such-model", "hello"), "no/such-model"),
         (("generate", "demo", "x", "--weights", "int5"), "int4-g128"),
+        (("generate", "demo", "x", "--speculate", "much"), "draft:MODEL"),
         (("generate", "gpt2", "1", "--weights", "random:int5"), "random:int5"),
         (("check", "gpt2", "--weights", "random"), "ridgeline measure"),
         (("check", "gpt2", "--weights", "random", "--on", "a100"), "datasheet"),

@@ -93,7 +93,7 @@ def test_it_gains_almost_what_the_best_length_gains(acceptance, stall):
     assert tokens / play.steps(AdaptiveLength(), tokens, acceptance) >= 0.9 * best_gain(acceptance, play)
 
 
-@pytest.mark.parametrize(("acceptance", "share"), [(0.0, 0.95), (0.5, 0.8), (0.8, 0.8), (1.0, 0.7)])
+@pytest.mark.parametrize(("acceptance", "share"), [(0.0, 0.95), (0.5, 0.7), (0.8, 0.7), (1.0, 0.7)])
 def test_on_a_machine_that_is_slow_at_times_it_rather_speculates_too_little(acceptance, share):
     play, tokens = Play(stall=0.02, slow=0.3), 3000
     assert tokens / play.steps(AdaptiveLength(), tokens, acceptance) >= share * best_gain(acceptance, play)
@@ -102,12 +102,12 @@ def test_on_a_machine_that_is_slow_at_times_it_rather_speculates_too_little(acce
 def test_it_falls_to_zero_when_speculation_stops_paying_and_comes_back():
     play, length = Play(), AdaptiveLength()
     play.steps(length, 300, 0.9)
-    assert min(play.lengths[-20:]) >= 3
+    assert sorted(play.lengths[-20:])[1] >= 3  # one may be plain, to compare with
     seconds = play.steps(length, 2000, 0.05)
     assert play.lengths[-60:].count(0) >= 55
     assert 2000 / seconds >= 0.97
     play.steps(length, 6000, 0.95)
-    assert min(play.lengths[-20:]) >= 3
+    assert sorted(play.lengths[-20:])[1] >= 3  # one may be plain, to compare with
 
 
 def test_where_nothing_pays_a_try_is_one_token_of_one_sequence():

@@ -133,8 +133,8 @@ class AdaptiveLength:
     """The length, of ``most`` tokens at most and 0 included, that gives the most tokens a second.
 
     That is expected_tokens(a, k) / (seconds of drafting k tokens and of verifying k + 1 rows), with what was
-    measured. The first steps of a batch size are plain, to compare with, and so are some now and then. Every
-    TRY steps a neighbouring length is tried; where nothing pays, one proposal for one sequence.
+    measured. The first steps of a batch size are plain, to compare with. Every TRY steps a neighbouring
+    length or a plain step is tried again; where nothing pays, one proposal for one sequence.
 
     Whatever is measured, speculation may lose only so much (SHARE): what it loses is booked step by step
     against what it gained before, and beyond that steps are plain until a share of them has made up for it.
@@ -149,7 +149,7 @@ class AdaptiveLength:
         self._best: dict[int, int] = {}
         self._since_look = 0
         self._since_try = 0
-        self._up = False
+        self._tries = 0
 
     @property
     def acceptance(self) -> float:
@@ -169,9 +169,9 @@ class AdaptiveLength:
         self._since_try = 0
         if not best:
             return DraftLimit(1, 1)
-        self._up = not self._up
-        other = best + 1 if self._up else best - 1
-        return DraftLimit(min(max(other, 1), self.most), batch)
+        self._tries += 1
+        other = (best + 1, best - 1, 0)[self._tries % 3]
+        return DraftLimit(min(other, self.most), batch)
 
     def learn(self, step: Step, costs: StepCosts) -> None:
         self._since_try += step.count
