@@ -10,7 +10,7 @@ import torch
 
 from ridgeline.engine.beams import Beams, Hypothesis
 from ridgeline.engine.output import Output, timings
-from ridgeline.engine.plan import NOTHING, Ready, StepPlan
+from ridgeline.engine.plan import NOTHING, Ready
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import Runner
@@ -87,13 +87,18 @@ class Core:
         If it cannot be computed, the requests in it fail, and those that wait are served as before.
         """
         start = self.scheduler.clock.now()
-        plan = self._plan()
+        speculator = self.speculator
+        if speculator is None or speculator.rests():
+            speculator = None
+            plan = self.scheduler.schedule()
+        else:
+            plan = self.scheduler.schedule(speculator.limit(self.scheduler.decoding))
         if not plan.chunks:
             return []
         try:
             self.runner.copy(plan)
-            if self.speculator is not None:
-                plan = self.speculator.propose(plan, self.runner)
+            if speculator is not None:
+                plan = speculator.propose(plan, self.runner)
             logits = self.runner.run(plan)
         except Exception as error:
             failed = dict.fromkeys(chunk.sequence.request for chunk in plan.chunks)
@@ -106,15 +111,10 @@ class Core:
         events = self._sample(sampled, logits, now, outcomes)
         for found in searched:
             events += self._guarded(found.group.request, self._search, found, logits, now)
-        if self.speculator is not None:
+        if speculator is not None:
             seconds = self.scheduler.clock.now() - start
-            self.speculator.learn(plan, outcomes, seconds, len(sampled) == len(plan.chunks))
+            speculator.learn(plan, outcomes, seconds, len(sampled) == len(plan.chunks))
         return events
-
-    def _plan(self) -> StepPlan:
-        if self.speculator is None:
-            return self.scheduler.schedule()
-        return self.scheduler.schedule(self.speculator.limit(self.scheduler.decoding))
 
     def _guarded(
         self, request: Request, answer: Callable[..., list[Event]], *arguments: object

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.engine.blocks import block_hash
-from ridgeline.engine.plan import Chunk, Proposal
+from ridgeline.engine.plan import NO_DRAFTS, Chunk, Proposal
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure
 from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
@@ -333,3 +333,24 @@ def test_ngrams_change_no_token():
     core = fake_core(speculator=Speculator(NGrams(3, 1), length=FixedLength(4)))
     assert outputs(core, requests) == [naive(wanted) for wanted in requests]
     assert core.speculator.report.proposed > 0
+
+
+# -- a speculator that has nothing to do -----------------------------------------------------------
+
+
+class Counting(FixedLength):
+    """Says nothing is to be drafted, and counts how often it is asked."""
+
+    asked = 0
+
+    def limit(self, batch, costs):
+        object.__setattr__(self, "asked", self.asked + 1)
+        return NO_DRAFTS
+
+
+def test_most_of_many_plain_steps_are_not_even_looked_at():
+    length = Counting(1)
+    core = fake_core(speculator=Speculator(NGrams(), length=length))
+    wanted = request(10, 161)
+    assert outputs(core, [wanted]) == [naive(wanted)]
+    assert 20 <= length.asked <= 30

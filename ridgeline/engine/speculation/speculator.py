@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from ridgeline.engine.clock import Clock, RealClock
 from ridgeline.engine.plan import NO_DRAFTS, Chunk, DraftLimit, Proposal, StepPlan
@@ -14,19 +13,8 @@ from ridgeline.engine.speculation.proposer import Proposer, Target
 from ridgeline.engine.speculation.report import Outcome, SpeculationReport, Tally
 from ridgeline.engine.speculation.rules import Exact, Rule
 
-#: Plain steps that are noted at once.
-SPELL = 8
-
-
-class _Spell(NamedTuple):
-    """Steps without proposals of ``batch`` sequences, one after another, and their seconds together."""
-
-    batch: int
-    steps: int
-    seconds: float
-
-
-NO_SPELL = _Spell(0, 0, 0.0)
+#: After two plain steps so many more are not even looked at: a look takes time, too.
+REST = 7
 
 
 class Speculator:
@@ -51,7 +39,8 @@ class Speculator:
         self._costs = StepCosts()
         self._tally = Tally()
         self._limit = NO_DRAFTS
-        self._spell = NO_SPELL
+        self._rest = self._rested = 0
+        self._was_plain = False
         self._draft_seconds = 0.0
         self._catch_up = False
         self._asked: dict[Sequence, int] = {}  # how many tokens each had when it was last asked for
@@ -59,6 +48,14 @@ class Speculator:
     @property
     def report(self) -> SpeculationReport:
         return self._tally.report(self._costs)
+
+    def rests(self) -> bool:
+        """Whether the next step is plain, with nothing to limit, to propose or to learn."""
+        if not self._rest:
+            return False
+        self._rest -= 1
+        self._rested += 1
+        return True
 
     def limit(self, batch: int) -> DraftLimit:
         """How much to draft in a step in which ``batch`` sequences decode."""
@@ -91,7 +88,7 @@ class Speculator:
             if all_sampled and plan.rows == batch:
                 self._learn_plain(batch, seconds)
             return
-        self._end_spell()
+        self._was_plain = False
         self._tally.add_trials(outcomes.values(), self._draft_seconds)
         if not all_sampled or any(chunk.known > 1 for chunk in plan.chunks):
             return  # prefill or beams, whose time says nothing of decoding
@@ -114,18 +111,12 @@ class Speculator:
         self.proposer.forget(sequence)
 
     def _learn_plain(self, batch: int, seconds: float) -> None:
-        """Note a step without proposals; where such steps are known, several at once, to lose no time."""
-        if batch != self._spell.batch:
-            self._end_spell()
-        self._spell = _Spell(batch, self._spell.steps + 1, self._spell.seconds + seconds)
-        if self._spell.steps == SPELL or not self._costs.knows(batch):
-            self._end_spell()
-
-    def _end_spell(self) -> None:
-        batch, steps, seconds = self._spell
-        self._spell = NO_SPELL
-        if steps:
-            self._learn(Step(batch, batch, batch, (), 0, 0, 0.0, seconds / steps, count=steps))
+        """Note a step without proposals, and take those that were not looked at for the same."""
+        count = 1 + self._rested
+        self._learn(Step(batch, batch, batch, (), 0, 0, 0.0, seconds, count=count))
+        self._rested = 0
+        self._rest = REST if self._was_plain and self._costs.knows(batch) else 0
+        self._was_plain = True
 
     def _learn(self, step: Step) -> None:
         self._costs.learn(step)
