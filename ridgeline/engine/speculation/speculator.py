@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from ridgeline.engine.clock import Clock, RealClock
@@ -21,7 +22,8 @@ class Speculator:
     """Asks ``proposer`` for as many tokens as ``length`` says, by default what pays best, and judges them by
     ``rule``, by default the one that leaves the output as it is.
 
-    It learns from the steps of one engine, and must not be shared by several.
+    It learns from the steps of one engine, and must not be shared by several. The report may be read from
+    any thread.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Speculator:
         self._clock = clock or RealClock()
         self._costs = StepCosts()
         self._tally = Tally()
+        self._learning = threading.Lock()
         self._limit = NO_DRAFTS
         self._rest = self._rested = 0
         self._was_plain = False
@@ -47,7 +50,9 @@ class Speculator:
 
     @property
     def report(self) -> SpeculationReport:
-        return self._tally.report(self._costs)
+        """What came of all steps so far."""
+        with self._learning:
+            return self._tally.report(self._costs)
 
     def rests(self) -> bool:
         """Whether the next step is plain, with nothing to limit, to propose or to learn."""
@@ -89,7 +94,8 @@ class Speculator:
                 self._learn_plain(batch, seconds)
             return
         self._was_plain = False
-        self._tally.add_trials(outcomes.values(), self._draft_seconds)
+        with self._learning:
+            self._tally.add_trials(outcomes.values(), self._draft_seconds)
         if not all_sampled or any(chunk.known > 1 for chunk in plan.chunks):
             return  # prefill or beams, whose time says nothing of decoding
         step = Step(
@@ -119,9 +125,10 @@ class Speculator:
         self._was_plain = True
 
     def _learn(self, step: Step) -> None:
-        self._costs.learn(step)
-        self._length.learn(step, self._costs)
-        self._tally.add(step)
+        with self._learning:
+            self._costs.learn(step)
+            self._length.learn(step, self._costs)
+            self._tally.add(step)
 
     def _note_asked(self, asking: list[Chunk]) -> None:
         for chunk in asking:
