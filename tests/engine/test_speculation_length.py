@@ -166,8 +166,11 @@ def test_costs_lie_on_the_line_through_their_neighbours():
     assert costs.seconds(1, 3) is None
     costs.add(1, 2, 10.0)
     assert costs.seconds(1, 4) == pytest.approx(11)  # twice the size: a tenth more
-    costs.add(1, 6, 14.0)
-    costs.add(1, 8, 13.0)
+    costs.add(1, 2, 10.0)
+    costs.add(1, 6, 90.0)
+    assert costs.seconds(1, 6) == pytest.approx(12)  # a single one may have stalled
+    for size, seconds in ((6, 14.0), (8, 13.0), (8, 13.0)):
+        costs.add(1, size, seconds)
     assert [costs.seconds(1, size) for size in (2, 4, 6, 7)] == [10, 12, 14, 13.5]
     assert costs.seconds(1, 9) == 13  # never falls
     assert costs.seconds(2, 2) is None
@@ -191,5 +194,6 @@ def test_what_was_measured_long_ago_is_forgotten_but_for_the_report():
         costs.add(1, 1, 1.0)
     assert costs.seconds(1, 5) == pytest.approx(1.4)
     assert costs.measured(1, 5) == 40
-    costs.add(1, 5, 2.0)
+    for _ in range(2):
+        costs.add(1, 5, 2.0)
     assert costs.seconds(1, 5) == 2

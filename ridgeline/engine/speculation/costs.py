@@ -56,8 +56,10 @@ class Costs:
 
     def seconds(self, batch: int, size: int) -> float | None:
         """Seconds by what was measured not long ago, on a line that never falls beyond all sizes; None if
-        there was none of that batch."""
-        sizes = [known for known in self._sizes.get(batch, ()) if self.is_fresh(batch, known)]
+        there was none of that batch. A single measurement, which may have stalled, counts where there is
+        nothing else."""
+        fresh = [known for known in self._sizes.get(batch, ()) if self.is_fresh(batch, known)]
+        sizes = [known for known in fresh if len(self._recent[batch, known]) > 1] or fresh
         if not sizes:
             return None
         if len(sizes) == 1:
@@ -77,5 +79,5 @@ class Costs:
     def _median(self, batch: int, size: int) -> float:
         key = batch, size
         if key not in self._medians:
-            self._medians[key] = statistics.median(self._recent[key])
+            self._medians[key] = statistics.median_low(self._recent[key])
         return self._medians[key]

@@ -16,10 +16,12 @@ PRIOR_JUDGED, PRIOR_ACCEPTED = 4.0, 3.0
 #: What twice the rows add to the time of a step until it is measured: little, so that they are tried.
 ROWS_GROWTH = 0.1
 #: Steps without proposals to compare with, and the tokens of the drafts from which costs are learned.
-PLAIN_STEPS, FIRST_DRAFT = 3, 2
+PLAIN_STEPS, FIRST_DRAFT = 3, 1
 #: Steps after which another draft length is tried, or speculation that did not pay, and after which the best
 #: length is looked up again.
 TRY, LOOK = 32, 16
+#: How much faster than plain steps speculation must seem: it makes those between its own seem slow.
+MARGIN = 1.1
 #: What speculation may lose, in plain steps: a share of all steps. It may lose so many at first, and save up
 #: so many of those that it gains; of what it loses beyond, no more has to be made up for.
 SHARE, AT_FIRST, AT_MOST, AT_LEAST = 0.01, 2.0, 4.0, -1.0
@@ -92,16 +94,14 @@ class StepCosts:
         return self._draft.nearest(1) is not None
 
     def plain(self, batch: int) -> float | None:
-        """Seconds of a step without proposals, None if there has been none."""
-        return self._verify.measured(batch, batch)
-
-    def plain_at_best(self, batch: int) -> float | None:
-        """The fastest of those steps of late: what speculation has to beat on a machine that is slow at
-        times, lest a slow plain step makes it look good."""
+        """Seconds of a step without proposals, None if there has been none. The fastest of late is what
+        speculation has to beat: a single one among drafts finds the caches cold, or the machine slow."""
         return self._verify.fastest(batch, batch)
 
     def measured(self, batch: int, rows: int, drafting: int, drafted: int) -> float:
         """Seconds of a step such as there has been one: so many rows, and of the drafts the longest."""
+        if not drafted and rows == batch:
+            return self.plain(batch)
         draft = self._draft.measured(drafting, drafted) if drafted else 0.0
         return self._verify.measured(batch, rows) + (draft or 0.0)
 
@@ -188,7 +188,7 @@ class AdaptiveLength:
 
     def _gained(self, step: Step, costs: StepCosts) -> float:
         """In plain steps; by the costs of such steps rather than by this one's, which may have stalled."""
-        plain = costs.plain_at_best(step.batch)
+        plain = costs.plain(step.batch)
         if not step.drafted or not plain:
             return 0.0
         seconds = costs.estimated(step.batch, step.rows, len(step.lengths), step.drafted)
@@ -200,5 +200,5 @@ class AdaptiveLength:
 
     def _tokens_per_second(self, batch: int, k: int, costs: StepCosts) -> float:
         """Of each sequence."""
-        seconds = costs.estimated(batch, batch * (1 + k), batch, k) if k else costs.plain_at_best(batch)
+        seconds = costs.estimated(batch, batch * (1 + k), batch, k) if k else costs.plain(batch) / MARGIN
         return expected_tokens(self.acceptance, k) / max(seconds, 1e-9)

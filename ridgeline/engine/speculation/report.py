@@ -29,7 +29,7 @@ class SpeculationReport:
 
     - ``judged`` of the ``proposed`` tokens came after accepted ones alone, ``accepted`` were accepted.
     - ``measured_gain``: what the tokens of all decoding steps would have taken without speculation, by the
-      time of plain steps, over what they took. None until both have been measured.
+      time of plain steps at their best, over what they took. None until both have been measured.
     - ``predicted_gain``: the same ratio from the acceptance and the costs of steps alone, by
       (1 - a^(k+1)) / (1 - a) tokens for k proposed.
     - ``draft_seconds``: spent on proposals in total.
