@@ -17,9 +17,9 @@ PRIOR_JUDGED, PRIOR_ACCEPTED = 4.0, 3.0
 ROWS_GROWTH = 0.1
 #: Steps without proposals to compare with, and the tokens of the drafts from which costs are learned.
 PLAIN_STEPS, FIRST_DRAFT = 3, 1
-#: Steps after which another draft length is tried, or speculation that did not pay, and after which the best
-#: length is looked up again.
-TRY, LOOK = 32, 16
+#: Steps after which another draft length is tried, after which speculation that never pays is tried again,
+#: and after which the best length is looked up again.
+TRY, SELDOM, LOOK = 32, 1024, 16
 #: How much faster than plain steps speculation must seem: it makes those between its own seem slow.
 MARGIN = 1.1
 #: What speculation may lose, in plain steps: a share of all steps. It may lose so many at first, and save up
@@ -134,7 +134,8 @@ class AdaptiveLength:
 
     That is expected_tokens(a, k) / (seconds of drafting k tokens and of verifying k + 1 rows), with what was
     measured. The first steps of a batch size are plain, to compare with. Every TRY steps a neighbouring
-    length or a plain step is tried again; where nothing pays, one proposal for one sequence.
+    length or a plain step is tried again; where nothing pays, one proposal for one sequence, more and more
+    seldom until one is accepted: a draft model has to catch up for it.
 
     Whatever is measured, speculation may lose only so much (SHARE): what it loses is booked step by step
     against what it gained before, and beyond that steps are plain until a share of them has made up for it.
@@ -150,6 +151,7 @@ class AdaptiveLength:
         self._since_look = 0
         self._since_try = 0
         self._tries = 0
+        self._interval = TRY
 
     @property
     def acceptance(self) -> float:
@@ -164,7 +166,9 @@ class AdaptiveLength:
             if not costs.knows(batch):
                 return NO_DRAFTS
             best = self._best[batch] = self._find_best(batch, costs)
-        if self._since_try < TRY:
+        if best:
+            self._interval = TRY
+        if self._since_try < self._interval:
             return DraftLimit(best, batch)
         self._since_try = 0
         if not best:
@@ -176,6 +180,8 @@ class AdaptiveLength:
     def learn(self, step: Step, costs: StepCosts) -> None:
         self._since_try += step.count
         self._since_look += step.count
+        if step.judged and self._best.get(step.batch) == 0:
+            self._learn_try(step.accepted > 0)
         if self._since_look >= LOOK:
             self._since_look = 0
             self._best.clear()
@@ -185,6 +191,13 @@ class AdaptiveLength:
             self._accepted = self._accepted * fade + step.accepted
         allowed = self._allowed + SHARE * step.count + self._gained(step, costs)
         self._allowed = min(max(allowed, AT_LEAST), AT_MOST)
+
+    def _learn_try(self, accepted: bool) -> None:
+        """After what was rejected where nothing pays the next try waits longer; else it comes at once."""
+        if accepted:
+            self._since_try = self._interval
+        else:
+            self._interval = min(2 * self._interval, SELDOM)
 
     def _gained(self, step: Step, costs: StepCosts) -> float:
         """In plain steps; by the costs of such steps rather than by this one's, which may have stalled."""
