@@ -15,7 +15,7 @@ from ridgeline.engine.speculation.report import Outcome, SpeculationReport, Tall
 from ridgeline.engine.speculation.rules import Exact, Rule
 
 #: After two plain steps so many more are not even looked at: a look takes time, too.
-REST = 7
+REST = 31
 
 
 class Speculator:
