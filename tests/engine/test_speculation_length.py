@@ -93,7 +93,7 @@ def test_it_gains_almost_what_the_best_length_gains(acceptance, stall):
     assert tokens / play.steps(AdaptiveLength(), tokens, acceptance) >= 0.9 * best_gain(acceptance, play)
 
 
-@pytest.mark.parametrize(("acceptance", "share"), [(0.0, 0.95), (0.5, 0.7), (0.8, 0.7), (1.0, 0.7)])
+@pytest.mark.parametrize(("acceptance", "share"), [(0.0, 0.95), (0.5, 0.6), (0.8, 0.6), (1.0, 0.6)])
 def test_on_a_machine_that_is_slow_at_times_it_rather_speculates_too_little(acceptance, share):
     play, tokens = Play(stall=0.02, slow=0.3), 3000
     assert tokens / play.steps(AdaptiveLength(), tokens, acceptance) >= share * best_gain(acceptance, play)
@@ -177,7 +177,7 @@ def test_costs_lie_on_the_line_through_their_neighbours():
     assert costs.nearest(5) == 1
 
 
-def test_a_stall_does_not_move_the_median_and_a_lasting_change_does():
+def test_a_stall_does_not_count_and_a_lasting_change_does():
     costs = Costs(growth=0.1)
     for seconds in (1.0, 1.0, 90.0, 1.0):
         costs.add(1, 1, seconds)

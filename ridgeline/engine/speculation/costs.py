@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from bisect import bisect_left, insort
 from collections import deque
 
-#: Of so many measurements of alike work the median counts: stalls leave it alone, and it follows the context.
+#: Of so many measurements of alike work the lower quartile counts: stalls leave it alone, on a busy machine,
+#: too, and it follows the context.
 RECENT = 9
 #: Measurements after which one is forgotten, so that what it says is tried again.
 STALE = 256
@@ -20,7 +20,7 @@ class Costs:
     def __init__(self, growth: float) -> None:
         self._growth = growth
         self._recent: dict[tuple[int, int], deque[float]] = {}
-        self._medians: dict[tuple[int, int], float] = {}
+        self._quartiles: dict[tuple[int, int], float] = {}
         self._sizes: dict[int, list[int]] = {}
         self._turns: dict[tuple[int, int], int] = {}
         self._turn = 0
@@ -33,7 +33,7 @@ class Costs:
         elif not self.is_fresh(batch, size):
             self._recent[key].clear()
         self._recent[key].append(seconds)
-        self._medians.pop(key, None)
+        self._quartiles.pop(key, None)
         self._turns[key] = self._turn
         self._turn += 1
 
@@ -48,7 +48,7 @@ class Costs:
 
     def measured(self, batch: int, size: int) -> float | None:
         """Seconds of such work, however long ago it was measured; None if it never was."""
-        return self._median(batch, size) if (batch, size) in self._recent else None
+        return self._quartile(batch, size) if (batch, size) in self._recent else None
 
     def fastest(self, batch: int, size: int) -> float | None:
         """The fewest seconds of such work of late, None if it never was measured."""
@@ -64,10 +64,10 @@ class Costs:
             return None
         if len(sizes) == 1:
             [known] = sizes
-            return self._median(batch, known) * (1 + self._growth * (size - known) / known)
+            return self._quartile(batch, known) * (1 + self._growth * (size - known) / known)
         place = min(max(bisect_left(sizes, size), 1), len(sizes) - 1)
         low, high = sizes[place - 1], sizes[place]
-        at_low, at_high = self._median(batch, low), self._median(batch, high)
+        at_low, at_high = self._quartile(batch, low), self._quartile(batch, high)
         slope = (at_high - at_low) / (high - low)
         return at_low + slope * (size - low) if size <= high else at_high + max(slope, 0.0) * (size - high)
 
@@ -76,8 +76,8 @@ class Costs:
         fresh = {known for known, size in self._turns if self.is_fresh(known, size)}
         return min(fresh, key=lambda known: abs(known - batch), default=None)
 
-    def _median(self, batch: int, size: int) -> float:
+    def _quartile(self, batch: int, size: int) -> float:
         key = batch, size
-        if key not in self._medians:
-            self._medians[key] = statistics.median_low(self._recent[key])
-        return self._medians[key]
+        if key not in self._quartiles:
+            self._quartiles[key] = sorted(self._recent[key])[len(self._recent[key]) // 4]
+        return self._quartiles[key]
