@@ -80,13 +80,13 @@ def compare(
     speculators = {name: Speculator(proposer) for name, proposer in proposers.items()}
     runs = {"plain": None, **speculators}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    order = list(runs)
+    order, draw = list(runs), random.Random(0)
     for place in range(rounds + 1):  # the first warms up
         for name in order:
             times = [_seconds(loaded, request, runs[name]) for request in requests]
             if place:
                 seconds[name].append(tuple(map(sum, zip(*times, strict=True))))
-        order = order[1:] + order[:1]
+        draw.shuffle(order)  # a run finds in the caches what the one before has left
     return {name: _gains(seconds["plain"], seconds[name], speculators[name]) for name in speculators}
 
 
