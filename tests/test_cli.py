@@ -157,6 +157,7 @@ def broken_folder(path, config):
         (("generate", "demo", "x", "--regex", "(a"), "regex cannot be used: unclosed group"),
         (("generate", "demo", "x", "--json-schema", "/no/such.json"), "/no/such.json"),
         (("generate", "demo", "x", "--weights", "int5"), "int4-g128"),
+        (("generate", "demo", "x", "--speculate", "much"), "draft:MODEL"),
         (("generate", "gpt2", "1", "--weights", "random:int5"), "random:int5"),
         (("check", "gpt2", "--weights", "random"), "ridgeline measure"),
         (("check", "gpt2", "--weights", "random", "--on", "a100"), "datasheet"),

@@ -173,7 +173,7 @@ class _Observer:
 
 
 def _state(chunk: Chunk) -> State:
-    return "decode" if chunk.rows == 1 and chunk.past >= len(chunk.sequence.request.prompt) else "prefill"
+    return "decode" if chunk.known == 1 and chunk.past >= len(chunk.sequence.request.prompt) else "prefill"
 
 
 def _operators(

@@ -26,6 +26,7 @@ from ridgeline.report.units import seconds
 if TYPE_CHECKING:
     from ridgeline.engine.result import Token
     from ridgeline.engine.sampling import Sampling
+    from ridgeline.engine.speculation.speculator import Speculator
     from ridgeline.loading import Loaded
 
 #: Tokens of an answer where neither the user nor the model's folder says: a text has no end of its own.
@@ -48,11 +49,17 @@ HINT = "A line that ends in \\ goes on in the next; a space before a / makes it 
 _COMMAND = re.compile(r"/(?P<name>[A-Za-z]\S*)\s*(?P<argument>.*)", re.DOTALL)
 
 
-def chat(loaded: Loaded, sampling: Sampling, *, max_tokens: int | None = None) -> None:
+def chat(
+    loaded: Loaded,
+    sampling: Sampling,
+    *,
+    max_tokens: int | None = None,
+    speculator: Speculator | None = None,
+) -> None:
     """Talk with ``loaded`` on this process's terminal, or on its stdin and stdout, until the user leaves.
 
     ``max_tokens`` bounds an answer; None takes what the model's folder suggests, else the rest of the window
-    for a conversation and :data:`CONTINUATION_TOKENS` for a text that is continued.
+    for a conversation and :data:`CONTINUATION_TOKENS` for a text that is continued. A ``speculator`` drafts.
 
     Raises InputError if the model generates nothing or has no tokenizer, or for ``max_tokens`` below 0.
     """
@@ -71,7 +78,7 @@ def chat(loaded: Loaded, sampling: Sampling, *, max_tokens: int | None = None) -
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     # The engine's cache keeps the conversation, so that an answer computes only what is new in it.
     with (
-        Engine(loaded, sequences=1) as engine,
+        Engine(loaded, sequences=1, speculator=speculator) as engine,
         _line_editing(cache_folder() / "chat-history") if interactive else nullcontext(),
     ):
         Terminal(loaded.config.name, engine.tokens, session, interactive=interactive).run()

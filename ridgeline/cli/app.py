@@ -32,6 +32,13 @@ CountedWeights = Annotated[
         "random: the config's."
     ),
 ]
+Speculate = Annotated[
+    str,
+    typer.Option(
+        help="Draft tokens and verify them, for speed; the output stays the same. off, ngram (look-up in the "
+        "text so far), self, draft:MODEL, or draft for demo's own."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Json, Model, Weights, app
+from ridgeline.cli.app import Json, Model, Speculate, Weights, app
 
 
 @app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
@@ -28,6 +28,7 @@ def generate(
         str | None, typer.Option(help="A regular expression that all of the text matches.")
     ] = None,
     weights: Weights = "auto",
+    speculate: Speculate = "off",
     as_json: Json = False,
 ) -> None:
     """Continue a prompt; the text streams as it is made."""
@@ -43,12 +44,15 @@ def generate(
         "regex": regex,
     }
     given = support.prompt(loaded, prompt)
+    from ridgeline.engine.speculation.choice import choose
+
+    generator = loaded.generator(speculator=choose(speculate, loaded))
     if as_json:
-        support.print_json(loaded.generate(given, **wanted)[0])
+        support.print_json(generator.generate(given, **wanted)[0])
         return
     from ridgeline.report.tables import show_stream
 
-    show_stream(support.console(), loaded, given, **wanted)
+    show_stream(support.console(), generator, given, **wanted)
 
 
 @app.command(epilog="Example: ridgeline chat demo --temperature 0.5")
@@ -63,10 +67,12 @@ def chat(
     min_p: Annotated[float | None, typer.Option(help="Least share of the likeliest's odds.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     weights: Weights = "auto",
+    speculate: Speculate = "off",
 ) -> None:
     """Talk with a model, or let it continue your text; /help lists what it takes."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     loaded = support.load_to_generate(model, weights, options)
     from ridgeline.chat.terminal import chat as run
+    from ridgeline.engine.speculation.choice import choose
 
-    run(loaded, loaded.sampling(**options), max_tokens=max_tokens)
+    run(loaded, loaded.sampling(**options), max_tokens=max_tokens, speculator=choose(speculate, loaded))

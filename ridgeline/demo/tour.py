@@ -76,7 +76,7 @@ def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
     )
     loaded = load("demo")
     sampling = loaded.sampling(temperature=TEMPERATURE, seed=SEED)
-    text = show_stream(console, loaded, PROMPT, max_tokens=NEW_TOKENS, sampling=sampling).text
+    text = show_stream(console, loaded.generator(), PROMPT, max_tokens=NEW_TOKENS, sampling=sampling).text
 
     _heading(
         console,

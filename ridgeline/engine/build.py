@@ -8,6 +8,7 @@ from ridgeline.engine.core import Core
 from ridgeline.engine.plan import Limits
 from ridgeline.engine.runner import ModelRunner
 from ridgeline.engine.scheduler import Scheduler
+from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.errors import InputError
 from ridgeline.hardware.host import this_host
 from ridgeline.models.model import Model
@@ -22,15 +23,21 @@ CACHE_SHARE = 0.5
 
 
 def build_core(
-    model: Model, ops: Reference, tokenizer: Tokenizer | None, limits: Limits, blocks: int, block_size: int
+    model: Model,
+    ops: Reference,
+    tokenizer: Tokenizer | None,
+    limits: Limits,
+    blocks: int,
+    block_size: int,
+    speculator: Speculator | None = None,
 ) -> Core:
     """A core that runs ``model`` on the executing reading ``ops``, with a cache of so many blocks.
 
     Raises InputError if memory does not hold the cache.
     """
-    cache = _make_cache(model, ops, blocks, block_size)
+    cache = make_cache(model, ops, blocks, block_size)
     scheduler = Scheduler(BlockPool(blocks, block_size), limits, RealClock())
-    return Core(scheduler, ModelRunner(model, ops, cache), tokenizer)
+    return Core(scheduler, ModelRunner(model, ops, cache), tokenizer, speculator)
 
 
 def default_blocks(model: Model, sequences: int, block_size: int) -> int:
@@ -42,7 +49,8 @@ def default_blocks(model: Model, sequences: int, block_size: int) -> int:
     return max(1, min(windows, int(CACHE_SHARE * free / block_bytes)))
 
 
-def _make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> NativeCache | TorchCache:
+def make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> NativeCache | TorchCache:
+    """A cache of so many blocks for ``model``. Raises InputError if memory does not hold it."""
     spec = model.cache_spec(model.plain_format, block_size)
     try:
         return ops.alloc_cache(spec, blocks)

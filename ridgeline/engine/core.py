@@ -10,13 +10,16 @@ import torch
 
 from ridgeline.engine.beams import Beams, Hypothesis
 from ridgeline.engine.output import Output, timings
-from ridgeline.engine.plan import Ready
+from ridgeline.engine.plan import NOTHING, Ready
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import Runner
-from ridgeline.engine.sampler import choose_continuations, choose_tokens, logprobs_of
+from ridgeline.engine.sampler import choose_continuations, logprobs_of
 from ridgeline.engine.scheduler import Scheduler
 from ridgeline.engine.sequence import Group, Sequence
+from ridgeline.engine.speculation.report import Outcome
+from ridgeline.engine.speculation.rules import Exact, Rule, Trial
+from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.engine.steps import StepLog, StepRecord, StepShape
 from ridgeline.errors import InputError
 from ridgeline.weights.tokenizer import Tokenizer
@@ -34,13 +37,21 @@ class _Answer:
 
 class Core:
     """Steps of ``scheduler``, computed by ``runner``; text is that of ``tokenizer``, empty without one.
-    ``steps`` are the last ones."""
+    Steps verify what a ``speculator`` proposes, too. ``steps`` are the last ones."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        tokenizer: Tokenizer | None,
+        speculator: Speculator | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.tokenizer = tokenizer
         self.steps = StepLog()
+        self.speculator = speculator
+        self._rule = Exact() if speculator is None else speculator.rule
         self._answers: dict[Request, _Answer] = {}
         self._outputs: dict[Group, Output] = {}
         self._beams: dict[Group, Beams] = {}
@@ -63,9 +74,13 @@ class Core:
         """Forget a request: nothing more comes of it, and its blocks are free. One that is not there is no
         error: it may just have finished."""
         for group in self.scheduler.abort(request):
-            self._outputs.pop(group, None)
-            self._beams.pop(group, None)
+            self._forget(group)
         self._answers.pop(request, None)
+
+    def abort_all(self) -> None:
+        """Forget all requests that are not answered."""
+        for request in list(self._answers):
+            self.abort(request)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -75,11 +90,19 @@ class Core:
         """
         clock = self.scheduler.clock
         started = clock.now()
-        plan = self.scheduler.schedule()
+        speculator = self.speculator
+        if speculator is None or speculator.rests():
+            speculator = None
+            plan = self.scheduler.schedule()
+        else:
+            plan = self.scheduler.schedule(speculator.limit(self.scheduler.decoding))
         if not plan.chunks:
             return []
         scheduled = clock.now()
         try:
+            self.runner.copy(plan)
+            if speculator is not None:
+                plan = speculator.propose(plan, self.runner)
             logits = self.runner.run(plan)
         except Exception as error:
             failed = dict.fromkeys(chunk.sequence.request for chunk in plan.chunks)
@@ -88,10 +111,14 @@ class Core:
         ready = self.scheduler.commit(plan)
         sampled = [found for found in ready if found.group not in self._beams]
         searched = [found for found in ready if found.group in self._beams]
-        events = self._sample(sampled, logits, now)
+        outcomes: dict[Sequence, Outcome] = {}
+        events = self._sample(sampled, logits, now, outcomes)
         for found in searched:
             events += self._guarded(found.group.request, self._search, found, logits, now)
-        self.steps.add(StepRecord(started, scheduled, now, clock.now(), StepShape.of(plan)))
+        ended = clock.now()
+        self.steps.add(StepRecord(started, scheduled, now, ended, StepShape.of(plan)))
+        if speculator is not None:
+            speculator.learn(plan, outcomes, ended - started, len(sampled) == len(plan.chunks))
         return events
 
     def _guarded(
@@ -107,39 +134,61 @@ class Core:
 
     # -- sampling ------------------------------------------------------------------------------------
 
-    def _sample(self, ready: Items[Ready], logits: torch.Tensor, now: float) -> list[Event]:
-        """The next token of each group's one sequence."""
-        rows = [found.rows[0] for found in ready]
+    def _sample(
+        self, ready: Items[Ready], logits: torch.Tensor, now: float, outcomes: dict[Sequence, Outcome]
+    ) -> list[Event]:
+        """The next tokens of each group's one sequence, and what became of proposals."""
+        rows = [row for found in ready for row in found.rows]
         if rows != list(range(len(logits))):
             logits = logits[rows]
         events: list[Event] = []
-        for row, (found, token) in enumerate(zip(ready, self._choose(ready, logits), strict=True)):
-            events += self._guarded(found.group.request, self._accept, found.group, token, logits, row, now)
+        first = 0
+        for found, tokens in zip(ready, self._judge(ready, logits), strict=True):
+            last = first + len(found.rows)
+            request, arguments = found.group.request, (found, tokens, logits[first:last], now, outcomes)
+            events += self._guarded(request, self._accept, *arguments)
+            first = last
         return events
 
-    def _choose(self, ready: Items[Ready], logits: torch.Tensor) -> list[int | Exception]:
-        """A token for each row, all at once; if a row cannot be sampled, one by one, with its error."""
-        sequences = [found.group.sequences[0] for found in ready]
+    def _judge(self, ready: Items[Ready], logits: torch.Tensor) -> list[list[int] | Exception]:
+        """The tokens that each sequence gets, all at once; if a row cannot be sampled, one sequence after the
+        other, with its error."""
+        trials = [Trial(found.group.sequences[0], found.chunk.proposal) for found in ready]
         try:
-            return choose_tokens(logits, sequences)
+            return self._rule.judge(logits, trials)
         except InputError:
-            return [_choose_alone(row, sequence) for row, sequence in zip(logits, sequences, strict=True)]
+            rows = logits.split([len(found.rows) for found in ready])
+            return [_judge_alone(self._rule, *alone) for alone in zip(rows, trials, strict=True)]
 
     def _accept(
-        self, group: Group, token: int | Exception, logits: torch.Tensor, row: int, now: float
+        self,
+        found: Ready,
+        tokens: list[int] | Exception,
+        logits: torch.Tensor,
+        now: float,
+        outcomes: dict[Sequence, Outcome],
     ) -> list[Event]:
-        """The event of a token sampled from a row of logits; a sequence that is finished leaves. Raises what
-        kept it from being sampled."""
-        if isinstance(token, Exception):
-            raise token
+        """The events of tokens sampled from the first rows of logits; a sequence that is finished leaves, and
+        with it the tokens behind its last. Raises what kept them from being sampled."""
+        if isinstance(tokens, Exception):
+            raise tokens
+        group = found.group
         [sequence] = group.sequences
         top = group.request.logprobs
-        sequence.accept(token)
-        logprobs = None if top is None else logprobs_of(logits[row], token, top)
-        event = self._output(group).add(sequence, logprobs, now)
+        events: list[Event] = []
+        for row, token in zip(logits, tokens, strict=False):
+            sequence.accept(token)
+            logprobs = None if top is None else logprobs_of(row, token, top)
+            events.append(self._output(group).add(sequence, logprobs, now))
+            if sequence.finish_reason is not None:
+                break
+        if found.chunk.room:
+            outcomes[sequence] = Outcome(len(found.chunk.proposal.tokens), len(tokens) - 1, len(events))
         if sequence.finish_reason is not None:
             self._finish(group, 1)
-        return [event]
+        elif found.chunk.room:
+            self.scheduler.settle(sequence)
+        return events
 
     def _output(self, group: Group) -> Output:
         if group not in self._outputs:
@@ -183,18 +232,30 @@ class Core:
         self.abort(request)
         return failure
 
-    def _finish(self, group: Group, outputs: int) -> None:
-        self.scheduler.finish(group)
+    def _forget(self, group: Group) -> None:
         self._outputs.pop(group, None)
         self._beams.pop(group, None)
+        if self.speculator is not None:
+            for sequence in group.sequences:
+                self.speculator.forget(sequence)
+
+    def _finish(self, group: Group, outputs: int) -> None:
+        self.scheduler.finish(group)
+        self._forget(group)
         answer = self._answers[group.request]
         answer.missing -= outputs
         if not answer.missing:
             del self._answers[group.request]
 
 
-def _choose_alone(logits: torch.Tensor, sequence: Sequence) -> int | Exception:
+def _judge_alone(rule: Rule, logits: torch.Tensor, trial: Trial) -> list[int] | Exception:
+    """The tokens that a sequence gets, or what kept it from any. If a row cannot be sampled the sequence goes
+    on without its proposal: the row may be one that is never reached."""
     try:
-        return choose_tokens(logits[None], [sequence])[0]
+        return rule.judge(logits, [trial])[0]
+    except InputError:
+        pass
+    try:
+        return rule.judge(logits[:1], [Trial(trial.sequence, NOTHING)])[0]
     except InputError as error:
         return error

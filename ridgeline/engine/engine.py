@@ -18,6 +18,8 @@ from ridgeline.engine.plan import Limits
 from ridgeline.engine.prompts import Prompt
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
+from ridgeline.engine.speculation.report import SpeculationReport
+from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.engine.status import Status
 from ridgeline.engine.steps import StepReport
 from ridgeline.engine.worker import Worker
@@ -30,7 +32,8 @@ class Engine:
 
     A step computes at most ``token_budget`` tokens, of at most ``sequences`` sequences at once. The cache
     holds ``cache_tokens`` tokens in blocks of ``block_size``: by default half of the memory that the weights
-    leave, at most as many as those sequences can need. Prompts are looked up in it if ``prefix_cache``.
+    leave, at most as many as those sequences can need. Prompts are looked up in it if ``prefix_cache``. A
+    ``speculator``, the engine's own, drafts the tokens that steps then verify.
 
     The engine computes in a thread of its own, from its creation until :meth:`close`, which a ``with`` block
     calls at its end, and the interpreter at its own. There may be several engines.
@@ -47,6 +50,7 @@ class Engine:
         sequences: int = 64,
         prefix_cache: bool = True,
         cache_tokens: int | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         loaded = model if isinstance(model, Loaded) else load(model)
         self._requests = loaded.requests()
@@ -56,7 +60,8 @@ class Engine:
             blocks = default_blocks(loaded.model, limits.seats, block_size)
         else:
             blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
-        core = build_core(loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size)
+        core = build_core(loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size, speculator)
+        self._speculator = speculator
         self._scheduler = core.scheduler
         self._steps = core.steps
         self._cost = cost_here(loaded)
@@ -85,6 +90,11 @@ class Engine:
         """The report of the newest step, None before there is one."""
         last = self._steps.last
         return None if last is None else StepReport.of(last, self._cost)
+
+    @property
+    def speculation(self) -> SpeculationReport | None:
+        """What speculation did so far and what it gained; None without a speculator."""
+        return None if self._speculator is None else self._speculator.report
 
     def generate(
         self,

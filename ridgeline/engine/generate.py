@@ -12,6 +12,7 @@ from ridgeline.engine.plan import Limits
 from ridgeline.engine.prompts import Prompt, Requests
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
+from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.models.model import Model
 from ridgeline.ops.protocol import BLOCK_TOKENS
 from ridgeline.ops.reference import Reference
@@ -22,7 +23,7 @@ class Generator:
 
     A step computes at most ``token_budget`` tokens, of at most ``sequences`` sequences. The cache holds
     ``cache_tokens`` tokens at once, by default as many as the requests of a call may need; requests
-    beyond wait their turn.
+    beyond wait their turn. A ``speculator`` drafts the tokens that steps then verify.
 
     Raises InputError if one of the numbers is below 1.
     """
@@ -38,12 +39,14 @@ class Generator:
         sequences: int = 256,
         prefix_cache: bool = True,
         cache_tokens: int | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         self.model = model
         self.ops = ops
         self.requests = requests
         self.block_size = at_least_one("block_size", block_size)
         self.limits = Limits(token_budget, sequences, prefix_cache)
+        self.speculator = speculator
         self.cache_tokens = None if cache_tokens is None else at_least_one("cache_tokens", cache_tokens)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> list[Result]:
@@ -68,19 +71,25 @@ class Generator:
         if self.cache_tokens is not None:
             blocks = min(blocks, max(1, self.cache_tokens // self.block_size))
         tokenizer = self.requests.tokenizer
-        core = build_core(self.model, self.ops, tokenizer, self.limits, blocks, self.block_size)
+        core = build_core(
+            self.model, self.ops, tokenizer, self.limits, blocks, self.block_size, self.speculator
+        )
         for place, request in enumerate(requests):
             core.submit(request, place)
         return core
 
 
 def run(core: Core) -> Iterator[Token]:
-    """All tokens of the requests that a core has, as they come."""
-    while core.has_work:
-        for event in core.step():
-            if isinstance(event, Failure):
-                raise event.error
-            yield event
+    """All tokens of the requests that a core has, as they come; what is left when nobody takes them any more
+    is aborted."""
+    try:
+        while core.has_work:
+            for event in core.step():
+                if isinstance(event, Failure):
+                    raise event.error
+                yield event
+    finally:
+        core.abort_all()
     core.scheduler.check()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ridgeline.engine.blocks import Copy
 from ridgeline.engine.checks import at_least_one, is_whole
@@ -37,10 +38,34 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class DraftLimit:
+    """How much a step may speculate: at most ``tokens`` proposals for each of at most ``sequences``."""
+
+    tokens: int = 0
+    sequences: int = 0
+
+
+NO_DRAFTS = DraftLimit()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Tokens that may come next. ``probabilities`` are those that they were drawn with, float32
+    [tokens, vocab]; None if no other tokens could have been proposed."""
+
+    tokens: tuple[int, ...] = ()
+    probabilities: Any = None
+
+
+NOTHING = Proposal()
+
+
+@dataclass(frozen=True)
 class Chunk:
     """What a step computes of one sequence: ``rows`` tokens after ``past``, in the blocks of ``table``.
 
-    Its last ``logits`` rows want logits: none while the sequence has not caught up.
+    Its last ``logits`` rows want logits: none while the sequence has not caught up. The last rows are those
+    of the ``proposal``, for which the blocks and the step's budget have ``room``.
     """
 
     sequence: Sequence
@@ -48,6 +73,18 @@ class Chunk:
     past: int
     table: tuple[int, ...]
     logits: int
+    room: int = 0
+    proposal: Proposal = NOTHING
+
+    @property
+    def known(self) -> int:
+        """How many of the rows are the sequence's own tokens."""
+        return self.rows - len(self.proposal.tokens)
+
+    def propose(self, proposal: Proposal) -> Chunk:
+        """The chunk that verifies ``proposal``, too."""
+        more = len(proposal.tokens)
+        return replace(self, rows=self.rows + more, logits=self.logits + more, proposal=proposal)
 
 
 @dataclass(frozen=True)
@@ -64,7 +101,9 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class Ready:
-    """A group whose sequences have caught up, and for each of them the row of the step's logits."""
+    """A group whose sequences have caught up, and the rows of the step's logits: one for each of several
+    beams, or those of its only sequence, one more than tokens were proposed in its ``chunk``."""
 
     group: Group
     rows: tuple[int, ...]
+    chunk: Chunk

@@ -16,7 +16,12 @@ from ridgeline.ops.torch_batch import TorchCache
 
 
 class Runner(Protocol):
-    """Computes step plans."""
+    """Computes step plans of a model with ``vocab`` tokens."""
+
+    vocab: int
+
+    def copy(self, plan: StepPlan) -> None:
+        """Make the plan's copies of blocks, before anything is computed."""
 
     def run(self, plan: StepPlan) -> torch.Tensor:
         """The logits that the plan's chunks want, in their order: [wanted, vocab]."""
@@ -29,10 +34,13 @@ class ModelRunner:
         self.model = model
         self.ops = ops
         self.cache = cache
+        self.vocab = model.config.vocab
+
+    def copy(self, plan: StepPlan) -> None:
+        self.cache.copy_blocks([(copy.source, copy.target) for copy in plan.copies])
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> torch.Tensor:
-        self.cache.copy_blocks([(copy.source, copy.target) for copy in plan.copies])
         ids, spans, wanted = pass_of(plan)
         return self.ops.run(self.model, ids, spans, logits=wanted, cache=self.cache)
 
@@ -51,7 +59,8 @@ def pass_of(plan: StepPlan) -> tuple[list[int], list[Span], list[int]]:
     wanted: list[int] = []
     for chunk in plan.chunks:
         sequence = chunk.sequence
-        ids += sequence.tokens[chunk.past : chunk.past + chunk.rows]
+        ids += sequence.tokens[chunk.past : chunk.past + chunk.known]
+        ids += chunk.proposal.tokens
         longest = sequence.request.longest
         spans.append(Span(chunk.rows, chunk.past, table=chunk.table, admitted=longest))
         wanted += range(len(ids) - chunk.logits, len(ids))

@@ -16,10 +16,14 @@ import torch
 
 from ridgeline import kernels
 from ridgeline.engine.result import Logprobs
-from ridgeline.engine.sequence import Sequence
+from ridgeline.engine.sampling import Sampling
+from ridgeline.engine.sequence import Lookahead, Sequence
+
+#: What a token is chosen after.
+Context = Sequence | Lookahead
 
 
-def choose_tokens(logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]:
+def choose_tokens(logits: torch.Tensor, sequences: Items[Context]) -> list[int]:
     """The next token of each sequence from its row of ``logits``, [sequences, vocab] of any float dtype.
 
     All is computed in float32, the noise in float64. Of equal logits greedy takes the lowest id. Raises
@@ -30,12 +34,41 @@ def choose_tokens(logits: torch.Tensor, sequences: Items[Sequence]) -> list[int]
         penalised(logits.float(), sequences),
         [option.temperature for option in options],
         [option.seed for option in options],
-        [len(sequence.tokens) for sequence in sequences],
+        [sequence.position for sequence in sequences],
         top_k=[option.top_k for option in options],
         top_p=[option.top_p for option in options],
         min_p=[option.min_p for option in options],
     )
     return chosen.tolist()
+
+
+def distributions(logits: torch.Tensor, contexts: Items[Context]) -> torch.Tensor:
+    """The probabilities that :func:`choose_tokens` draws each row with: float32 [rows, vocab]."""
+    logits = penalised(logits.float(), contexts)
+    options = [context.sampling for context in contexts]
+    temperatures = _column([option.temperature or 1.0 for option in options])
+    scores = (logits - logits.amax(-1, keepdim=True)) / temperatures
+    if any(option.top_k or option.top_p < 1 or option.min_p for option in options):
+        scores = _cut(scores, options)
+    likeliest = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    return torch.where(_column([option.greedy for option in options]), likeliest, scores.softmax(-1))
+
+
+def _cut(scores: torch.Tensor, options: Items[Sampling]) -> torch.Tensor:
+    """``scores`` [rows, vocab] with -inf for what top-k, top-p and min-p rule out."""
+    vocab = scores.shape[-1]
+    ordered, tokens = scores.sort(dim=-1, descending=True, stable=True)
+    most = _column([option.top_k or vocab for option in options])
+    ordered = ordered.masked_fill(torch.arange(vocab) >= most, -torch.inf)
+    probabilities = ordered.double().softmax(-1)
+    likelier = probabilities.cumsum(-1) - probabilities
+    dropped = likelier >= _column([option.top_p if option.top_p < 1 else torch.inf for option in options])
+    dropped |= probabilities < _column([option.min_p for option in options]) * probabilities[:, :1]
+    return torch.empty_like(scores).scatter_(-1, tokens, ordered.masked_fill(dropped, -torch.inf))
+
+
+def _column(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values)[:, None]
 
 
 def choose_continuations(
@@ -57,7 +90,7 @@ def logprobs_of(logits: torch.Tensor, chosen: int, top: int) -> Logprobs:
     return Logprobs(float(logprobs[chosen]), best)
 
 
-def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
+def penalised(logits: torch.Tensor, sequences: Items[Context]) -> torch.Tensor:
     """Float32 ``logits`` [sequences, vocab] after each sequence's penalties, biases and grammar, which change
     a copy.
 
@@ -86,7 +119,7 @@ def penalised(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
     return logits
 
 
-def _rule_out(row: torch.Tensor, sequence: Sequence) -> None:
+def _rule_out(row: torch.Tensor, sequence: Context) -> None:
     """Sets what the grammar of ``sequence`` forbids to -inf in its ``row`` of logits."""
     mask = sequence.matcher.allowed(sequence.output, sequence.request.stop_ids)
     if mask is None:  # behind a proposal that the grammar forbids: the row is never reached
@@ -96,7 +129,7 @@ def _rule_out(row: torch.Tensor, sequence: Sequence) -> None:
     row[len(allowed) :] = -torch.inf  # a padded vocabulary: ids without a token
 
 
-def _changes_logits(sequence: Sequence) -> bool:
+def _changes_logits(sequence: Context) -> bool:
     sampling = sequence.sampling
     return sequence.matcher is not None or bool(
         sampling.repetition_penalty != 1

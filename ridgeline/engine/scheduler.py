@@ -1,19 +1,20 @@
 """Continuous batching: what the next step computes, of which sequences, in which cache blocks.
 
 There are no phases. A step is one packed batch in which every sequence catches up with its tokens: a decode
-row is a sequence with one token pending, a prefill chunk one with many. Nothing here imports PyTorch, and
-all time comes from a clock, so the same code schedules real and simulated requests.
+row is a sequence with one token pending, a prefill chunk one with many, and a verification one whose next
+tokens have been proposed. Nothing here imports PyTorch, and all time comes from a clock, so the same code
+schedules real and simulated requests.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 
 from ridgeline.engine.blocks import BlockPool, Copy, OutOfBlocks
 from ridgeline.engine.clock import Clock
-from ridgeline.engine.plan import Chunk, Limits, Ready, StepPlan
+from ridgeline.engine.plan import NO_DRAFTS, Chunk, DraftLimit, Limits, Ready, StepPlan
 from ridgeline.engine.request import Request
 from ridgeline.engine.sequence import Group, Sequence, common_prefix
 from ridgeline.errors import InputError
@@ -87,21 +88,29 @@ class Scheduler:
 
     # -- a step --------------------------------------------------------------------------------------
 
-    def schedule(self) -> StepPlan:
+    @property
+    def decoding(self) -> int:
+        """How many sequences wait for their next token alone, and may speculate."""
+        return sum(map(_may_speculate, self.running))
+
+    def schedule(self, drafts: DraftLimit = NO_DRAFTS) -> StepPlan:
         """What to compute next; no chunks if there is nothing to do.
 
         In the order of turns whoever runs gets blocks for its next tokens. Then the rows that decode take
-        their part of the budget, then prefill, and newcomers are admitted while there is any left.
+        their part of the budget, then prefill, and newcomers are admitted while there is any left. Sequences
+        that decode get room for proposals, as far as ``drafts`` allows and the known tokens of all leave any
+        of the budget.
         """
         copies: list[Copy] = []
         place = 0
         while place < len(self.running):  # the list may lose its end meanwhile
             self._make_room(self.running[place], copies)
             place += 1
-        budget = self.limits.token_budget
+        room = self._room_for_proposals(drafts) if drafts.tokens else {}
+        budget = self.limits.token_budget - sum(room.values())
         chunks: list[Chunk] = []
         for group in self._in_order_of_budget():
-            planned = self._chunks(group, budget)
+            planned = self._chunks(group, budget, room)
             budget -= sum(chunk.rows for chunk in planned)
             chunks += planned
             if not budget:
@@ -109,23 +118,32 @@ class Scheduler:
         return StepPlan(tuple(chunks), tuple(copies))
 
     def commit(self, plan: StepPlan) -> list[Ready]:
-        """Note that the plan was computed: its full blocks can be shared from now on. The groups that choose
-        tokens next, samples that forked off a prompt among them, in the order of their logits."""
-        rows: dict[Sequence, int] = {}
+        """Note that the plan was computed: its full blocks can be shared from now on, proposals left aside.
+        The groups that choose tokens next, samples that forked off a prompt among them, in the order of their
+        logits."""
+        found: dict[Sequence, tuple[Chunk, range]] = {}
+        row = 0
         for chunk in plan.chunks:
-            chunk.sequence.computed += chunk.rows
-            self.prompt_tokens += max(0, min(chunk.rows, len(chunk.sequence.request.prompt) - chunk.past))
-            self._publish(chunk)
+            self.prompt_tokens += max(0, min(chunk.known, len(chunk.sequence.request.prompt) - chunk.past))
+            self._advance(chunk.sequence, chunk.past + chunk.known)
             if chunk.logits:
-                rows[chunk.sequence] = len(rows)
+                found[chunk.sequence] = chunk, range(row, row + chunk.logits)
+                row += chunk.logits
         ready = []
         for group in list(self.running):
-            if group.sequences[0] in rows:
-                places = tuple(rows[sequence] for sequence in group.sequences)
-                ready.append(Ready(group, places))
+            if group.sequences[0] in found:
+                chunk = found[group.sequences[0]][0]
+                rows = tuple(row for sequence in group.sequences for row in found[sequence][1])
+                ready.append(Ready(group, rows, chunk))
                 if group.siblings:
-                    ready += [Ready(sibling, places) for sibling in self._fork_siblings(group)]
+                    ready += [Ready(sibling, rows, chunk) for sibling in self._fork_siblings(group)]
         return sorted(ready, key=lambda found: found.rows)
+
+    def settle(self, sequence: Sequence) -> None:
+        """Note which proposals were accepted: all its tokens but the newest are computed, and what lies in
+        the cache behind them, of proposals that were not, is given up."""
+        self._advance(sequence, len(sequence.tokens) - 1)
+        self.pool.truncate(sequence, len(sequence.tokens))
 
     def branch(self, group: Group, parents: Iterable[int]) -> None:
         """Replace the sequences of a beam group: for each place in ``parents`` a fork of the one there."""
@@ -140,18 +158,37 @@ class Scheduler:
         while self.waiting and self._admit(self.waiting[0]):
             yield self.waiting.pop(0)
 
-    def _chunks(self, group: Group, budget: int) -> list[Chunk]:
+    def _chunks(self, group: Group, budget: int, room: Mapping[Sequence, int]) -> list[Chunk]:
         """The group's part of a step. Beams that were preempted catch up one by one, up to their newest
         tokens, which all of them then compute together."""
         if group.decoding:
-            return [self._chunk(sequence, 1) for sequence in group.sequences]
+            return [self._chunk(sequence, 1, room.get(sequence, 0)) for sequence in group.sequences]
         behind = next(sequence for sequence in group.sequences if sequence.pending > 1)
         alone = len(group.sequences) == 1
         return [self._chunk(behind, min(budget, behind.pending if alone else behind.pending - 1))]
 
-    def _chunk(self, sequence: Sequence, rows: int) -> Chunk:
+    def _chunk(self, sequence: Sequence, rows: int, room: int = 0) -> Chunk:
         logits = int(rows == sequence.pending)
-        return Chunk(sequence, rows, sequence.computed, self.pool.table(sequence), logits)
+        return Chunk(sequence, rows, sequence.computed, self.pool.table(sequence), logits, room)
+
+    def _room_for_proposals(self, drafts: DraftLimit) -> dict[Sequence, int]:
+        """How many proposals each sequence may have: within its longest output, what the tokens that are
+        known leave of the budget, shared evenly, and the blocks that are available. Nobody is preempted for
+        a proposal."""
+        drafting = [group.sequences[0] for group in self.running if _may_speculate(group)]
+        drafting = drafting[: drafts.sequences]
+        known = sum(sequence.pending for group in self.running for sequence in group.sequences)
+        spare = max(self.limits.token_budget - known, 0)
+        most = min(drafts.tokens, spare // max(len(drafting), 1))
+        found = {}
+        for sequence in drafting:
+            room = min(most, sequence.request.longest - len(sequence.tokens) - 1)
+            try:
+                self.pool.grow(sequence, len(sequence.tokens) + room)
+            except OutOfBlocks:
+                continue
+            found[sequence] = room
+        return found
 
     # -- who runs ------------------------------------------------------------------------------------
 
@@ -254,10 +291,11 @@ class Scheduler:
         self.pool.fork(sequence, child)
         return child
 
-    def _publish(self, chunk: Chunk) -> None:
-        """Let others share the blocks that the chunk has filled."""
-        sequence, size = chunk.sequence, self.pool.block_size
-        first, full = chunk.past // size, sequence.computed // size
+    def _advance(self, sequence: Sequence, computed: int) -> None:
+        """Note that so many tokens are computed, and let others share the blocks that they have filled."""
+        size = self.pool.block_size
+        first, full = sequence.computed // size, computed // size
+        sequence.computed = computed
         if first == full or not self.limits.prefix_cache:
             return
         for i, hash in enumerate(sequence.hashes(full, size)[first:], first):
@@ -276,6 +314,11 @@ class Scheduler:
         held = sum(sequence in self.pool for group in self.running for sequence in group.sequences)
         if held != self.pool.sequences:
             raise RuntimeError(f"{self.pool.sequences} sequences hold blocks, of those that run {held}")
+
+
+def _may_speculate(group: Group) -> bool:
+    """Whether it decodes one sequence: no search, and no prompt whose samples are still to be forked."""
+    return group.request.beams is None and group.sequences[0].pending == 1 and not group.siblings
 
 
 def _turn(group: Group) -> tuple[float, int, int]:

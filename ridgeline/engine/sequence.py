@@ -50,6 +50,11 @@ class Sequence:
         """The tokens generated so far, a stop token included."""
         return self.tokens[len(self.request.prompt) :]
 
+    @property
+    def position(self) -> int:
+        """The place that the next token takes."""
+        return len(self.tokens)
+
     def accept(self, token: int) -> None:
         """Append a generated token, and finish if it is a stop token, completes the grammar, or is the last
         one allowed."""
@@ -73,6 +78,38 @@ class Sequence:
             parent = self._hashes[-1] if self._hashes else self.request.context
             self._hashes.append(block_hash(parent, self.tokens[i * block_size : (i + 1) * block_size]))
         return self._hashes[:blocks]
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """``sequence`` as if it went on with the tokens ``proposed``: what the token after them is chosen by."""
+
+    sequence: Sequence
+    proposed: tuple[int, ...]
+
+    @property
+    def request(self) -> Request:
+        return self.sequence.request
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.sequence.sampling
+
+    @property
+    def matcher(self) -> Matcher | None:
+        return self.sequence.matcher
+
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.sequence.tokens, *self.proposed]
+
+    @property
+    def output(self) -> list[int]:
+        return [*self.sequence.output, *self.proposed]
+
+    @property
+    def position(self) -> int:
+        return self.sequence.position + len(self.proposed)
 
 
 def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:

@@ -24,8 +24,9 @@ class StepShape:
     """What of a step its cost depends on.
 
     ``decodes`` sequences compute one row each, ``decode_past`` tokens being cached before them, all together.
-    ``prefills`` others compute ``prefill_rows`` behind ``prefill_past`` cached tokens, all together, whose
-    causal masks let ``prefill_pairs`` query-key pairs through.
+    ``prefills`` others, which read prompts or verify proposals, compute ``prefill_rows`` behind
+    ``prefill_past`` cached tokens, all together, whose causal masks let ``prefill_pairs`` query-key pairs
+    through.
     """
 
     decodes: int

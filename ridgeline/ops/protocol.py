@@ -134,8 +134,9 @@ class Span:
     """One sequence's part of a packed batch: ``rows`` new tokens after ``past`` cached ones.
 
     ``table`` lists the cache blocks that hold the sequence; ``admitted`` is the length the
-    request was admitted with, on which length-dependent RoPE scaling is fixed. A count may let
-    one span stand for ``count`` alike, and any of the numbers be an array.
+    request was admitted with, on which length-dependent RoPE scaling is fixed. If the table leaves
+    blocks out, ``skipped`` is how many tokens they hold: ``past`` does not count them, positions do.
+    A count may let one span stand for ``count`` alike, and any of the numbers be an array.
     """
 
     rows: Number
@@ -143,10 +144,17 @@ class Span:
     count: Number = 1
     table: tuple[int, ...] = ()
     admitted: int = 0
+    skipped: int = 0
 
     @property
     def keys(self) -> Number:
         return self.past + self.rows
+
+    @property
+    def positions(self) -> range:
+        """The places of the new rows in the sequence, where the numbers are whole."""
+        first = self.past + self.skipped
+        return range(first, first + self.rows)
 
 
 def wanted_rows(wanted: Wanted, starts: Sequence[int]) -> Sequence[int]:

@@ -113,9 +113,9 @@ class Angles:
         """Where cos and sin lie for a step of ``spans``, and how many rows they have: rows by position, or
         by row of the step where angles depend on the request (``is_dynamic``)."""
         if is_dynamic(self._rope):
-            parts = [(torch.arange(s.past, s.past + s.rows), s.admitted) for s in spans]
+            parts = [(torch.arange(s.positions.start, s.positions.stop), s.admitted) for s in spans]
             self._fill(parts)
-        elif (needed := max(span.past + span.rows for span in spans)) > len(self._cosines):
+        elif (needed := max(span.positions.stop for span in spans)) > len(self._cosines):
             self._fill([(torch.arange(max(needed, 2 * len(self._cosines), 512)), 0)])
         return self._cosines.data_ptr(), self._sines.data_ptr(), len(self._cosines)
 

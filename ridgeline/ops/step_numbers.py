@@ -36,7 +36,7 @@ def step_numbers(
     numbers = array("q", (rows, len(spans), len(wanted), segments is not None))
     numbers.extend(ids)
     for span in spans:
-        numbers.extend(range(span.past, span.past + span.rows))
+        numbers.extend(span.positions)
     numbers.extend(range(rows) if is_dynamic(rope) else numbers[4 + rows :])
     if segments is not None:
         numbers.extend(segments)

@@ -34,7 +34,8 @@ class TorchSpans:
 
     def __post_init__(self) -> None:
         self.starts = (0, *accumulate(span.rows for span in self.items))
-        pieces = [torch.arange(s.past, s.keys, device=self.device) for s in self.items]
+        ranges = [span.positions for span in self.items]
+        pieces = [torch.arange(r.start, r.stop, device=self.device) for r in ranges]
         self.positions = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.long, device=self.device)
 
     def __iter__(self) -> Iterator[Span]:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
     from ridgeline.analysis.evaluate import Evaluation
     from ridgeline.analysis.explain import Explanation, Phase
+    from ridgeline.engine.generate import Generator
     from ridgeline.engine.result import Result
+    from ridgeline.engine.speculation.report import SpeculationReport
     from ridgeline.hardware.measure import Measurement
-    from ridgeline.loading import Loaded
 
 #: Operators shown of each phase; the rest is summed in one line.
 SHOWN = 8
@@ -151,15 +152,15 @@ def _memory_line(found: Explanation) -> Text:
     return line.append(".")
 
 
-def show_stream(console: Console, loaded: Loaded, prompt: str | list[int], **options: Any) -> Result:
+def show_stream(console: Console, generator: Generator, prompt: str | list[int], **options: Any) -> Result:
     """The prompt and its continuation as it is made, then how fast it was.
 
-    Raises InputError as ``loaded.stream`` does, before anything is shown.
+    Raises InputError as ``generator.stream`` does, before anything is shown.
     """
-    tokens = loaded.stream(prompt, **options)
+    tokens = generator.stream(prompt, **options)
     console.print(Text(prompt if isinstance(prompt, str) else f"{prompt} ", style="bold"), end="")
     for token in tokens:
-        text = token.text if loaded.tokenizer is not None else f"{token.id} "
+        text = token.text if generator.requests.tokenizer is not None else f"{token.id} "
         console.print(Text(text), end="", soft_wrap=True)
     console.print()
     result = token.result
@@ -169,7 +170,21 @@ def show_stream(console: Console, loaded: Loaded, prompt: str | list[int], **opt
         f"[dim]{len(result.ids)} tokens: the first after {seconds(timings.ttft)}{pace}; "
         f"ended by {result.finish_reason}.[/dim]"
     )
+    if generator.speculator is not None:
+        console.print(Text(_speculation(generator.speculator.report), style="dim"))
     return result
+
+
+def _speculation(report: SpeculationReport) -> str:
+    """How often proposals were right, and what that gave."""
+    if not report.trials:
+        return "Nothing was proposed."
+    gain = "" if report.measured_gain is None else f"; {report.measured_gain:.2f}x as fast as without"
+    predicted = "" if report.predicted_gain is None else f", predicted {report.predicted_gain:.2f}x"
+    return (
+        f"{report.accepted:,} of {report.proposed:,} proposed tokens accepted,"
+        f" {report.tokens_per_trial:.1f} tokens a trial{gain}{predicted}."
+    )
 
 
 def show_measurement(console: Console, found: Measurement, path: Path) -> None:

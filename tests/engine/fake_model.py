@@ -35,29 +35,34 @@ class FakeRunner:
         self.blocks = [[None] * self.size for _ in range(pool.blocks)]
         self.plans = []
 
-    def run(self, plan):
-        self.plans.append(plan)
+    vocab = VOCAB
+
+    def copy(self, plan):
         for copy in plan.copies:
             self.blocks[copy.target] = list(self.blocks[copy.source])
+
+    def run(self, plan):
+        self.plans.append(plan)
         for chunk in plan.chunks:
+            tokens = [*chunk.sequence.tokens[: chunk.past + chunk.known], *chunk.proposal.tokens]
             for place in range(chunk.past, chunk.past + chunk.rows):
                 block = self.blocks[chunk.table[place // self.size]]
-                block[place % self.size] = chunk.sequence.tokens[place]
-        return torch.stack(
-            [logits_after(self.read(chunk)) for chunk in plan.chunks if chunk.logits] or [torch.empty(VOCAB)]
-        )
+                block[place % self.size] = tokens[place]
+        rows = [row for chunk in plan.chunks for row in self.logits(chunk)]
+        return torch.stack(rows or [torch.empty(VOCAB)])
 
-    def read(self, chunk):
+    def logits(self, chunk):
         end = chunk.past + chunk.rows
         read = [token for block in chunk.table for token in self.blocks[block]][:end]
-        assert read == chunk.sequence.tokens[:end]
-        return read
+        assert read == [*chunk.sequence.tokens[: chunk.past + chunk.known], *chunk.proposal.tokens]
+        return [logits_after(read[: end - i]) for i in reversed(range(chunk.logits))]
 
 
-def fake_core(*, blocks=100, block_size=4, tokenizer=None, **limits):
+def fake_core(*, blocks=100, block_size=4, tokenizer=None, speculator=None, **limits):
     """A core on the fake model, in simulated time."""
     pool = BlockPool(blocks, block_size)
-    return Core(Scheduler(pool, Limits(**limits), SimulatedClock()), FakeRunner(pool), tokenizer)
+    scheduler = Scheduler(pool, Limits(**limits), SimulatedClock())
+    return Core(scheduler, FakeRunner(pool), tokenizer, speculator)
 
 
 def results(core):

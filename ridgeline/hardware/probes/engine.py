@@ -56,7 +56,11 @@ class _NoModel:
     def __init__(self, sequences: int, vocab: int) -> None:
         import torch
 
+        self.vocab = vocab
         self._logits = torch.randn(sequences, vocab)
+
+    def copy(self, plan: StepPlan) -> None:
+        pass
 
     def run(self, plan: StepPlan) -> torch.Tensor:
         return self._logits

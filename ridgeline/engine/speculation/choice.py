@@ -1,0 +1,48 @@
+"""Speculation by name, as a command's option or a server's setting gives it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ridgeline.engine.speculation.draft_model import DraftModel
+from ridgeline.engine.speculation.ngram import NGrams
+from ridgeline.engine.speculation.proposer import Proposer
+from ridgeline.engine.speculation.sinks_and_window import SinksAndWindow
+from ridgeline.engine.speculation.speculator import Speculator
+from ridgeline.errors import InputError
+
+if TYPE_CHECKING:
+    from ridgeline.loading import Loaded
+
+#: The drafts that ship with their targets.
+_DRAFTS = {"demo": "demo-draft"}
+
+
+def choose(name: str, target: Loaded) -> Speculator | None:
+    """A speculator for ``target`` that leaves its output as it is: ``ngram``, ``self`` (through sinks and a
+    window of its cache), ``draft:MODEL`` with what :func:`ridgeline.load` takes, or ``draft`` for a model
+    that ships with one. None for ``off``.
+
+    Raises InputError for another name, or a draft that cannot be loaded or has another vocabulary.
+    """
+    if name == "off":
+        return None
+    return Speculator(_proposer(name, target))
+
+
+def _proposer(name: str, target: Loaded) -> Proposer:
+    kind, _, model = name.partition(":")
+    if name == "ngram":
+        return NGrams()
+    if name == "self":
+        return SinksAndWindow()
+    if kind != "draft":
+        raise InputError(f"speculate is {name!r}, expected off, ngram, self, draft or draft:MODEL")
+    model = model or _DRAFTS.get(target.config.name, "")
+    if not model:
+        raise InputError(
+            f"{target.config.name} ships with no draft: name a model of its vocabulary, as draft:MODEL"
+        )
+    from ridgeline.loading import load
+
+    return DraftModel(load(model), target)

@@ -1,0 +1,41 @@
+"""What guesses the next tokens of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ridgeline.engine.plan import Chunk, Proposal
+from ridgeline.engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from ridgeline.engine.runner import Runner
+    from ridgeline.engine.speculation.rules import Rule
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model that is drafted for, as it runs, and the rule that will judge the proposals and says how they
+    are drawn."""
+
+    runner: Runner
+    rule: Rule
+
+
+class Proposer(Protocol):
+    """Guesses tokens from what is known when it is asked, and keeps what it likes of a sequence.
+
+    A sequence's tokens only ever grow, by accepted ones: rejections are what its tokens don't hold.
+    """
+
+    def propose(self, chunks: Items[Chunk], target: Target) -> list[Proposal]:
+        """For the sequence of each chunk a proposal of at most ``room`` tokens of the target's vocabulary to
+        follow its tokens; an empty one where there is no good guess.
+
+        The blocks in a chunk's ``table`` behind its ``past`` tokens, with room for one more and the
+        proposal, are the sequence's own and will be written before they are read.
+        """
+
+    def forget(self, sequence: Sequence) -> None:
+        """Let go of what is kept of a sequence, if anything: it is finished or was aborted."""
