@@ -1,9 +1,9 @@
 """How good the predictions are on this machine: measure and check in pairs, the median error.
 
 Run as ``python -m benchmarks.check``. Each pair measures the machine first, then predicts and runs
-the demo model and TinyLlama-1.1B's shape with random bf16 weights, each command in a process of its
-own, as a user runs them: a process that has freed a model before gets its memory in smaller pages,
-and reads weights a third slower.
+the demo model and TinyLlama-1.1B's shape with random weights in bf16 and 4 bits, each command in a
+process of its own, as a user runs them: a process that has freed a model before gets its memory in
+smaller pages, and reads weights a third slower.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ PAIRS = 3
 #: Model, weights, prompt, and contexts of the decode steps.
 CASES = (
     ("demo", "auto", 512, (512, 1024)),
-    ("tinyllama-1.1b", "random", 512, (512, 2048)),
+    ("tinyllama-1.1b", "random:bf16", 512, (512, 2048)),
+    ("tinyllama-1.1b", "random:int4-g32", 512, (512, 2048)),
 )
 
 
 def run() -> dict[str, object]:
     """Every pair's phases and the median of their signed errors' sizes."""
-    phases: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    phases: dict[tuple[str, str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for number in range(PAIRS):
         with tempfile.TemporaryDirectory() as cache:
             _ridgeline(cache, "measure")
             for model, weights, prompt, contexts in CASES:
                 for phase in _check(cache, model, weights, prompt, contexts):
-                    phases[model, phase["name"], phase["context"]].append(phase)
-                    _show(number, model, phase)
+                    phases[model, weights, phase["name"], phase["context"]].append(phase)
+                    _show(number, f"{model} {weights}", phase)
     return {"pairs": PAIRS, "phases": [_row(*key, found) for key, found in phases.items()]}
 
 
@@ -54,9 +55,10 @@ def _ridgeline(cache: str, *arguments: str) -> dict[str, Any]:
     return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def _row(model: str, name: str, context: int, phases: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(model: str, weights: str, name: str, context: int, phases: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "model": model,
+        "weights": weights.removeprefix("random:"),
         "phase": name,
         "context": context,
         "predicted_ms": [round(p["predicted"] * 1e3, 3) for p in phases],
@@ -69,7 +71,7 @@ def _row(model: str, name: str, context: int, phases: list[dict[str, Any]]) -> d
 
 def _show(number: int, model: str, phase: dict[str, Any]) -> None:
     print(
-        f"pair {number + 1}: {model:16} {phase['name']:8} context {phase['context']:5} "
+        f"pair {number + 1}: {model:30} {phase['name']:8} context {phase['context']:5} "
         f"predicted {phase['predicted'] * 1e3:9.3f} ms measured {phase['measured'] * 1e3:9.3f} ms "
         f"error {phase['error']:+7.1%}",
         flush=True,

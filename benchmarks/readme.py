@@ -17,19 +17,19 @@ def check_table(result: dict[str, Any]) -> str:
     """Prediction against measurement, a line a phase; the times are those of the median pair."""
     machine = result["machine"]
     lines = [
-        "| model | step | context | predicted | measured | median error |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| model | weights | step | context | predicted | measured | median error |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for p in result["phases"]:
         middle = _median_pair(p)
         predicted, measured = p["predicted_ms"][middle], p["measured_ms"][middle]
         error = f"{p['median_absolute_error']:.1%}"
-        step = f"| {p['model']} | {p['phase']} | {p['context']:,} "
+        step = f"| {p['model']} | {p['weights']} | {p['phase']} | {p['context']:,} "
         lines.append(f"{step}| {predicted:,.2f} ms | {measured:,.2f} ms | {error} |")
     lines += [
         "",
-        f"Measured {machine['date']} on {machine['cpu']}, {machine['threads']} threads, PyTorch "
-        f"{machine['torch']}; {result['pairs']} pairs of measure and check.",
+        f"Measured {machine['date']} on {machine['cpu']}, {machine['threads']} threads; "
+        f"{result['pairs']} pairs of measure and check.",
     ]
     return "\n".join(lines)
 

@@ -1,8 +1,9 @@
 """What the engine gains: continuous against static batching, prefix reuse, samples of one prompt, overhead.
 
-Run as ``python -m benchmarks.serving [--model tinyllama-1.1b] [--requests 64]``. All of it runs on the same
-engine in one process, so the ratios say what scheduling alone gives: a static batch is one whose requests are
-all admitted before the next batch is. Padded, all its prompts and outputs are as long as its longest.
+Run as ``python -m benchmarks.serving [--model tinyllama-1.1b] [--weights FORMAT] [--requests 64]``. All of it
+runs on the same engine in one process, so the ratios say what scheduling alone gives: a static batch is one
+whose requests are all admitted before the next batch is. Padded, all its prompts and outputs are as long as its
+longest.
 """
 
 from __future__ import annotations
@@ -146,12 +147,14 @@ def overhead(loaded: Loaded, mix: Mix) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tinyllama-1.1b")
+    parser.add_argument("--weights", default="random:int4-g32")
     parser.add_argument("--requests", type=int, default=64)
     asked = parser.parse_args()
-    loaded = ridgeline.load(asked.model, weights="random")
+    loaded = ridgeline.load(asked.model, weights=asked.weights)
     mix = Mix(loaded.config.vocab, random.Random(0))
     result = {
         "model": asked.model,
+        "weights": asked.weights,
         "slots": SLOTS,
         "requests": asked.requests,
         "overhead": overhead(loaded, mix),
