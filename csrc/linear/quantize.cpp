@@ -53,6 +53,21 @@ double squared_error(const float* w, int64_t n, float scale, float low, float hi
     return sum;
 }
 
+/// The scale with the least squared error for the whole numbers that `scale` gives: sum of w q / sum of q q.
+float fitted_scale(const float* w, int64_t n, float scale, float low, float high) {
+    const float inv = inverse(scale);
+    float products[8] = {}, squares[8] = {};
+    for (int64_t i = 0; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; ++j) {
+            const float q = std::min(std::max(round_even(w[i + j] * inv), low), high);
+            products[j] += w[i + j] * q;
+            squares[j] += q * q;
+        }
+    double product = 0.0, square = 0.0;
+    for (int j = 0; j < 8; ++j) product += products[j], square += squares[j];
+    return square == 0.0 ? scale : static_cast<float>(product / square);
+}
+
 void round_all(const float* w, int64_t n, float scale, float zero, float low, float high, int* q) {
     const float inv = inverse(scale);
     for (int64_t i = 0; i < n; ++i)
@@ -68,18 +83,24 @@ Quantized quantize_int8(const float* w, int64_t n, int* q) {
 }
 
 Quantized quantize_int4(const float* w, int64_t n, int* q) {
+    constexpr float low = -8.0f, high = 7.0f;
     const float peak = signed_peak(w, n);
     uint16_t best = checked_scale(-peak / 8.0f);
-    double least = squared_error(w, n, from_fp16(best), -8.0f, 7.0f);
-    for (int s = 1; s <= 8; ++s) {
-        const uint16_t candidate = checked_scale(-peak / (8.0f - static_cast<float>(s) / 8.0f));
-        const double error = squared_error(w, n, from_fp16(candidate), -8.0f, 7.0f);
-        if (error < least) {
-            least = error;
-            best = candidate;
-        }
-    }
-    round_all(w, n, from_fp16(best), 0.0f, -8.0f, 7.0f, q);
+    double least = squared_error(w, n, from_fp16(best), low, high);
+    const auto offer = [&](float scale) {
+        const uint16_t candidate = checked_scale(scale);
+        const double error = squared_error(w, n, from_fp16(candidate), low, high);
+        if (error >= least) return false;
+        least = error;
+        best = candidate;
+        return true;
+    };
+    // The peak at -8 or a little nearer, and at 7: there the other sign has the longer side.
+    for (int s = -2; s <= 10; ++s) offer(-peak / (8.0f - static_cast<float>(s) / 8.0f));
+    for (int s = -4; s <= 4; ++s) offer(peak / (7.0f - static_cast<float>(s) / 8.0f));
+    for (int i = 0; i < 3; ++i)
+        if (!offer(fitted_scale(w, n, from_fp16(best), low, high))) break;
+    round_all(w, n, from_fp16(best), 0.0f, low, high, q);
     return {best, 0};
 }
 

@@ -124,8 +124,8 @@ def pack_linear(
 
     - ``int8``: one scale an output, max|w| / 127; -127 <= q <= 127.
     - ``int4-gN``: one scale for N inputs of an output, w = scale q with -8 <= q <= 7. With m the weight of
-      largest size, sign included, the scale is that of -m / (8 - s / 8), s = 0 .. 8, whose squared error
-      is the least.
+      largest size, sign included, the scale is that of -m / 6.75 .. -m / 8.25 and m / 6.5 .. m / 7.5, in
+      steps of 1/8, whose squared error is the least, then fitted to its q by least squares while that helps.
     - ``int4-gN-zp``: w = scale (q - zero) with 0 <= q, zero <= 15, scale = (hi - lo) / 15 and
       zero = -lo / scale, rounded, where lo = min(w, 0) and hi = max(w, 0).
 

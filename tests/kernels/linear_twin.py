@@ -36,10 +36,11 @@ def int8_weight(weight: torch.Tensor) -> torch.Tensor:
 
 
 def int4_candidates(weight: torch.Tensor, group: int) -> torch.Tensor:
-    """[9, rows, groups, group]: the weight by each of the scales that are tried."""
+    """[22, rows, groups, group]: the weight by each of the scales that are tried before the best is fitted."""
     w = grouped(weight, group)
     peak = w.gather(2, w.abs().argmax(2, keepdim=True))
-    scales = [(-peak / (8 - s / 8)).half().float() for s in range(9)]
+    quotients = [-8 + s / 8 for s in range(-2, 11)] + [7 - s / 8 for s in range(-4, 5)]
+    scales = [(peak / quotient).half().float() for quotient in quotients]
     return torch.stack([rounded(w, scale, -8, 7) for scale in scales])
 
 
