@@ -39,7 +39,7 @@ sanitize: $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(SANITIZED) \
 		--config-settings cmake.define.RIDGELINE_SANITIZE=ON --config-settings build-dir=build/sanitize .
 	PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED):.:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
-		LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		$(BIN)/python -S -m pytest -p no:cacheprovider tests/kernels
 
 lint: $(VENV)/dev.stamp
