@@ -16,7 +16,7 @@ $(VENV)/run.stamp: pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[run]'
+	$(BIN)/python -m pip install --quiet --editable '.[run,serve,constrain]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp

@@ -2,8 +2,8 @@
 
 Run as ``python -m benchmarks.serving [--model tinyllama-1.1b] [--weights FORMAT] [--requests 64]``. All of it
 runs on the same engine in one process, so the ratios say what scheduling alone gives: a static batch is one
-whose requests are all admitted before the next batch is. Padded, all its prompts and outputs are as long as its
-longest.
+whose requests are all admitted before the next batch is. Padded, all its prompts and outputs are as long as
+its longest.
 """
 
 from __future__ import annotations

@@ -157,6 +157,9 @@ def load(
             " weights (--weights random)"
         )
     require_run_extra()
+    from ridgeline.kernels import runtime
+
+    runtime.isa(), runtime.threads()  # what the environment asks for in vain is said before weights are read
     if choice.random:
         folder = None if builtin else config_path(model).parent
         return _loaded(folder, *_random(config, choice.format or config.format, seed, progress))

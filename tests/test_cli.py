@@ -244,6 +244,24 @@ def test_what_a_folder_asks_for_in_vain_is_said_once(tmp_path):
     assert len(json.loads(shown.stdout)["ids"]) > 0
 
 
+@pytest.mark.parametrize(("variable", "value"), [("RIDGELINE_ISA", "foo"), ("RIDGELINE_THREADS", "0")])
+def test_an_environment_that_asks_for_what_there_is_not_is_named(variable, value, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    shown = ridgeline("generate", "demo-draft", "x", "--max-tokens", "1", cache=tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith(f"ridgeline: {variable} is '{value}'")
+    assert shown.stderr.count("\n") == 1
+
+
+def test_the_table_and_the_trace_are_two_files(tmp_path):
+    same = str(tmp_path / "both")
+    shown = ridgeline("bench", "demo-draft", "--output", same, "--trace", same, cache=tmp_path)
+    assert (shown.returncode, shown.stderr) == (
+        2,
+        f"ridgeline: --output and --trace are both {same}: give two files\n",
+    )
+
+
 def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
     from ridgeline import cli, models
 

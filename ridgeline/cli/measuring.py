@@ -118,6 +118,8 @@ def bench(
         "batches": support.numbers("--batch", batch),
     }
     bench_tests(config, **lengths)
+    if output is not None and output == trace:
+        raise InputError(f"--output and --trace are both {trace}: give two files")
     for path in (output, trace):
         if path is not None:
             refuse_unwritable(path)

@@ -26,15 +26,18 @@ def serve(
         typer.Option(metavar="ORIGIN", help="Web pages from there may use the API; may be repeated."),
     ] = None,
     cache_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that the key/value cache holds; unset: half of free memory.")
+        int | None,
+        typer.Option(
+            min=1, max=2**40, help="Tokens that the key/value cache holds; unset: half of free memory."
+        ),
     ] = None,
-    sequences: Annotated[int, typer.Option(help="Sequences computed at once.")] = 64,
-    batched_tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 512,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences computed at once.")] = 64,
+    batched_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step.")] = 512,
     threads: Annotated[int | None, typer.Option(help="Threads that compute; unset: every core.")] = None,
     max_requests: Annotated[
         int, typer.Option(min=1, help="Requests answered at once; others get 429.")
     ] = 256,
-    body_limit: Annotated[float, typer.Option(min=0.001, help="MB of a request's body.")] = 4.0,
+    body_limit: Annotated[float, typer.Option(min=0.001, max=1e6, help="MB of a request's body.")] = 4.0,
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="How long running requests may take after SIGTERM.")
     ] = 30.0,

@@ -56,6 +56,5 @@ def make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> Na
         return ops.alloc_cache(spec, blocks)
     except RuntimeError:  # what PyTorch's CPU allocator raises
         raise InputError(
-            f"memory does not hold a cache of {blocks * block_size} tokens: lower max_tokens, or cache_tokens"
-            " if there are several prompts"
+            f"memory does not hold a cache of {blocks * block_size} tokens: lower cache_tokens or max_tokens"
         ) from None

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST_BLANKS = 40
 _BLANKS = rf"[\x20\x0A\x0D\x09]{{1,{MOST_BLANKS}}}"
 
+#: llguidance's name for where the grammar has no text left, which is no failure.
+_NOTHING_FOLLOWS = "NoExtensionBias"
 #: A tokenizer as llguidance sees it takes up to a second to make.
 _known_tokenizers: WeakKeyDictionary[Tokenizer, llguidance.LLTokenizer] = WeakKeyDictionary()
 
@@ -31,10 +33,11 @@ _known_tokenizers: WeakKeyDictionary[Tokenizer, llguidance.LLTokenizer] = WeakKe
 class Grammar:
     """What an output must be, compiled for one tokenizer. ``option`` is what the caller asked for it with."""
 
-    def __init__(self, option: str, start: llguidance.LLMatcher, ends: Collection[int]) -> None:
+    def __init__(self, option: str, start: llguidance.LLMatcher, for_library: llguidance.LLTokenizer) -> None:
         self.option = option
         self._start = start
-        self._ends = tuple(ends)
+        self._vocab = for_library.vocab_size
+        self._ends = tuple(for_library.eos_tokens)
 
     @classmethod
     def from_json_schema(cls, schema: str | Mapping[str, Any], tokenizer: Tokenizer | None) -> Grammar:
@@ -51,7 +54,7 @@ class Grammar:
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"json_schema is not JSON ({error}): give an object, or its text") from None
         if not isinstance(parsed, dict):
-            raise InputError(f"json_schema is {text[:60]}, expected an object")
+            raise InputError(f"json_schema is {text.strip()[:60]}, expected an object")
         make = partial(library.LLMatcher.grammar_from_json_schema, overrides={"whitespace_pattern": _BLANKS})
         return cls._compiled("json_schema", make, parsed, tokenizer)
 
@@ -78,23 +81,24 @@ class Grammar:
             raise InputError(f"{option} cannot be used: {_reason(str(error))}") from None
         if complaints := [start.get_error()] if start.is_error() else start.get_grammar_warnings():
             raise InputError(f"{option} cannot be used: {_reason(complaints[0])}")
-        grammar = cls(option, start, for_library.eos_tokens)
+        grammar = cls(option, start, for_library)
         if grammar.matcher().is_impossible():
             raise InputError(f"{option} cannot be used: there is no text that follows it")
         return grammar
 
     def matcher(self) -> Matcher:
         """What follows an output from its first token."""
-        return Matcher(self.option, self._start.deep_copy(), self._ends)
+        return Matcher(self.option, self._start.deep_copy(), self._vocab, self._ends)
 
 
 class Matcher:
     """Answers for any output that begins as the grammar wants. What it has followed is kept, so that the
     answer for one token more, or for some fewer, costs those tokens only."""
 
-    def __init__(self, option: str, state: llguidance.LLMatcher, ends: Collection[int]) -> None:
+    def __init__(self, option: str, state: llguidance.LLMatcher, vocab: int, ends: Collection[int]) -> None:
         self._option = option
         self._state = state
+        self._vocab = vocab
         self._ends = ends
         self._followed: list[int] = []
         self._mask: bytes | None = None
@@ -110,7 +114,7 @@ class Matcher:
             return None
         mask, may_end = bytearray(self._text()), self._state.is_accepting()
         for token in stop_ids:
-            if token < len(mask):
+            if 0 <= token < len(mask):
                 mask[token] = may_end
         if not _is_empty(mask):
             return mask
@@ -135,13 +139,18 @@ class Matcher:
     def _text(self) -> bytes:
         """The mask of the tokens that are text and may follow."""
         if self._mask is None:
-            if self._state.is_error():
-                raise InputError(f"{self._option} is too complex: {_reason(self._state.get_error())}")
+            self._refuse_failure()
             mask = bytearray(self._state.compute_logit_bias())
+            if _NOTHING_FOLLOWS not in self._state.get_error():
+                self._refuse_failure()
             for token in self._ends:
                 mask[token] = 0
             self._mask = bytes(mask)
         return self._mask
+
+    def _refuse_failure(self) -> None:
+        if self._state.is_error():
+            raise InputError(f"{self._option} is too complex: {_reason(self._state.get_error())}")
 
     def _follow(self, output: list[int]) -> bool:
         """Whether the grammar goes as far as ``output``, to whose end, or as far as it goes, this brings the
@@ -151,7 +160,10 @@ class Matcher:
             if output[:same] != self._followed:
                 same = common_prefix(self._followed, output)
                 self._state.rollback(len(self._followed) - same)
-            taken = self._state.try_consume_tokens(output[same:])
+            more = output[same:]
+            # An id of a padded vocabulary would leave the library in an error for good.
+            known = next((i for i, token in enumerate(more) if token >= self._vocab), len(more))
+            taken = self._state.try_consume_tokens(more[:known])
             self._followed, self._mask = output[: same + taken], None
         return len(self._followed) == len(output)
 

@@ -103,6 +103,7 @@ class Core:
             self.runner.copy(plan)
             if speculator is not None:
                 plan = speculator.propose(plan, self.runner)
+                scheduled = clock.now()  # drafting is no part of the model's pass
             logits = self.runner.run(plan)
         except Exception as error:
             failed = dict.fromkeys(chunk.sequence.request for chunk in plan.chunks)

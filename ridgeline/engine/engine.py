@@ -6,6 +6,7 @@ import asyncio
 import queue
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ class Engine:
 
     def start(self, requests: Sequence[Request]) -> TokenStream:
         """The tokens of several prepared requests in one stream, which otherwise is like :meth:`stream`."""
-        return TokenStream(self._worker, requests)
+        # Copies: a request is known by its identity, and may be started again, or on another engine.
+        return TokenStream(self._worker, [self._fitting(replace(request)) for request in requests])
 
     @property
     def cache_tokens(self) -> int:

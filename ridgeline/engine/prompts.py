@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from operator import index
@@ -153,7 +153,7 @@ class Requests:
                 )
 
     def _stops(self, stop: str | Sequence[str]) -> tuple[str, ...]:
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = (stop,) if isinstance(stop, str) or not isinstance(stop, Iterable) else tuple(stop)
         if not all(isinstance(text, str) and text for text in stops):
             raise InputError(f"stop is {stop!r}, expected text that is not empty, or a list of such")
         if len(stops) > MOST_STOPS:

@@ -18,6 +18,7 @@ from ridgeline import kernels
 from ridgeline.engine.result import Logprobs
 from ridgeline.engine.sampling import Sampling
 from ridgeline.engine.sequence import Lookahead, Sequence
+from ridgeline.errors import InputError
 
 #: What a token is chosen after.
 Context = Sequence | Lookahead
@@ -77,6 +78,8 @@ def choose_continuations(
     """The ``count`` likeliest tokens after each beam with their log-probabilities, the likeliest first."""
     logprobs = penalised(logits.float(), sequences).log_softmax(-1)
     values, tokens = logprobs.topk(min(count, logprobs.shape[-1]))
+    if values.isnan().any():
+        raise InputError("logits holds a NaN; nothing can be chosen from it")
     return [
         list(zip(ids, row, strict=True)) for ids, row in zip(tokens.tolist(), values.tolist(), strict=True)
     ]

@@ -106,7 +106,10 @@ def _bias_pairs(given: Any) -> tuple[tuple[int, float], ...]:
     pairs = given.items() if isinstance(given, Mapping) else given
     if not isinstance(pairs, Iterable):
         raise InputError(f"logit_bias is {given!r}, expected token ids and what to add to each, -100 to 100")
-    pairs = tuple(tuple(pair) for pair in pairs)
+    try:
+        pairs = tuple((token, bias) for token, bias in pairs)
+    except (TypeError, ValueError):
+        raise InputError(f"logit_bias is {given!r}, expected pairs of a token id and what to add") from None
     for token, bias in pairs:
         if not is_whole(token) or token < 0 or not _is_within(bias, MOST_BIAS):
             raise InputError(f"logit_bias of {token!r} is {bias!r}, expected a token id and -100 to 100")

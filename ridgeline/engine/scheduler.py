@@ -67,7 +67,8 @@ class Scheduler:
         self.refuse_endless(request)
         submitted = self.clock.now() if submitted is None else submitted
         turn = (submitted - request.priority * PRIORITY_SECONDS, next(self._numbers), 0)
-        group = Group(request, turn, [Sequence(request)], range(1, request.samples), submitted)
+        samples = 1 if request.beams is not None else request.samples  # a search brings all its results
+        group = Group(request, turn, [Sequence(request)], range(1, samples), submitted)
         self._queue(group)
         return group
 

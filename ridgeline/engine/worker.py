@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -181,3 +182,5 @@ class Worker:
                 self._orders[next(self._numbers)] = mail
         for number in list(self._orders):
             self._deliver(Failure(number, reason))
+        with suppress(Exception):  # after a fault of its own it may not be able to
+            self._core.abort_all()

@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
+from ridgeline.engine.worker import EngineClosed
 from ridgeline.server.errors import api_error
 
 #: How the API's description says that an answer may be events.
@@ -45,7 +46,7 @@ async def chunks(parts: AsyncIterator[BaseModel]) -> AsyncIterator[str]:
             yield event(part.model_dump_json())
     except Exception as error:
         found = api_error(error)
-        if found.status >= 500:
+        if found.status >= 500 and not isinstance(error, EngineClosed):  # a drain that took too long is none
             _log.error("a stream failed", exc_info=error)
         yield event(found.body.model_dump_json())
     else:

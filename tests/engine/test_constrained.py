@@ -25,6 +25,11 @@ pytest.importorskip("llguidance")
 WINDOW, END = 512, 0
 
 
+def test_a_regex_that_grows_too_large_says_so(generate):
+    with pytest.raises(InputError, match="regex is too complex"):
+        generate("x", regex="(a{1000}){1000}", max_tokens=20)
+
+
 @pytest.fixture(scope="module")
 def model(make_twin):
     return make_twin(

@@ -439,3 +439,41 @@ def test_every_step_is_reported(engine):
     assert all(later.started >= step.started + step.seconds for step, later in pairwise(steps))
     assert engine.last_step == steps[-1]
     assert engine.last_step.predicted is None
+
+
+def test_a_search_gives_its_results_and_nothing_else(engine):
+    """Its samples were once forked from the prompt, too, and the first of them ended the engine."""
+    tokens = list(engine.tokens([5, 6, 7], beams=BeamSearch(3), n=2, max_tokens=8))
+    assert [(token.sample, token.result is not None) for token in tokens] == [(0, True), (1, True)]
+    assert engine.is_alive
+
+
+def test_a_prepared_request_may_be_started_twice(engine):
+    request = engine.prepare([5, 6, 7], max_tokens=4)
+
+    async def both():
+        return [token.result.ids async for token in engine.start([request, request]) if token.result]
+
+    first, second = asyncio.run(both())
+    assert first == second
+
+
+def test_a_request_that_another_engine_prepared_is_checked_again(engine, loaded):
+    with Engine(loaded, cache_tokens=32) as small:
+        request = engine.prepare([5] * 60, max_tokens=40)
+        with pytest.raises(InputError, match="the request takes"):
+            asyncio.run(_started(small, request))
+        assert small.is_alive
+
+
+async def _started(engine, request):
+    engine.start([request])
+
+
+def test_nothing_is_left_when_an_engine_is_closed_in_the_midst_of_its_work(loaded):
+    engine = Engine(loaded, cache_tokens=1024)
+    tokens = engine.tokens([5, 6, 7], max_tokens=100)
+    next(tokens)
+    engine.close()
+    status = engine.status()
+    assert (status.running, status.waiting, status.blocks_used) == (0, 0, 0)

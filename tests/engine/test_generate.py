@@ -444,7 +444,9 @@ def test_a_request_larger_than_the_cache_is_refused(make):
 
 def test_a_cache_larger_than_memory_is_refused(model):
     endless = replace(model, config=replace(model.config, window=10**15))
-    with pytest.raises(InputError, match=r"memory does not hold a cache of .* lower max_tokens"):
+    with pytest.raises(
+        InputError, match=r"memory does not hold a cache of .* lower cache_tokens or max_tokens"
+    ):
         generator(endless).generate([5])
 
 

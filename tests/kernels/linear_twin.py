@@ -36,7 +36,7 @@ def int8_weight(weight: torch.Tensor) -> torch.Tensor:
 
 
 def int4_candidates(weight: torch.Tensor, group: int) -> torch.Tensor:
-    """[22, rows, groups, group]: the weight by each of the scales that are tried before the best is fitted."""
+    """[22, rows, groups, group]: the weight by each of the scales of which the best is fitted."""
     w = grouped(weight, group)
     peak = w.gather(2, w.abs().argmax(2, keepdim=True))
     quotients = [-8 + s / 8 for s in range(-2, 11)] + [7 - s / 8 for s in range(-4, 5)]

@@ -1,4 +1,4 @@
-"""Speculation by name, as a command's option or a server's setting gives it."""
+"""Speculation by name, as a command's option gives it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from ridgeline.engine.plan import Proposal
 from ridgeline.engine.runner import ModelRunner
 from ridgeline.engine.sequence import Lookahead, Sequence
 from ridgeline.engine.speculation.rules import Rule
+from ridgeline.errors import InputError
 from ridgeline.ops.protocol import Span, Wanted
 
 
@@ -42,7 +43,10 @@ def complete(drafts: Items[Draft], model: ModelRunner, rule: Rule) -> None:
     active = list(drafts)
     while active:
         logits = compute(active, model, "last")
-        chosen = rule.draw(logits, [_context(draft) for draft in active])
+        try:
+            chosen = rule.draw(logits, [_context(draft) for draft in active])
+        except InputError:  # a grammar's dead end, or a NaN: verification finds whose it is, if it gets there
+            return
         for draft, token in zip(active, chosen.tokens, strict=True):
             draft.pending = [token]
             draft.tokens.append(token)

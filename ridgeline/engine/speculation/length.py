@@ -16,7 +16,7 @@ PRIOR_JUDGED, PRIOR_ACCEPTED = 4.0, 3.0
 #: What twice the rows add to the time of a step until it is measured: little, so that they are tried.
 ROWS_GROWTH = 0.1
 #: Steps without proposals to compare with, and the tokens of the drafts from which costs are learned.
-PLAIN_STEPS, FIRST_DRAFT = 3, 1
+PLAIN_STEPS, FIRST_DRAFT = 3, 3
 #: Steps after which another draft length is tried, after which speculation that never pays is tried again,
 #: and after which the best length is looked up again.
 TRY, SELDOM, LOOK = 32, 1024, 16
