@@ -194,6 +194,8 @@ class Screen:
     def __init__(self, command, env):
         self.process, self.fd = pty.fork()
         if not self.process:
+            # Tests that run in the background inherit a SIGINT that is ignored.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execve(command[0], command, env)
         self.text = ""
 
@@ -226,14 +228,14 @@ class Screen:
         return os.waitstatus_to_exitcode(status)
 
 
-@pytest.mark.slow  # a race with an answer of 0.2 s, which a busy machine loses
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(model, tmp_path):
+    # To this the greedy model goes on for 12,000 tokens at least, which take seconds.
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 20}))
     screen = Screen([*CHAT, str(model), "--temperature", "0"], environment(tmp_path))
     screen.wait_for("> ")
-    screen.type("Hello\n")
-    screen.wait_for("Hello\r\n")
+    screen.type("Tell\n")
+    screen.wait_for("Tell\r\n")
     while len(screen.text) < 100:  # the answer has begun
         assert screen.read()
     screen.type("\x03")
@@ -249,4 +251,4 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(model, tmp_path):
     screen.wait_for("> ")  # a terminal that nobody reads yet would keep the key as a zero
     screen.type("\x04")
     assert screen.exit_code() == 0
-    assert (tmp_path / "cache" / "chat-history").read_text().split() == ["Hello", "/reset"]
+    assert (tmp_path / "cache" / "chat-history").read_text().split() == ["Tell", "/reset"]
