@@ -42,7 +42,19 @@ class Provenance(StrEnum):
 
 
 # "levels" are the caches (their capacities in `on_chip` too), "memory" is main memory.
-SECTIONS = ("matrix", "vector", "exp", "memory", "levels", "launch", "storage", "link", "price", "kernels")
+SECTIONS = (
+    "matrix",
+    "vector",
+    "exp",
+    "memory",
+    "levels",
+    "launch",
+    "storage",
+    "link",
+    "price",
+    "kernels",
+    "calibration",
+)
 
 
 @dataclass(frozen=True)
@@ -87,11 +99,14 @@ class Device:
     exponentials/s. ``levels`` run from the nearest cache with a known bandwidth to main memory, the
     last. Capacities follow the vendor's decimal gigabytes; a driver may report a few per cent more.
     ``link_bandwidth`` is bytes/s out of one device, in one direction. ``kernels`` holds measured
-    kernel times as ``ridgeline measure`` wrote them.
+    kernel times as ``ridgeline measure`` wrote them. ``calibration`` holds, by kind of kernel (gemm,
+    elementwise, attention, collective), the few constants of that kind's time model as ``ridgeline
+    calibrate`` fitted them to measured points.
 
     Raises InputError on a value that is not a positive finite number (``launch_seconds`` and
-    ``price_per_hour`` may be 0), an unknown kind, dtype or section, levels that do not grow, and a
-    ``provenance`` that does not cover exactly the sections present.
+    ``price_per_hour`` may be 0), an unknown kind, dtype or section, levels that do not grow, a
+    calibration that is not tables of finite numbers, and a ``provenance`` that does not cover exactly
+    the sections present.
     """
 
     name: str
@@ -113,6 +128,7 @@ class Device:
     link_bandwidth: float | None = None
     price_per_hour: float | None = None
     kernels: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("name", "title", "source", "date"):
@@ -136,6 +152,7 @@ class Device:
         if (self.link_name is None) != (self.link_bandwidth is None):
             raise InputError("link_name and link_bandwidth go together: give both or neither")
         _check_levels(self.levels)
+        _check_calibration(self.calibration)
         _check_provenance(self.provenance, self._sections())
 
     def _sections(self) -> set[str]:
@@ -147,6 +164,7 @@ class Device:
             "link": self.link_bandwidth is not None,
             "price": self.price_per_hour is not None,
             "kernels": bool(self.kernels),
+            "calibration": bool(self.calibration),
         }
         return {section for section in SECTIONS if present.get(section, True)}
 
@@ -235,6 +253,16 @@ def _check_levels(levels: tuple[Level, ...]) -> None:
     for near, far in pairwise(levels):
         if near.capacity >= far.capacity:
             raise InputError(f"levels must grow towards main memory: {near.name} is not below {far.name}")
+
+
+def _check_calibration(calibration: Mapping[str, Mapping[str, float]]) -> None:
+    for kind, constants in calibration.items():
+        if not isinstance(constants, Mapping):
+            raise InputError(f"calibration.{kind} must be a table of numbers, not {constants!r}")
+        for name, value in constants.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not isfinite(value):
+                raise InputError(f"calibration.{kind}.{name} must be a finite number, not {value!r}")
 
 
 def _check_provenance(provenance: Mapping[str, Provenance], present: set[str]) -> None:

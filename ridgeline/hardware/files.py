@@ -131,7 +131,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _device_from(values: dict[str, Any]) -> Device:
     _check_fields(Device, values, "")
-    for name in ("matrix", "vector", "on_chip", "provenance", "kernels"):
+    for name in ("matrix", "vector", "on_chip", "provenance", "kernels", "calibration"):
         if not isinstance(values.get(name, {}), dict):
             raise InputError(f"{name} must be a table")
     levels = values["levels"]

@@ -222,6 +222,25 @@ def test_a_table_of_kernels_comes_back_unchanged(plain, tmp_path):
     assert load_device(tmp_path / "kernels.toml").kernels == kernels
 
 
+def test_fitted_constants_come_back_unchanged(plain, tmp_path):
+    calibration = {"gemm": {"efficiency": 0.8, "slope": -1e-9, "waves": 2}, "elementwise": {}}
+    provenance = {**plain.provenance, "calibration": Provenance.CALIBRATED}
+    device = replace(plain, calibration=calibration, provenance=provenance)
+    save_device(device, tmp_path / "calibrated.toml")
+    assert load_device(tmp_path / "calibrated.toml") == device
+
+
+@pytest.mark.parametrize("value", [nan, inf, "fast", True, [1.0], {"deeper": 1.0}])
+def test_a_calibration_holds_finite_numbers_only(plain, value):
+    with pytest.raises(InputError, match=r"calibration\.gemm\.efficiency must be a finite number"):
+        replace(plain, calibration={"gemm": {"efficiency": value}})
+
+
+def test_a_calibration_is_tables_by_kind(plain):
+    with pytest.raises(InputError, match=r"calibration\.gemm must be a table of numbers"):
+        replace(plain, calibration={"gemm": 0.8})
+
+
 def test_figures_from_numpy_are_written_as_plain_numbers(plain, tmp_path):
     import numpy
 
@@ -322,6 +341,8 @@ def test_a_value_that_is_no_positive_number_is_named_with_its_field(tmp_path, li
         ('exp = "assumed"', 'exp = "assumed"\ncolour = "assumed"', "a section of provenance is 'colour'"),
         ("[vector]\nfp32 = 1e12", "[vector]", "vector needs the rate"),
         ("units = 4", "units = 4\nkernels = 3", "kernels must be a table"),
+        ("units = 4", "units = 4\ncalibration = 3", "calibration must be a table"),
+        ('link = "datasheet"', 'link = "datasheet"\n[calibration.gemm]\na = 1', "provenance lacks calibration"),
         ("units = 4", "units = = 4", "not valid TOML"),
     ],
 )
