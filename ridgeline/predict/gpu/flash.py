@@ -48,8 +48,8 @@ COPIED_BYTES = 2
 
 @dataclass(frozen=True)
 class Attention:
-    """Constants of the model. The generic ones are those of the RTX 4090, fitted to KAIST CASYS
-    LLMServingSim's profiles.
+    """Constants of the model. The generic ones are the RTX 4090's, fitted to 20 points of LLMServingSim's
+    profiles (KAIST CASYS): no other accelerator's attention was at hand.
 
     Attributes:
         launch_seconds: a launch and the first block's start.
@@ -62,14 +62,14 @@ class Attention:
         stall_seconds: what a step that only decodes waits beside, with many sequences and much to read.
     """
 
-    launch_seconds: float = 4.2e-6
-    block_seconds: float = 1.3e-6
-    empty_seconds: float = 0.34e-6
-    matrix_efficiency: float = 0.90
-    bandwidth_efficiency: float = 0.95
-    regroup_seconds: float = 4.2e-6
-    combine_seconds: float = 3.6e-6
-    stall_seconds: float = 50e-6
+    launch_seconds: float = 4.8e-6
+    block_seconds: float = 1.2e-6
+    empty_seconds: float = 0.37e-6
+    matrix_efficiency: float = 0.87
+    bandwidth_efficiency: float = 0.96
+    regroup_seconds: float = 3.8e-6
+    combine_seconds: float = 2.8e-6
+    stall_seconds: float = 38e-6
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,9 @@ def _last_begins(g: Group, work: ndarray, heads: ndarray, rates: Rates) -> ndarr
     others = np.maximum(work - own, 0)
     share = own / np.maximum(work, 1e-30)
     run = g.blocks / units * (1 - 1 / (2 * heads))
-    few = others / np.maximum(units * run, 1e-9) * -np.log(np.maximum(1 - run, 1e-9))
+    few = others / np.maximum(units * run, 1e-9) * -np.log(np.maximum(1 - run, 1 / (4 * units)))
     mixed = np.maximum(work / units - share * rates.square(g) / (2 * mean), 0)
     waves = np.maximum(np.ceil(g.blocks / units) - 1, 0) * mean + others / units
     alike = share * (1 - (g.last - g.first) / np.maximum(g.last, 1))
     some = np.where(few < mean, few, np.maximum(mixed, mean))
-    return np.where(run < 1, some, alike * waves + (1 - alike) * mixed)
+    return np.where(g.blocks <= units, some, alike * waves + (1 - alike) * mixed)
