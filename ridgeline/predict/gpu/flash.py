@@ -13,12 +13,12 @@ head by head, all sequences of a step in one launch. From that follow, without a
 
 Fitted are the share of the rates that is reached, and what a launch, a block, and an empty block cost. One
 constant describes what was measured and has no such reason: a step that only decodes takes longer than its
-parts by up to ``stall_seconds``, the more sequences it has, but no longer with their length.
+parts by up to ``stall_us``, the more sequences it has, but no longer with their length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -27,6 +27,7 @@ from numpy import ndarray
 
 from ridgeline.hardware.device import Device
 from ridgeline.ops.trace import SequenceWork
+from ridgeline.predict.gpu.fitting import Prior
 from ridgeline.predict.gpu.thread_blocks import (
     BLOCKS_A_UNIT,
     TILE_ROWS,
@@ -44,32 +45,40 @@ SOFTMAX_OPERATIONS = 5
 OVERLAP = 6
 #: Bytes of an element of queries and outputs.
 COPIED_BYTES = 2
+MICRO = 1e-6
+
+
+#: What the constants usually are: the RTX 4090's, fitted to 20 points of LLMServingSim's profiles (KAIST CASYS),
+#: because no other accelerator's attention was at hand.
+PRIORS: Mapping[str, Prior] = {
+    "launch_us": Prior(4.8, 0.7),
+    "block_us": Prior(1.2, 0.7),
+    "empty_us": Prior(0.37, 0.7),
+    "matrix": Prior(0.87, 0.7, is_share=True),
+    "memory": Prior(0.96, 0.7, is_share=True),
+    "regroup_us": Prior(3.8, 0.7),
+    "combine_us": Prior(2.8, 0.7),
+    "stall_us": Prior(38.0, 0.7),
+}
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Constants of the model. The generic ones are the RTX 4090's, fitted to 20 points of LLMServingSim's
-    profiles (KAIST CASYS): no other accelerator's attention was at hand.
+class AttentionConstants:
+    """``launch_us``: a launch and the first block's start. ``block_us``: what a block costs beside its tiles.
+    ``empty_us``: a block of the grid that finds no rows to do, in a step of unlike sequences. ``matrix``:
+    share of the matrix, vector and exponential rates that a tile reaches. ``memory``: share of the bandwidth.
+    ``regroup_us``: bringing the query heads that share keys together, and their outputs back. ``combine_us``:
+    merging splits. ``stall_us``: what a step that only decodes waits beside, with many sequences and much to
+    read."""
 
-    Attributes:
-        launch_seconds: a launch and the first block's start.
-        block_seconds: what a block costs beside its tiles.
-        empty_seconds: a block of the grid that finds no rows to do, in a step of unlike sequences.
-        matrix_efficiency: share of the matrix, vector and exponential rates that a tile reaches.
-        bandwidth_efficiency: share of the memory's bandwidth that a large read reaches.
-        regroup_seconds: bringing the query heads that share keys together and their outputs back.
-        combine_seconds: merging the splits.
-        stall_seconds: what a step that only decodes waits beside, with many sequences and much to read.
-    """
-
-    launch_seconds: float = 4.8e-6
-    block_seconds: float = 1.2e-6
-    empty_seconds: float = 0.37e-6
-    matrix_efficiency: float = 0.87
-    bandwidth_efficiency: float = 0.96
-    regroup_seconds: float = 3.8e-6
-    combine_seconds: float = 2.8e-6
-    stall_seconds: float = 38e-6
+    launch_us: float = PRIORS["launch_us"].usual
+    block_us: float = PRIORS["block_us"].usual
+    empty_us: float = PRIORS["empty_us"].usual
+    matrix: float = PRIORS["matrix"].usual
+    memory: float = PRIORS["memory"].usual
+    regroup_us: float = PRIORS["regroup_us"].usual
+    combine_us: float = PRIORS["combine_us"].usual
+    stall_us: float = PRIORS["stall_us"].usual
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class AttentionTime:
 
 
 def attend(
-    device: Device, constants: Attention, sequences: Sequence[SequenceWork], dtype: str
+    device: Device, constants: AttentionConstants, sequences: Sequence[SequenceWork], dtype: str
 ) -> AttentionTime:
     """The time of one layer's attention over all ``sequences`` of a step, multiplied in ``dtype``.
 
@@ -105,23 +114,23 @@ def attend(
     splits = np.where(grouped, wanted, 1)
     groups = [split(g, splits) for g in groups]
     rows = reduce(np.maximum, (g.row_tiles for g in groups))
-    empty = sum((rows - g.row_tiles) * g.sequences for g in groups) * grid_heads * constants.empty_seconds
+    empty = sum((rows - g.row_tiles) * g.sequences for g in groups) * grid_heads * constants.empty_us * MICRO
     work = empty + sum(g.blocks * rates.block(g.tiles) for g in groups)
     ends = ends_at(groups, grid_heads, work, rates)
 
     moved = sum(n * _kv_bytes(s, dtype) for n, s in zip(counts, sequences, strict=True)) / kv_heads
-    reading = moved / (device.bandwidth * constants.bandwidth_efficiency)  # one kv head's keys, once
+    reading = moved / (device.bandwidth * constants.memory)  # one kv head's keys, once
     blocks = sum(g.row_tiles * g.sequences for g in groups)  # of one head
     passes = np.where(grouped, 1, np.clip(shared * blocks / units, 1, shared))
     missed = np.clip(2 * (moved / _l2(device) - 1), 0, 1)
     a_pass = work / units / kv_heads / passes
     busy = kv_heads * (_slower(a_pass, reading) + (passes - 1) * _slower(a_pass, reading * missed))
     once = reading * kv_heads
-    decoding = _slower(ends, once) + _stall(constants.stall_seconds, once, sum(counts) * kv_heads / units)
+    decoding = _slower(ends, once) + _stall(constants.stall_us * MICRO, once, sum(counts) * kv_heads / units)
 
     copied = 4 * sum(counts) * heads * head_dim * COPIED_BYTES / device.bandwidth
-    regroup = np.where(grouped & (blocks > 1), constants.regroup_seconds + copied, 0)
-    fixed = constants.launch_seconds + regroup + np.where(splits > 1, constants.combine_seconds, 0)
+    regroup = np.where(grouped & (blocks > 1), constants.regroup_us * MICRO + copied, 0)
+    fixed = constants.launch_us * MICRO + regroup + np.where(splits > 1, constants.combine_us * MICRO, 0)
     computed = sum(g.blocks * g.tiles for g in groups) / units
     needs = {name: computed * seconds for name, seconds in rates.parts.items()}
     needs["memory"] = once * (1 + (passes - 1) * missed)
@@ -129,14 +138,16 @@ def attend(
     return AttentionTime(fixed + np.where(grouped, decoding, busy + ends - work / units), needs)
 
 
-def _rates(device: Device, constants: Attention, head_dim: ndarray, key_tile: ndarray, dtype: str) -> Rates:
-    scores = TILE_ROWS * key_tile / constants.matrix_efficiency * device.units
+def _rates(
+    device: Device, constants: AttentionConstants, head_dim: ndarray, key_tile: ndarray, dtype: str
+) -> Rates:
+    scores = TILE_ROWS * key_tile / constants.matrix * device.units
     parts = {
         "matrix": 4 * scores * head_dim / device.matrix_rate(dtype),
         "vector": SOFTMAX_OPERATIONS * scores / device.vector_rate("fp32"),
         "exp": scores / device.exp_rate,
     }
-    return Rates(parts, constants.block_seconds, device.units)
+    return Rates(parts, constants.block_us * MICRO, device.units)
 
 
 def _stall(most: float, reading: ndarray, blocks_a_unit: ndarray) -> ndarray:

@@ -10,7 +10,7 @@ from ridgeline.ops.count import most_keys
 from ridgeline.ops.protocol import Mask, Span
 from ridgeline.ops.trace import SequenceWork
 from ridgeline.predict.gpu.attention import KIND, fit, seconds
-from ridgeline.predict.gpu.flash import Attention, attend
+from ridgeline.predict.gpu.flash import AttentionConstants, attend
 from ridgeline.predict.gpu.kinds import Points
 from ridgeline.validation.measured import attention_points
 
@@ -19,7 +19,7 @@ FITTED_TO, JUDGED = attention_points("calibration"), attention_points("judged")
 DECODES, ALONE = JUDGED["prefill_chunk"] == 0, JUDGED["n_decode"] == 0
 LONG = np.maximum(JUDGED["kv_prefill"], JUDGED["kv_decode"]) > 2048
 #: A machine that shares no constant with the one whose constants the fit starts from.
-OTHER = Attention(8e-6, 0.7e-6, 0.2e-6, 0.6, 0.8, 6e-6, 5e-6, 20e-6)
+OTHER = AttentionConstants(8, 0.7, 0.2, 0.6, 0.8, 6, 5, 20)
 
 
 def errors(constants, points):
@@ -76,7 +76,7 @@ def test_the_fit_finds_the_constants_of_another_machine():
     assert errors(found, truth).mean() < 0.02
     judged = replace(JUDGED, seconds=seconds(DEVICE, OTHER, JUDGED))
     assert errors(found, judged).mean() < 0.04
-    assert errors(Attention(), judged).mean() > 0.15
+    assert errors(AttentionConstants(), judged).mean() > 0.15
 
 
 # -- what must follow ----------------------------------------------------------------------------
@@ -84,28 +84,30 @@ def test_the_fit_finds_the_constants_of_another_machine():
 
 def test_long_decodes_take_as_long_as_reading_their_keys():
     keys = 16384 * 128 * 2 * 8 * 128 * 2
-    found = attend(DEVICE, Attention(bandwidth_efficiency=1.0), [decode(128, 16384)], "bf16")
+    found = attend(DEVICE, AttentionConstants(memory=1.0), [decode(128, 16384)], "bf16")
     assert float(found.seconds) == pytest.approx(keys / DEVICE.bandwidth, rel=0.02)
 
 
 def test_a_smaller_cache_format_is_read_faster():
-    full = attend(DEVICE, Attention(), [decode(64, 8192, cached=8192 * 4096)], "bf16").seconds
-    half = attend(DEVICE, Attention(), [decode(64, 8192, cached=8192 * 2048)], "bf16").seconds
+    full = attend(DEVICE, AttentionConstants(), [decode(64, 8192, cached=8192 * 4096)], "bf16").seconds
+    half = attend(DEVICE, AttentionConstants(), [decode(64, 8192, cached=8192 * 2048)], "bf16").seconds
     assert 0.5 * full < half < 0.57 * full
 
 
 def test_a_lone_row_of_a_mixed_step_costs_as_much_as_a_tile_of_rows():
     """Without a chunk its heads share a tile, and many units read its keys."""
-    few = [attend(DEVICE, Attention(), [prompt(n), decode(4, 8192)], "bf16").seconds for n in (16, 64)]
+    few = [
+        attend(DEVICE, AttentionConstants(), [prompt(n), decode(4, 8192)], "bf16").seconds for n in (16, 64)
+    ]
     assert few[0] == pytest.approx(few[1], rel=0.02)
-    assert few[0] > 1.5 * attend(DEVICE, Attention(), [decode(4, 8192)], "bf16").seconds
+    assert few[0] > 1.5 * attend(DEVICE, AttentionConstants(), [decode(4, 8192)], "bf16").seconds
 
 
 def test_heads_that_share_keys_read_them_once_only_while_they_run_together():
     """In mixed steps of 128 sequences on 128 units, one head at a time: from L2 if one head's keys fit in
     it (72 MiB), else from memory again."""
     fits, exceeds = (
-        float(attend(DEVICE, Attention(), [prompt(16), decode(128, n)], "bf16").needs["memory"])
+        float(attend(DEVICE, AttentionConstants(), [prompt(16), decode(128, n)], "bf16").needs["memory"])
         for n in (1024, 4096)
     )
     assert exceeds == pytest.approx(4 * 4 * fits, rel=0.02)
@@ -113,18 +115,22 @@ def test_heads_that_share_keys_read_them_once_only_while_they_run_together():
 
 def test_exponentials_bind_where_heads_are_small_and_products_fast():
     fast = replace(DEVICE, matrix={"bf16": 1000e12}, exp_rate=2e12)
-    needs = attend(fast, Attention(), [prompt(2048, head_dim=64)], "bf16").needs
+    needs = attend(fast, AttentionConstants(), [prompt(2048, head_dim=64)], "bf16").needs
     assert max(needs, key=needs.get) == "exp"
 
 
 def test_arrays_give_what_numbers_give():
     chunks, counts = np.array([0, 64, 0, 2048, 256]), np.array([3, 0, 200, 17, 1])
     found = seconds(
-        DEVICE, Attention(), points(prefill_chunk=chunks, kv_prefill=chunks, n_decode=counts, kv_decode=777)
+        DEVICE,
+        AttentionConstants(),
+        points(prefill_chunk=chunks, kv_prefill=chunks, n_decode=counts, kv_decode=777),
     )
     for i, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
         works = ([prompt(chunk, chunk)] if chunk else []) + ([decode(count, 778)] if count else [])
-        assert float(attend(DEVICE, Attention(), works, "bf16").seconds) == pytest.approx(found[i], rel=1e-12)
+        assert float(attend(DEVICE, AttentionConstants(), works, "bf16").seconds) == pytest.approx(
+            found[i], rel=1e-12
+        )
 
 
 def test_more_keys_rows_or_sequences_never_take_less_by_much():
@@ -132,17 +138,17 @@ def test_more_keys_rows_or_sequences_never_take_less_by_much():
     grid = 2 ** np.arange(4, 15)
     for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"):
         sizes = {"prefill_chunk": 256, "kv_prefill": 512, "n_decode": 16, "kv_decode": 1024, name: grid}
-        times = seconds(DEVICE, Attention(), points(**sizes))
+        times = seconds(DEVICE, AttentionConstants(), points(**sizes))
         assert (times[1:] > 0.95 * times[:-1]).all()
 
 
 def test_all_constants_are_used():
     works = points(prefill_chunk=[0, 512, 0], kv_prefill=0, n_decode=[2, 9, 99], kv_decode=[9000, 300, 999])
-    plain = seconds(DEVICE, Attention(), works)
-    for i, value in enumerate(astuple(Attention())):
-        changed = list(astuple(Attention()))
+    plain = seconds(DEVICE, AttentionConstants(), works)
+    for i, value in enumerate(astuple(AttentionConstants())):
+        changed = list(astuple(AttentionConstants()))
         changed[i] = value / 2
-        assert (seconds(DEVICE, Attention(*changed), works) != plain).any()
+        assert (seconds(DEVICE, AttentionConstants(*changed), works) != plain).any()
 
 
 @pytest.mark.parametrize("mask", [Mask(True), Mask(False), Mask(True, (7, 0)), Mask(False, (3, 2))])
