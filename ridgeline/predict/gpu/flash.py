@@ -48,8 +48,8 @@ COPIED_BYTES = 2
 MICRO = 1e-6
 
 
-#: What the constants usually are: the RTX 4090's, fitted to 20 points of LLMServingSim's profiles (KAIST CASYS),
-#: because no other accelerator's attention was at hand.
+#: What the constants usually are: the RTX 4090's, fitted to 20 points of LLMServingSim's profiles (KAIST
+#: CASYS), because no other accelerator's attention was at hand.
 PRIORS: Mapping[str, Prior] = {
     "launch_us": Prior(4.8, 0.7),
     "block_us": Prior(1.2, 0.7),
