@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ridgeline.hardware.device import Device
 
 #: Where the time model of each kind is.
-MODULES: Mapping[str, str] = {}
+MODULES: Mapping[str, str] = {
+    "gemm": "ridgeline.predict.gpu.gemm",
+    "elementwise": "ridgeline.predict.gpu.elementwise",
+}
 
 
 @dataclass(frozen=True)
