@@ -51,14 +51,14 @@ MICRO = 1e-6
 #: What the constants usually are: the RTX 4090's, fitted to 20 points of LLMServingSim's profiles (KAIST
 #: CASYS), because no other accelerator's attention was at hand.
 PRIORS: Mapping[str, Prior] = {
-    "launch_us": Prior(4.8, 0.7),
-    "block_us": Prior(1.2, 0.7),
-    "empty_us": Prior(0.37, 0.7),
-    "matrix": Prior(0.87, 0.7, is_share=True),
-    "memory": Prior(0.96, 0.7, is_share=True),
-    "regroup_us": Prior(3.8, 0.7),
-    "combine_us": Prior(2.8, 0.7),
-    "stall_us": Prior(38.0, 0.7),
+    "launch_us": Prior(4.8, 0.5),
+    "block_us": Prior(1.2, 0.5),
+    "empty_us": Prior(0.37, 0.5),
+    "matrix": Prior(0.87, 0.5, is_share=True),
+    "memory": Prior(0.96, 0.5, is_share=True),
+    "regroup_us": Prior(3.8, 0.5),
+    "combine_us": Prior(2.8, 0.5),
+    "stall_us": Prior(38.0, 0.5),
 }
 
 
