@@ -38,6 +38,17 @@ def fit(device: Device, points: Points) -> AttentionConstants:
     )
 
 
+def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed:
+    """The time of a trace's attention. Rotating and appending keys, where they are merged into it, take none.
+
+    Raises InputError if the device cannot compute in the kernel's dtype.
+    """
+    from ridgeline.predict.gpu.kernels import Needed, plain
+
+    found = attend(device, constants, kernel.sequences, kernel.compute)
+    return Needed(plain(found.seconds), {name: plain(need) for name, need in found.needs.items()})
+
+
 KIND = Kind(
     name="attention",
     numbers=("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "heads", "kv_heads", "head_dim"),
@@ -47,4 +58,5 @@ KIND = Kind(
     share=20,
     zero=frozenset({"prefill_chunk", "kv_prefill", "n_decode", "kv_decode"}),
     defaults={"heads": 32, "kv_heads": 8, "head_dim": 128},
+    kernel=kernel_time,
 )
