@@ -27,7 +27,7 @@ DIGITS = 5
 
 class StepCost:
     """What steps of ``model`` cost on ``device``, as ``lowering`` runs them (by default what the device was
-    measured with); without a device, FLOPs and bytes alone.
+    measured with), at ``tier`` or the best that it has; without a device, FLOPs and bytes alone.
 
     A step is taken as two kinds of sequences: those that decode, with the mean of their contexts, and those
     that prefill, all with the same number of rows, behind so many cached tokens that the query-key pairs
@@ -40,8 +40,10 @@ class StepCost:
         device: Device | None,
         cache_format: str | None = None,
         lowering: Lowering | None = None,
+        tier: str | None = None,
     ) -> None:
         self.device = device
+        self._tier = tier
         self._model = model
         self._engine = Kernels.from_dict(device.kernels).engine if device and device.kernels else None
         self._options = {
@@ -77,7 +79,7 @@ class StepCost:
             return StepEstimate(flops, moved)
         needed = resource_seconds(trace, self.device)
         bound = max(needed, key=needed.get)
-        seconds = float(predict(trace, self.device).seconds)
+        seconds = float(predict(trace, self.device, self._tier).seconds)
         return StepEstimate(flops, moved, seconds, bound, float(needed[bound]))
 
     def _spans(self, shape: StepShape) -> Iterator[Span]:

@@ -111,17 +111,12 @@ def errors(device: Device, constants: Any, points: Points) -> Errors:
 
 
 def shares(counts: Mapping[str, int], most: int) -> dict[str, int]:
-    """How many points each kind gets: in proportion to what kinds ask for, at least one, and no more than
-    there are; what one leaves over goes to those that have more."""
-    left, wanting = most, dict(counts)
-    given: dict[str, int] = {}
-    while wanting:
-        asked = sum(kind(name).share for name in wanting)
-        fair = {name: max(1, left * kind(name).share // asked) for name in wanting}
-        short = [name for name in wanting if wanting[name] <= fair[name]]
-        for name in short or list(wanting):
-            given[name] = min(wanting.pop(name), fair[name])
-            left -= given[name]
-        if not short:
+    """How many points each kind gets of ``most``, which is at least one for each: in proportion to what
+    kinds ask for, and no more than there are; what one leaves over goes to the others."""
+    given = dict.fromkeys(counts, 1)
+    for _ in range(most - len(counts)):
+        wanting = [name for name in counts if given[name] < counts[name]]
+        if not wanting:
             break
-    return {name: given[name] for name in counts}
+        given[min(wanting, key=lambda name: given[name] / kind(name).share)] += 1
+    return given

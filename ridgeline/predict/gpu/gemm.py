@@ -94,12 +94,11 @@ def gemm_time(
     m, n, k, batch = (np.asarray(x, float) for x in (m, n, k, batch))
     one = (1,) * np.broadcast(m, n, k, batch, 0.0 if nbytes is None else nbytes).ndim
     columns, rows, split = (_AXES[i].reshape(-1, *one) for i in range(3))
-    sm_rate = device.matrix_rate(dtype) / device.units
-    clock = device.clock_hz or USUAL_CLOCK_HZ
-    hunger = sm_rate / clock / constants.feed * element_bytes / 2  # 1 / the side of a tile that is fed in time
+    rate = device.matrix_rate(dtype) / device.units * constants.matrix  # of an SM
     bandwidth = device.bandwidth * constants.memory
 
-    a_step = 2 * rows * columns / (sm_rate * constants.matrix) * (1 + hunger * (1 / rows + 1 / columns))
+    hunger = _hunger(device, constants, dtype, element_bytes)
+    a_step = 2 * rows * columns / rate * (1 + hunger * (1 / rows + 1 / columns))
     steps = np.ceil(k / split / K_BLOCK) * K_BLOCK
     a_tile = steps * a_step + constants.tile_us * 1e-6
     tiles = np.ceil(n / columns) * np.ceil(m / rows) * split * batch / device.units  # of an SM
@@ -116,6 +115,27 @@ def gemm_time(
     )
     launch = constants.launch_us * 1e-6
     return GemmTime(launch + work, launch, compute, memory)
+
+
+def product_time(
+    device: Device, constants: GemmConstants, flops: Any, *, nbytes: Any, dtype: str, element_bytes: float
+) -> GemmTime:
+    """The time of products of which only the operations and the bytes are known: in full tiles of the
+    largest size, on all SMs. What it leaves out, :func:`gemm_time` has."""
+    rows, columns = TILES[0]
+    hunger = _hunger(device, constants, dtype, element_bytes)
+    rate = device.matrix_rate(dtype) * constants.matrix / (1 + hunger * (1 / rows + 1 / columns))
+    compute = constants.tile_us * 1e-6 + flops / rate
+    memory = nbytes / (device.bandwidth * constants.memory)
+    work = (compute**constants.overlap + memory**constants.overlap) ** (1 / constants.overlap)
+    launch = constants.launch_us * 1e-6
+    return GemmTime(launch + work, launch, compute, memory)
+
+
+def _hunger(device: Device, constants: GemmConstants, dtype: str, element_bytes: float) -> float:
+    """How much longer a tile of one row and no columns would wait for its operands than for the units."""
+    flop_a_clock = device.matrix_rate(dtype) / device.units / (device.clock_hz or USUAL_CLOCK_HZ)
+    return flop_a_clock / constants.feed * element_bytes / 2
 
 
 _AXES = [np.array(axis, float) for axis in zip(*((*t, s) for t in TILES for s in SPLITS), strict=True)]
