@@ -1,9 +1,9 @@
 """A real serving run beside the same requests in simulated time.
 
 LLMServingSim's run (KAIST CASYS, MIT licence) of vLLM 0.19: 300 requests of ShareGPT's lengths, about 10 a
-second, to one RTX 4090 with Llama-3.1-8B in bf16. That is far above its capacity, so the run judges how fast a
-queue is drained, not latency at ease. The engine had a cache of 41,408 tokens in blocks of 16 and at most 2,048
-tokens and 256 sequences a step; it keeps no headroom.
+second, to one RTX 4090 with Llama-3.1-8B in bf16. That is far above its capacity, so the run judges how fast
+a queue is drained, not latency at ease. The engine had a cache of 41,408 tokens in blocks of 16 and at most
+2,048 tokens and 256 sequences a step; it keeps no headroom.
 
 Nothing of the run was fitted to: the card's constants come from the times of single kernels.
 """

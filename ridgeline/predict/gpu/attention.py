@@ -3,14 +3,22 @@ of a prompt behind cached tokens beside sequences that decode."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy import ndarray
 
 from ridgeline.hardware.device import Device
-from ridgeline.ops.trace import SequenceWork
+from ridgeline.ops.trace import Kernel, SequenceWork
 from ridgeline.predict.gpu.fitting import fit_constants
 from ridgeline.predict.gpu.flash import PRIORS, AttentionConstants, attend
 from ridgeline.predict.gpu.kinds import Kind, Points
+
+if TYPE_CHECKING:
+    from ridgeline.predict.gpu.kernels import Needed
+
+#: Relative error beyond which a point's pull on the constants grows no more: the model is no better.
+SCALE = 0.06
 
 
 def seconds(device: Device, constants: AttentionConstants, points: Points) -> ndarray:
@@ -33,9 +41,11 @@ def sequences(points: Points) -> tuple[SequenceWork, SequenceWork]:
 def fit(device: Device, points: Points) -> AttentionConstants:
     """The constants of these steps on ``device``."""
     measured = np.log(points.seconds)
-    return fit_constants(
-        AttentionConstants, PRIORS, lambda constants: np.log(seconds(device, constants, points)) - measured
-    )
+
+    def errors(constants: AttentionConstants) -> ndarray:
+        return np.log(seconds(device, constants, points)) - measured
+
+    return fit_constants(AttentionConstants, PRIORS, errors, scale=SCALE)
 
 
 def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed:
@@ -43,10 +53,10 @@ def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -
 
     Raises InputError if the device cannot compute in the kernel's dtype.
     """
-    from ridgeline.predict.gpu.kernels import Needed, plain
+    from ridgeline.predict.gpu.kernels import needed
 
     found = attend(device, constants, kernel.sequences, kernel.compute)
-    return Needed(plain(found.seconds), {name: plain(need) for name, need in found.needs.items()})
+    return needed(found.seconds, found.needs)
 
 
 KIND = Kind(
