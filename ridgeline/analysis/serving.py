@@ -42,8 +42,8 @@ class EngineLimits:
 
 @dataclass(frozen=True)
 class SimulatedServing:
-    """What :func:`simulate` found; ``tier`` is what the steps' times stand on, ``basis`` names where each part
-    of the device's figures comes from."""
+    """What :func:`simulate` found; ``tier`` is what the steps' times stand on, ``basis`` names where each
+    part of the device's figures comes from."""
 
     model: str
     device: str
