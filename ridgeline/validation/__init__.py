@@ -10,6 +10,7 @@ from ridgeline.validation import (
     flat,
     performance,
     publications,
+    serving,
     thoughts_intensity,
     thoughts_long_context,
 )
@@ -23,6 +24,7 @@ FIGURES: tuple[Figure, ...] = (
     *flat.FIGURES,
     *bottleneck.FIGURES,
     *publications.FIGURES,
+    *serving.FIGURES,
 )
 
 

@@ -40,9 +40,10 @@ def real() -> Serving:
 
 
 @cache
-def simulated() -> SimulatedServing:
+def simulated(tier: str | None = None) -> SimulatedServing:
+    """The same requests simulated, with steps as long as the ``tier`` has them, by default the best."""
     arrivals = [Arrival(r["arrival"], int(r["prompt"]), int(r["output"])) for r in requests()]
-    return simulate(MODEL, DEVICE, arrivals, **LIMITS)
+    return simulate(MODEL, DEVICE, arrivals, tier=tier, **LIMITS)
 
 
 def _times(request: dict[str, float]) -> tuple[float, ...]:
