@@ -53,7 +53,7 @@ def show_capacity(console: Console, found: Capacity) -> None:
     console.print(table)
     console.print(
         f"[dim]No sequence is longer than the model's window of {count(found.window)}. Activations of a "
-        f"step of {count(found.step_tokens)} tokens are left room for. What a driver or an allocator keeps is "
+        f"step of {count(found.step_tokens)} tokens are left room for. What a driver or allocator keeps is "
         "not counted.[/dim]"
     )
 
