@@ -75,7 +75,7 @@ class GpuTimes:
         for need in others.values():
             seconds = np.maximum(seconds, found.launch + need)
         needs = {"memory": found.memory, "matrix": found.matrix, **others, "launch": found.launch}
-        return _needed(seconds, needs)
+        return needed(seconds, needs)
 
     def _elementwise(self, kernel: Kernel) -> Needed:
         constants: ElementwiseConstants = self.constants["elementwise"]
@@ -96,7 +96,7 @@ class GpuTimes:
             "exp": others["exp"],
             "launch": found.launch,
         }
-        return _needed(found.seconds, needs)
+        return needed(found.seconds, needs)
 
     def _other_work(self, kernel: Kernel) -> dict[str, Number]:
         return {
@@ -109,7 +109,8 @@ def _largest(n: Number) -> float:
     return float(np.max(n))
 
 
-def _needed(seconds: Number, needs: Mapping[str, Number]) -> Needed:
+def needed(seconds: Number, needs: Mapping[str, Number]) -> Needed:
+    """The record of these times, as Python's own numbers where they are no arrays."""
     return Needed(_plain(seconds), {name: _plain(need) for name, need in needs.items()})
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MODULES: Mapping[str, str] = {
     "gemm": "ridgeline.predict.gpu.gemm",
     "elementwise": "ridgeline.predict.gpu.elementwise",
+    "attention": "ridgeline.predict.gpu.attention",
 }
 
 
