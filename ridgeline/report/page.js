@@ -2,14 +2,17 @@
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 600px)");
 
+function coloured(source, style) {
+  return JSON.parse(source.textContent.replace(/var\((--[\w-]+)\)/g, (_, name) =>
+    style.getPropertyValue(name).trim()));
+}
+
 function drawAll() {
   const style = getComputedStyle(document.documentElement);
   for (const source of document.querySelectorAll("script[data-chart]")) {
     const place = document.getElementById(source.dataset.chart);
     if (!place.offsetParent) continue; // in a tab that is not shown: it has no width to draw in
-    const coloured = source.textContent.replace(/var\((--[\w-]+)\)/g, (_, name) =>
-      style.getPropertyValue(name).trim());
-    const {data, layout} = JSON.parse(coloured);
+    const {data, layout} = coloured(source, style);
     layout.font.size = narrow.matches ? 11 : 13;
     for (const label of layout.annotations ?? []) {
       label.font = {...label.font, size: narrow.matches ? 10 : 12};
@@ -17,6 +20,23 @@ function drawAll() {
     }
     Plotly.react(place, data, layout, {responsive: true, displayModeBar: false});
   }
+}
+
+// A picture of each chart for a paper: in the light theme's colours, at three times the size on the screen.
+const light = [...document.styleSheets[0].cssRules].find((rule) => rule.selectorText === ":root").style;
+for (const place of document.querySelectorAll(".chart")) {
+  const save = document.createElement("button");
+  save.type = "button";
+  save.className = "save";
+  save.textContent = "Save as PNG";
+  save.addEventListener("click", () => {
+    const {width, height} = place.getBoundingClientRect();
+    const source = document.querySelector(`script[data-chart="${place.id}"]`);
+    const {data, layout} = source ? coloured(source, light) : place;
+    const figure = {data, layout: {...layout, paper_bgcolor: source ? "white" : "transparent"}};
+    Plotly.downloadImage(figure, {format: "png", width, height, scale: 3, filename: place.id});
+  });
+  place.after(save);
 }
 
 // Tabs: one panel at a time, by click, arrow keys or the address's fragment. Without them all panels show.

@@ -96,6 +96,21 @@ def test_a_figure_tells_what_it_stands_on(page):
     assert "Stands on: matrix " in told.first.get_attribute("data-basis")
 
 
+def test_a_chart_is_saved_as_a_picture(page):
+    open_tab(page, "Operators")
+    with page.expect_download() as download:
+        page.locator("#panel-operators").get_by_role("button", name="Save as PNG").click()
+    assert download.value.suggested_filename == "roofline-chart.png"
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_headline_figures_tell_what_they_stand_on(page):
+    open_tab(page, "Overview")
+    told = page.locator(".cards [data-basis]").evaluate_all("cards => cards.map(c => c.dataset.basis)")
+    assert len(told) == 5
+    assert sum("Stands on: matrix " in basis for basis in told) == 4
+
+
 def test_the_address_names_the_tab(page, address):
     open_tab(page, "Memory")
     assert page.url == f"{address}#storage"
