@@ -58,7 +58,7 @@ def _memory(memory: MemoryUse) -> Card:
 
 
 def phase_basis(phase: Phase) -> str:
-    """What a phase's time is computed from, what binds most of it, and where the device's figures are from."""
+    """What a phase's time is computed from, what binds most of it, and where the figures are from."""
     bound, took = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
     tiers = ", ".join(f"{section} {tier}" for section, tier in phase.basis.items())
     counted = f"{count(phase.flops.total)} FLOP and {nbytes(phase.bytes)}, counted"
