@@ -29,10 +29,10 @@ class StepCost:
     """What steps of ``model`` cost on ``device``, as ``lowering`` runs them (by default what the device was
     measured with), at ``tier`` or the best that it has; without a device, FLOPs and bytes alone.
 
-    A step is taken as three kinds of sequences: the one that decodes with the longest context, for which a GPU
-    may have to wait, the others that decode, with the mean of theirs, and those that prefill, all with the
-    same number of rows, behind so many cached tokens that the query-key pairs are as many as in the step.
-    Steps that agree in DIGITS of these cost the same.
+    A step is taken as three kinds of sequences: the one that decodes with the longest context, for which a
+    GPU may have to wait, the others that decode, with the mean of theirs, and those that prefill, all with
+    the same number of rows, behind so many cached tokens that the query-key pairs are as many as in the
+    step. Steps that agree in DIGITS of these cost the same.
     """
 
     def __init__(
