@@ -206,7 +206,7 @@ def _time(placed: PlacedKernel, needs: dict[str, Number], seconds: Number | None
 def _on_gpu(trace: Trace, device: Device, tier: Tier) -> Prediction:
     from ridgeline.predict.gpu.kernels import GpuTimes  # NumPy, which a datasheet does without
 
-    gpu = GpuTimes.of(device, tier)
+    gpu = GpuTimes(device, tier)
     times = []
     for placed in place(trace):
         found = gpu.time(placed.kernel)

@@ -135,6 +135,11 @@ def _of_points(device: Device, constants: ElementwiseConstants, points: Points) 
     return found
 
 
+def _roofline(device: Device, points: Points) -> np.ndarray:
+    passes = np.array([PATTERNS[str(name)].distinct for name in points["op"]])
+    return device.launch_seconds + 2 * passes * points["rows"] * points["width"] / device.bandwidth
+
+
 KIND = Kind(
     name="elementwise",
     numbers=("rows", "width"),
@@ -143,4 +148,5 @@ KIND = Kind(
     seconds=_of_points,
     fit=fit,
     share=12,
+    roofline=_roofline,
 )

@@ -23,7 +23,7 @@ from ridgeline.predict.gpu.fitting import Prior, fit_constants
 from ridgeline.predict.gpu.kinds import Kind, Points
 
 #: Columns (of n) and rows (of m) of the tiles that libraries have.
-TILES = ((256, 128), (128, 256), (128, 128), (256, 64), (128, 64), (64, 64))
+TILES = ((256, 128), (128, 256), (128, 128), (256, 64), (128, 64), (64, 64), (128, 16))
 #: Into how many parts k may be split; the parts are summed in float32 through memory.
 SPLITS = (1, 2, 3, 4, 6, 8, 16)
 #: Up to this size of a tile, two run on an SM at a time.
@@ -162,6 +162,15 @@ def _of_points(device: Device, constants: GemmConstants, points: Points) -> np.n
     return seconds(device, constants, points["m"], points["n"], points["k"])
 
 
+def _roofline(device: Device, points: Points) -> np.ndarray:
+    m, n, k = (points[name] for name in ("m", "n", "k"))
+    compute, memory = (
+        2 * m * n * k / device.matrix_rate("fp16"),
+        2 * (m * n + n * k + m * k) / device.bandwidth,
+    )
+    return device.launch_seconds + np.maximum(compute, memory)
+
+
 KIND = Kind(
     name="gemm",
     numbers=("m", "n", "k"),
@@ -169,4 +178,5 @@ KIND = Kind(
     seconds=_of_points,
     fit=fit,
     share=40,
+    roofline=_roofline,
 )

@@ -32,35 +32,35 @@ class Needed:
     needs: Mapping[str, Number]
 
 
-@dataclass(frozen=True)
 class GpuTimes:
-    """Constants of a device for every kind of kernel, and where each kind's come from."""
+    """The time models of a device at a tier: with the constants that it was calibrated with, where the tier
+    allows it and there are some, else with generic ones. ``basis`` says of each kind that was used where
+    its constants come from."""
 
-    device: Device
-    constants: Mapping[str, Any]
-    basis: Mapping[str, Provenance]
-
-    @classmethod
-    def of(cls, device: Device, tier: Tier) -> GpuTimes:
-        """Those that the device was calibrated with, where the tier allows it, else generic ones. Raises
-        InputError if a calibration does not have the constants of its model."""
-        constants, basis = {}, {}
-        for name in MODULES:
-            own = tier is Tier.CALIBRATED and name in device.calibration
-            constants[name] = constants_of(device, name) if own else generic_constants(device, name)
-            basis[name] = device.provenance["calibration"] if own else Provenance.ASSUMED
-        return cls(device, constants, basis)
+    def __init__(self, device: Device, tier: Tier) -> None:
+        self.device = device
+        self.basis: dict[str, Provenance] = {}
+        self._own = device.calibration if tier is Tier.CALIBRATED else {}
+        self._constants: dict[str, Any] = {}
 
     def time(self, kernel: Kernel) -> Needed:
-        """Raises InputError if the device cannot compute in the kernel's dtype."""
+        """Raises InputError if the device cannot compute in the kernel's dtype, or if its calibration does
+        not have the constants of its model."""
         name = KIND_OF.get(kernel.kind)
         if name in MODULES and kind(name).kernel is not None:
-            return kind(name).kernel(self.device, self.constants[name], kernel)
+            return kind(name).kernel(self.device, self._of(name), kernel)
         return self._product(kernel) if np.any(kernel.flops.matrix) else self._elementwise(kernel)
+
+    def _of(self, name: str) -> Any:
+        if name not in self._constants:
+            own = name in self._own
+            self._constants[name] = (constants_of if own else generic_constants)(self.device, name)
+            self.basis[name] = self.device.provenance["calibration"] if own else Provenance.ASSUMED
+        return self._constants[name]
 
     def _product(self, kernel: Kernel) -> Needed:
         """A product by a weight by its shape; others, such as naive attention's, by their work alone."""
-        constants: GemmConstants = self.constants["gemm"]
+        constants: GemmConstants = self._of("gemm")
         matrices = [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) == 2]
         shared = {"dtype": kernel.compute, "nbytes": kernel.bytes}
         shared["element_bytes"] = get_format(kernel.compute).bits / 8
@@ -78,7 +78,7 @@ class GpuTimes:
         return needed(seconds, needs)
 
     def _elementwise(self, kernel: Kernel) -> Needed:
-        constants: ElementwiseConstants = self.constants["elementwise"]
+        constants: ElementwiseConstants = self._of("elementwise")
         others = self._other_work(kernel)
         width = max((a.value.shape[-1] for a in kernel.writes), key=_largest, default=1)
         found = elementwise_time(

@@ -60,6 +60,7 @@ class Kind:
     and ``fit`` finds the constants from a few of them. ``share`` is how many of 64 points this kind
     should get when points of other kinds are there too. ``kernel``, where a kind has kernels of a trace to
     itself, gives such a kernel's seconds and needs (:class:`ridgeline.predict.gpu.kernels.Needed`).
+    ``roofline`` gives what the datasheet alone says of every point, to hold the model against.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Kind:
     zero: frozenset[str] = frozenset()
     defaults: Mapping[str, float | str] = field(default_factory=dict)
     kernel: Callable[[Device, Any, Kernel], Needed] | None = None
+    roofline: Callable[[Device, Points], ndarray] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
