@@ -157,6 +157,7 @@ class Count:
         self.train = train
         self._ops: list[OpCost] = []
         self._loops: list[Loop] = []
+        self._layers: list[Loop] = []
         self._values: list[Value] = []
         self._weights: dict[int, tuple[Weight, Value]] = {}
         self._repeat = 1
@@ -186,7 +187,8 @@ class Count:
 
     def trace(self, output: Value) -> Trace:
         """The finished program, whose result is ``output``."""
-        return Trace(tuple(self._ops), tuple(self._loops), tuple(self._values), self.lowering, output)
+        ops, loops, values = tuple(self._ops), tuple(self._loops), tuple(self._values)
+        return Trace(ops, loops, values, self.lowering, output, layers=tuple(self._layers))
 
     # -- the operators -----------------------------------------------------------------------
 
@@ -340,8 +342,9 @@ class Count:
             self._repeat = count
             x = body(layer, x)
             self._repeat = 1
+            self._layers.append(Loop(start, len(self._ops), count, entry, x))
             if count > 1:
-                self._loops.append(Loop(start, len(self._ops), count, entry, x))
+                self._loops.append(self._layers[-1])
         return x
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> CountedCache:

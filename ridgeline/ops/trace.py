@@ -270,7 +270,8 @@ class Memory:
 class Trace:
     """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
 
-    A value's id is its index in ``values``.
+    A value's id is its index in ``values``. ``layers`` are the runs of identical layers in their order,
+    those of a single layer, which make no loop, among them.
     """
 
     ops: tuple[OpCost, ...]
@@ -279,6 +280,7 @@ class Trace:
     lowering: Lowering
     output: Value
     forward: Trace | None = None
+    layers: tuple[Loop, ...] = ()
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""

@@ -34,9 +34,7 @@ class Chip:
             raise InputError(f"units must be at least 1, not {units}")
         if on_chip is None:
             if device.on_chip.scratch_per_unit is None:
-                raise InputError(
-                    f"{device.name} gives no on-chip memory of a unit: say it with --on-chip BYTES"
-                )
+                raise InputError(f"{device.name} names no on-chip memory of a unit: give --on-chip BYTES")
             on_chip = device.on_chip.scratch_per_unit * device.units / units
         if on_chip <= 0:
             raise InputError(f"on-chip memory must be positive, not {on_chip}")
@@ -76,7 +74,7 @@ def cost(flow: Dataflow, shape: AttentionShape, tiles: Tiles, chip: Chip) -> Dat
     """The cost with these tiles, whether or not they fit."""
     launches = flow.launches(shape, tiles, chip.on_chip)
     times = [_time(launch, shape, chip) for launch in launches]
-    seconds, bound, busy = max(times)
+    _, bound, busy = max(times)
     return DataflowCost(
         name=flow.name,
         tiles=tiles,

@@ -27,7 +27,8 @@ def overflows(flow: Dataflow, shape: AttentionShape, tiles: Tiles, on_chip: floa
 def _grid_overflows(launch: Launch) -> Iterator[str]:
     for axis, blocks, most in zip("xyz", launch.grid or (), MOST_BLOCKS, strict=False):
         if blocks > most:
-            yield f"{launch.name}: {blocks:,} blocks in grid {axis}, where a GPU takes {most:,}; run fewer at once"
+            size = f"{blocks:,} blocks in grid {axis}, where a GPU takes {most:,}"
+            yield f"{launch.name}: {size}; run fewer at once"
 
 
 def footprint(flow: Dataflow, shape: AttentionShape, tiles: Tiles) -> float:
