@@ -13,6 +13,7 @@ from ridgeline.cli import (  # noqa: F401
     advising,
     calibrating,
     comparing,
+    dataflows,
     listing,
     measuring,
     predicting,

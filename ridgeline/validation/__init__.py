@@ -7,6 +7,7 @@ accelerators. See :mod:`ridgeline.validation.figures` for when a figure counts a
 
 from ridgeline.validation import (
     bottleneck,
+    dataflows,
     fast,
     flat,
     performance,
@@ -25,6 +26,7 @@ FIGURES: tuple[Figure, ...] = (
     *fast.FIGURES,
     *flat.FIGURES,
     *bottleneck.FIGURES,
+    *dataflows.FIGURES,
     *publications.FIGURES,
     *serving.FIGURES,
 )
