@@ -16,22 +16,28 @@ from dataclasses import replace
 from ridgeline.errors import InputError
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.trace import Access, Flops, Kernel, Loop, OpCost, Role, Trace, Value, whole
+from ridgeline.ops.recompute import AGAIN, Recompute, attention_again, copy_of_run, policy_of
+from ridgeline.ops.trace import LSE, Access, Flops, Kernel, Loop, OpCost, Role, Trace, Value, whole
 
 #: Activations whose derivative follows from their result, so that their input need not be kept.
 FROM_RESULT = ("relu", "tanh")
 
 
-def extend(trace: Trace) -> Trace:
+def extend(trace: Trace, recompute: str = "none") -> Trace:
     """The trace followed by its backward pass, as ``trace.lowering`` runs it.
+
+    ``recompute`` says what is not kept for it and computed again: nothing (none), the scores and weights
+    of attention where they are stored (selective), or whole layers, of which only the input is kept
+    (full). See :mod:`ridgeline.ops.recompute`.
 
     The gradient of the output is given. Each weight's gradient has the format of the weight and
     ``Role.GRADIENT``; gradients that meet are added, a weight's in place.
 
     Raises InputError for a trace that has a backward pass already, wants no gradient, or cannot
     be trained: one with a key/value cache, with quantised weights, or with a loop that reads more
-    than its entry from outside.
+    than its entry from outside. Also for an unknown ``recompute``.
     """
+    policy = policy_of(recompute)
     if trace.forward is not None:
         raise InputError("this trace has its backward pass already; extend the forward trace once")
     if not trace.output.needs_grad:
@@ -41,51 +47,67 @@ def extend(trace: Trace) -> Trace:
             raise InputError("a pass with a key/value cache has no gradient; count it without a cache")
         if value.needs_grad and get_format(value.format).is_quantised:
             raise InputError(f"{value.name} is stored as {value.format}; train weights in bf16, fp16 or fp32")
-    return _Backward(trace).run()
+    return _Backward(trace, policy).run()
 
 
 class _Backward:
     """Walks a forward trace in reverse and appends what each operator's gradient takes."""
 
-    def __init__(self, forward: Trace) -> None:
+    def __init__(self, forward: Trace, policy: Recompute) -> None:
         self.forward = forward
+        self.policy = policy
         self.values = list(forward.values)
         self.ops = list(forward.ops)
         self.loops = list(forward.loops)
         self.gradients: dict[int, Value] = {}  # by the id of the value
-        self.at = 0  # the index of the forward operator at hand
+        self.at = 0  # the index of the forward operator at hand, or of its copy that computes it again
         self.parts: list[Kernel] = []  # of its backward
         self.second: list[tuple[Value, Value]] = []  # gradients to be added to one that is there
 
     def run(self) -> Trace:
         output = self.forward.output
         self.gradients[output.id] = self.new_like(output, Role.ACTIVATION)
-        loops = {loop.stop: loop for loop in self.forward.loops}
+        whole_layers = self.policy is Recompute.FULL
+        runs = self.forward.layers if whole_layers else self.forward.loops
+        run_ending = {run.stop: run for run in runs}
         stop = len(self.forward.ops)
         while stop > 0:
-            if stop in loops:
-                self._loop(loops[stop])
-                stop = loops[stop].start
+            if stop in run_ending:
+                self._run_of_layers(run_ending[stop])
+                stop = run_ending[stop].start
             else:
                 stop -= 1
                 self._op(stop)
+        gradients = self.gradients
         return replace(
             self.forward,
             ops=tuple(_with_roles_of(self.values, op) for op in self.ops),
             loops=tuple(self.loops),
             values=tuple(self.values),
             forward=self.forward,
+            recompute=str(self.policy),
+            weight_gradients=tuple(
+                (v, gradients[v.id]) for v in self.values if v.role is Role.WEIGHT and v.id in gradients
+            ),
         )
 
-    def _loop(self, loop: Loop) -> None:
-        if loop.exit.id not in self.gradients:
+    def _run_of_layers(self, run: Loop) -> None:
+        if run.exit.id not in self.gradients:
             return
-        self._check(loop)
-        start, given = len(self.ops), self.gradients[loop.exit.id]
-        for index in reversed(range(loop.start, loop.stop)):
+        if run.count > 1:
+            self._check(run)
+        start, given = len(self.ops), self.gradients[run.exit.id]
+        indices = range(run.start, run.stop)
+        if self.policy is Recompute.FULL:
+            copies, exit = copy_of_run(self.values, self.forward, run)
+            self.gradients[exit.id] = given
+            indices = range(start, start + len(copies))
+            self.ops += copies
+        for index in reversed(indices):
             self._op(index)
-        passed_on = self.gradients[loop.entry.id]
-        self.loops.append(Loop(start, len(self.ops), loop.count, given, passed_on, mirrors=loop))
+        if run.count > 1:
+            passed_on = self.gradients[run.entry.id]
+            self.loops.append(Loop(start, len(self.ops), run.count, given, passed_on, mirrors=run))
 
     def _check(self, loop: Loop) -> None:
         """Refuse gradients that would have to be summed over the iterations."""
@@ -100,12 +122,12 @@ class _Backward:
             raise InputError(f"'{loop.entry.name}' is read after the layers too: its gradient is not counted")
 
     def _op(self, index: int) -> None:
-        op = self.forward.ops[index]
+        op = self.ops[index]
         self.at, self.parts, self.second = index, [], []
         if any(a.value.id in self.gradients for part in op.parts for a in part.writes):
             _RULES[op.kind](self, op)
         if self.parts:
-            name, kind = f"{op.name}.backward", f"{op.kind}_backward"
+            name, kind = f"{op.name.removesuffix(AGAIN)}.backward", f"{op.kind}_backward"
             self.ops.append(OpCost(name, kind, tuple(self.parts), op.repeat))
         for value, gradient in self.second:
             self._add(value, gradient, op.repeat)
@@ -199,6 +221,8 @@ def _linear(b: _Backward, op: OpCost) -> None:
     dy = b.gradients[op.parts[-1].writes[0].value.id]
     if "residual" in parts:
         b.give(parts["residual"].reads[1].value, dy)
+    if "dropout" in parts:
+        dy = _dropout(b, parts["dropout"], dy)
     if "activation" in parts:
         dy = _activation(b, parts["activation"], dy)
     product = parts["matmul"]
@@ -220,6 +244,14 @@ def _activation(b: _Backward, part: Kernel, dy: Value) -> Value:
     return dx
 
 
+def _dropout(b: _Backward, part: Kernel, dy: Value) -> Value:
+    """dX = dY where the mask let X through, scaled as X was."""
+    (x,), (_, mask) = part.reads, part.writes
+    dx = b.gradient_for(x.value)
+    b.emit("dropout", (whole(dy), b.kept(mask)), (whole(dx),), part.flops, part)
+    return dx
+
+
 def _norms(b: _Backward, op: OpCost) -> None:
     """A norm, or those of the query and key heads."""
     for part in reversed(op.parts):
@@ -230,10 +262,16 @@ def _norms(b: _Backward, op: OpCost) -> None:
 
 
 def _attend(b: _Backward, op: OpCost) -> None:
-    *before, scores, softmax, values = op.parts
+    before = [part for part in op.parts if part.kind == "rotate"]
+    softmax = next(part for part in op.parts if part.kind == "softmax")
     in_memory = {a.value.id for kernel in op.kernels(b.forward.lowering) for a in kernel.writes}
     if softmax.writes[0].value.id in in_memory:
-        _stored_attention(b, scores, softmax, values)
+        kept = op
+        if b.policy is Recompute.SELECTIVE:
+            again, kept = attention_again(b.values, op)
+            b.ops.append(again)
+            _keep_inputs(b, again)
+        _stored_attention(b, kept)
     else:
         _recomputed_attention(b, op, in_memory)
     for rotate in before:
@@ -241,26 +279,45 @@ def _attend(b: _Backward, op: OpCost) -> None:
         b.emit("rotate", turned, b.gradients_for(*rotate.reads), rotate.flops, rotate)
 
 
-def _stored_attention(b: _Backward, scores: Kernel, softmax: Kernel, values: Kernel) -> None:
+def _keep_inputs(b: _Backward, again: OpCost) -> None:
+    """What the operator reads outlives the forward pass."""
+    made = {a.value.id for part in again.parts for a in part.writes}
+    for access in (a for part in again.parts for a in part.reads):
+        if access.value.id not in made:
+            b.kept(access)
+
+
+def _stored_attention(b: _Backward, op: OpCost) -> None:
     """dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q."""
-    (q, k), (p, v) = scores.reads, values.reads
+    parts = {part.kind: part for part in op.parts}
+    scores, softmax, values = parts["scores"], parts["softmax"], parts["values"]
+    (q, k), (dropped, v) = scores.reads, values.reads
+    p = softmax.writes[0]
     do = whole(b.gradients[values.writes[0].value.id])
-    dp, ds = b.gradients_for(p), b.gradients_for(*softmax.reads)
-    b.emit("values", (b.kept(p), do), b.gradients_for(v), values.flops, values)
-    b.emit("values", (do, v), dp, values.flops, values)
+    d_dropped = b.gradients_for(dropped)
+    b.emit("values", (b.kept(dropped), do), b.gradients_for(v), values.flops, values)
+    b.emit("values", (do, v), d_dropped, values.flops, values)
+    dp = d_dropped
+    if "dropout" in parts and d_dropped:
+        dp = (whole(_dropout(b, parts["dropout"], d_dropped[0].value)),)
+    ds = b.gradients_for(*softmax.reads)
     b.emit("softmax", (b.kept(p), *dp), ds, Flops(vector=softmax.flops.vector), softmax)
     b.emit("scores", (*ds, b.kept(k)), b.gradients_for(q), scores.flops, scores)
     b.emit("scores", (*ds, b.kept(q)), b.gradients_for(k), scores.flops, scores)
 
 
 def _recomputed_attention(b: _Backward, op: OpCost, in_memory: set[int]) -> None:
-    """One kernel that computes P again from the log-sum-exp of each row's scores, then as above."""
-    *before, scores, softmax, values = op.parts
+    """One kernel that computes P again from the log-sum-exp of each row's scores, then as above; the mask
+    of dropout is drawn again from its seed."""
+    *before, scores = [part for part in op.parts if part.kind in ("rotate", "scores")]
+    (softmax,) = [part for part in op.parts if part.kind == "softmax"]
+    others = [part for part in op.parts if part.kind == "dropout"]
+    values = op.parts[-1]
     (q, k), (_, v), out = scores.reads, values.reads, values.writes[0]
     heads = softmax.writes[0].value.shape[0]
-    lse = whole(b.new("lse", (out.value.shape[0], heads), "fp32", Role.ACTIVATION))
+    lse = whole(b.new(LSE, (out.value.shape[0], heads), "fp32", Role.ACTIVATION))
     saving = replace(values, writes=(out, lse))
-    b.ops[b.at] = replace(op, parts=(*before, scores, softmax, saving))
+    b.ops[b.at] = replace(op, parts=(*before, scores, softmax, *others, saving))
     wanted = b.gradients_for(q, k, v)
     if before and q.value.id not in in_memory:  # the rotation stayed on chip too, so it is repeated
         (rotate,) = before
@@ -273,7 +330,8 @@ def _recomputed_attention(b: _Backward, op: OpCost, in_memory: set[int]) -> None
         q, k = b.kept(q), b.kept(k)
     do = b.gradients[out.value.id]
     softened = softmax.flops + Flops(vector=softmax.flops.vector + 2 * do.elements)  # and rowsum(dO O)
-    work = scores.flops * (2 + len(wanted)) + softened
+    masking = sum((part.flops for part in others), Flops()) * 2  # of P, and of its gradient
+    work = scores.flops * (2 + len(wanted)) + softened + masking
     reads = (q, k, v, out, whole(do), lse)
     b.emit("attend_backward", reads, wanted, work, scores)
 
@@ -304,6 +362,16 @@ def _embed(b: _Backward, op: OpCost) -> None:
     b.emit("embed", reads, writes, Flops(vector=dy.elements), part)
 
 
+def _loss(b: _Backward, op: OpCost) -> None:
+    """Softmax of the logits, from their log-sum-exp, less one at each target."""
+    (part,) = op.parts
+    logits, targets = part.reads
+    dy = whole(b.gradients[part.writes[0].value.id])
+    work = Flops(vector=2 * logits.elements, exp=logits.elements)
+    reads = (logits, targets, part.writes[1], dy)
+    b.emit("loss", reads, b.gradients_for(logits), work, part)
+
+
 _RULES = {
     "linear": _linear,
     "norm": _norms,
@@ -312,4 +380,5 @@ _RULES = {
     "add": _add,
     "gather": _gather,
     "embed": _embed,
+    "loss": _loss,
 }

@@ -67,6 +67,8 @@ NORM_COST = {"rms": 4, "layer": 7}
 SOFTMAX_COST = 5
 #: Vector operations a rotated element: two multiplications and an addition.
 ROTATE_COST = 3
+#: Vector operations an element of dropout: comparing a random number, and scaling what is kept.
+DROPOUT_COST = 2
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class Count:
 
     ``lowering`` says which parts run as one kernel, ``pairs`` which pairs of a causal mask
     count, ``activations`` the dtype of activations, ``attention`` that of attention's products, if it is
-    another one, ``train`` whether weights want gradients.
+    another one, ``train`` whether weights want gradients, ``dropout`` whether attention's weights and what
+    joins a residual stream pass through dropout, as GPT has it.
     """
 
     def __init__(
@@ -149,12 +152,14 @@ class Count:
         lowering: Lowering = FUSED,
         pairs: Pairs = Pairs.VISIBLE,
         train: bool = False,
+        dropout: bool = False,
     ) -> None:
         self.activations = activations
         self.attention = attention or activations
         self.lowering = lowering
         self.pairs = pairs
         self.train = train
+        self.dropout = dropout
         self._ops: list[OpCost] = []
         self._loops: list[Loop] = []
         self._layers: list[Loop] = []
@@ -228,6 +233,8 @@ class Count:
             out = out // 2 if gated else out
             work = Flops(vector=rows * out * (vector + gated), exp=rows * out * exp)
             steps.append(("activation", out, (), work))
+        if residual is not None and self.dropout:
+            steps.append(("dropout", out, (), Flops(vector=DROPOUT_COST * rows * out)))
         if residual is not None:
             steps.append(("residual", out, (residual,), Flops(vector=rows * out)))
         parts, y = [], x
@@ -237,7 +244,8 @@ class Count:
             y = make(weight.name, (rows, columns), *inputs)
             function = activation if kind == "activation" else ""
             reads = tuple(whole(v) for v in inputs)
-            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function))
+            writes = (whole(y), whole(self._mask(y))) if kind == "dropout" else (whole(y),)
+            parts.append(Kernel(kind, reads, writes, work, compute, rows, function))
         self._emit(name or weight.name, "linear", *parts)
         return y
 
@@ -304,11 +312,13 @@ class Count:
         )
         soft = Flops(vector=SOFTMAX_COST * pairs * heads, exp=pairs * heads)
         scoring = self._part("scores", (whole(q), Access(k, read)), (whole(scores),), product, rows_a_span)
-        reads = (whole(weights), Access(v, read))
+        dropped = self._scratch("dropped", weights.shape, weights) if self.dropout else weights
+        reads = (whole(dropped), Access(v, read))
         weighting = self._part("values", reads, (whole(out),), product, rows_a_span)
         parts += [
             replace(scoring, sequences=sequences, compute=self.attention),
             self._part("softmax", (whole(scores),), (whole(weights),), soft, rows_a_span),
+            *self._dropout_parts(weights, dropped, pairs * heads, rows_a_span),
             replace(weighting, compute=self.attention),
         ]
         self._emit("attention", "attend", *parts)
@@ -376,6 +386,16 @@ class Count:
             known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, self.train))
             self._weights[id(weight)] = known
         return known[1]
+
+    def _mask(self, y: Value) -> Value:
+        """What dropout kept of ``y``, a byte an element."""
+        return self._value(f"{y.name}.mask", y.shape, "bool", Role.SCRATCH)
+
+    def _dropout_parts(self, x: Value, y: Value, visible: Number, rows: Number) -> list[Kernel]:
+        if not self.dropout:
+            return []
+        work = Flops(vector=DROPOUT_COST * visible)
+        return [self._part("dropout", (whole(x),), (whole(y), whole(self._mask(y))), work, rows)]
 
     def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, Value]:
         """One layer's keys and values, as large as the spans' sequences are after this step."""

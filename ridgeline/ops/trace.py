@@ -27,6 +27,7 @@ class Role(StrEnum):
     ACTIVATION = "activation"
     SCRATCH = "scratch"  # lives between the parts of one operator; fusion keeps it on the chip
     GRADIENT = "gradient"  # of a weight: stays until the optimizer has read it
+    STATE = "state"  # of the optimizer: stays from step to step
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ class Lowering:
         return (op_kind, part_kind) in self.fused
 
 
-_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
-_ATTENTION = frozenset(("attend", part) for part in ("softmax", "values"))
+_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "dropout", "residual"))
+_ATTENTION = frozenset(("attend", part) for part in ("softmax", "dropout", "values"))
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
 _BIAS_GRADIENT = frozenset({("linear_backward", "bias")})
 _ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_backward", "rotate"))
@@ -178,6 +179,8 @@ CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE, activations="fp32")
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
 
+#: The name of what a softmax leaves to its backward pass: the logarithm of each row's sum of exponentials.
+LSE = "lse"
 #: The parts whose work is a matrix product.
 MATRIX_PARTS = frozenset({"matmul", "scores", "values"})
 
@@ -258,12 +261,13 @@ class Loop:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by use. ``activations`` is the peak of what lives at once."""
+    """Bytes by use. ``activations`` is the peak of what lives at once, ``states`` what an optimizer keeps."""
 
     weights: Number
     cache: Number
     activations: Number
     gradients: Number = 0
+    states: Number = 0
 
 
 @dataclass(frozen=True)
@@ -271,7 +275,8 @@ class Trace:
     """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
 
     A value's id is its index in ``values``. ``layers`` are the runs of identical layers in their order,
-    those of a single layer, which make no loop, among them.
+    those of a single layer, which make no loop, among them. ``recompute`` is the policy by which a
+    backward pass was made, ``weight_gradients`` the weights with the gradients that it left them.
     """
 
     ops: tuple[OpCost, ...]
@@ -281,6 +286,8 @@ class Trace:
     output: Value
     forward: Trace | None = None
     layers: tuple[Loop, ...] = ()
+    recompute: str = "none"
+    weight_gradients: tuple[tuple[Value, Value], ...] = ()
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""
@@ -292,7 +299,7 @@ class Trace:
         """The same program as another implementation runs it. What a backward pass keeps and what
         it recomputes depends on that, so it is derived anew."""
         if self.forward is not None:
-            return self.forward.lowered(lowering).backward()
+            return self.forward.lowered(lowering).backward(self.recompute)
         return replace(self, lowering=lowering)
 
     def unfused(self) -> Trace:
@@ -325,11 +332,11 @@ class Trace:
 
         return memory(self)
 
-    def backward(self) -> Trace:
+    def backward(self, recompute: str = "none") -> Trace:
         """The trace extended by its backward pass: see :func:`ridgeline.ops.backward.extend`."""
         from ridgeline.ops.backward import extend
 
-        return extend(self)
+        return extend(self, recompute)
 
 
 CLASSES = {

@@ -41,6 +41,7 @@ def test_scales_make_a_format_quantised():
     assert {name for name in FORMATS if get_format(name).is_quantised} == {
         "fp8",
         "int8",
+        "int8-g256",
         "int4-g32",
         "int4-g64",
         "int4-g128",
