@@ -19,6 +19,7 @@ from ridgeline.cli import (  # noqa: F401
     predicting,
     running,
     serving,
+    training,
 )
 from ridgeline.cli.app import app
 from ridgeline.errors import InputError

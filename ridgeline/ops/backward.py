@@ -125,6 +125,8 @@ class _Backward:
         op = self.ops[index]
         self.at, self.parts, self.second = index, [], []
         if any(a.value.id in self.gradients for part in op.parts for a in part.writes):
+            if op.kind not in _RULES:
+                raise InputError(f"training is not counted for {op.name}: {op.kind} has no backward rule yet")
             _RULES[op.kind](self, op)
         if self.parts:
             name, kind = f"{op.name.removesuffix(AGAIN)}.backward", f"{op.kind}_backward"

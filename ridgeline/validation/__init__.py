@@ -15,6 +15,7 @@ from ridgeline.validation import (
     serving,
     thoughts_intensity,
     thoughts_long_context,
+    training,
 )
 from ridgeline.validation.figures import Figure, Result, compare
 from ridgeline.validation.profiles import Judged, judge_profiles
@@ -27,6 +28,7 @@ FIGURES: tuple[Figure, ...] = (
     *flat.FIGURES,
     *bottleneck.FIGURES,
     *dataflows.FIGURES,
+    *training.FIGURES,
     *publications.FIGURES,
     *serving.FIGURES,
 )
