@@ -9,7 +9,7 @@ import pytest
 
 COMMANDS = (
     *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo", "calibrate"),
-    *("models", "devices", "dataflows", "training"),
+    *("models", "devices", "dataflows", "training", "breakdown"),
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
+from ridgeline.hardware import Device, load_device, rates_only
 from ridgeline.models import Model, declare, load_config
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.count_training import TrainingCount
@@ -172,7 +172,7 @@ def training(
     shown = _pairs(pairs)
     if built is None:
         built = declare(config, _format(precision, config.format))
-    device = _without_kernels(device)
+    device = rates_only(device)
     run = _Run(built, device, workload, shown)
     found = run.step(recipe)
     return Training(
@@ -390,14 +390,6 @@ def _format(precision: str, own: str) -> str:
     if precision == "mixed":
         return own if own in ("bf16", "fp16") else "bf16"
     return precision
-
-
-def _without_kernels(device: Device) -> Device:
-    """The device at its rates: what was measured on it are kernels of inference."""
-    if not device.kernels:
-        return device
-    provenance = {section: p for section, p in device.provenance.items() if section != "kernels"}
-    return replace(device, kernels={}, provenance=provenance)
 
 
 def _assumptions(recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs) -> Iterator[str]:

@@ -52,6 +52,9 @@ def check(
         list[int] | None, typer.Option(help="Context of a decode step; may be repeated.")
     ] = None,
     weights: Weights = "auto",
+    by: Annotated[
+        str, typer.Option(help="What is shown of a phase: its operators (operator) or classes (class).")
+    ] = "operator",
     as_json: Json = False,
 ) -> None:
     """Predict from the stored hardware file, then run, and show both."""
@@ -59,6 +62,8 @@ def check(
     from ridgeline.loading import require_run_extra
     from ridgeline.report.tables import progress, show_check
 
+    if by not in ("operator", "class"):
+        raise InputError(f"--by is {by!r}: choose operator or class")
     device = load_device(on)
     require_run_extra()
     from ridgeline.analysis.check import check as run
@@ -71,7 +76,7 @@ def check(
     if as_json:
         support.print_json(found)
         return
-    show_check(support.console(), found)
+    show_check(support.console(), found, by_class=by == "class")
 
 
 @app.command(epilog="Example: ridgeline bench demo --prompt 128,512 --depth 0,256 --batch 1,16")
