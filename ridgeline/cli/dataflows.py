@@ -60,9 +60,10 @@ def dataflows(
     tiles = None if rows is None else Tiles(rows, keys, 2 if splits is None else splits)
     found = compare_dataflows(shape, on, model=model, units=units, on_chip=on_chip, tiles=tiles)
     if plot is not None:
-        from ridgeline.report.dataflows import write_charts
+        from ridgeline.report.dataflows import charts
+        from ridgeline.report.standalone import write_chart
 
-        write_charts(plot, found)
+        write_chart(charts(found), plot)
     if as_json:
         support.print_json(found)
         return

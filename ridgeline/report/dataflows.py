@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.errors import InputError
+from ridgeline.report.standalone import chart
 from ridgeline.report.tables import stands_on
 from ridgeline.report.units import count, nbytes, seconds
 
@@ -116,70 +115,46 @@ def overtaking_line(found: Overtaking) -> str:
 # -- the charts -----------------------------------------------------------------------------------
 
 
-def write_charts(path: str | Path, found: Comparison) -> Path:
-    """Write the charts to ``path``: .html is self-contained; .png (or .svg, .pdf) takes kaleido.
-
-    Raises InputError for other endings, where kaleido is missing, and for a path that cannot be written.
-    """
-    target, figure = Path(path), charts(found)
-    try:
-        if target.suffix == ".html":
-            figure.write_html(target, include_plotlyjs=True, config={"responsive": True})
-        elif target.suffix in (".png", ".svg", ".pdf"):
-            _write_image(figure, target)
-        else:
-            raise InputError(f"{target} ends in neither .html nor .png: say which with the file's name")
-    except OSError as error:
-        raise InputError(f"cannot write the charts to {target}: {error.strerror}") from None
-    return target
-
-
-def _write_image(figure: Figure, target: Path) -> None:
-    try:
-        figure.write_image(target, scale=2)
-    except (ImportError, ValueError, RuntimeError):
-        way_out = f"pip install kaleido, or write {target.with_suffix('.html')}"
-        raise InputError(f"{target} takes kaleido and Chrome: {way_out}") from None
-
-
 def charts(found: Comparison) -> Figure:
     """Off-chip traffic, time and intensity by on-chip memory, and on-chip memory by length; for a model also
-    the arithmetic of attention beside that of its MLP."""
+    the arithmetic of attention beside that of its MLP. One below the other, for narrow screens too."""
     from plotly.subplots import make_subplots
 
-    curves, wide = found.curves, found.overtaking is not None
-    titles = ["Off-chip traffic", "Time", "Operational intensity", "On-chip memory that must fit"]
-    titles += ["Where attention overtakes the MLP"] if wide else []
-    figure = make_subplots(rows=3 if wide else 2, cols=2, subplot_titles=titles)
-    panels = ((curves.bytes, 1, 1), (curves.seconds, 1, 2), (curves.intensity, 2, 1))
-    for series, row, column in panels:
-        _add_lines(figure, curves.on_chip, series, row, column)
-        figure.update_xaxes(title_text="bytes on the chip, of a block", row=row, col=column)
-        figure.add_vline(found.on_chip, line={"dash": "dot", "width": 1}, row=row, col=column)
-    figure.add_hline(found.ridge, line={"dash": "dot", "width": 1}, row=2, col=1)
-    figure.add_hline(found.least_bytes, line={"dash": "dot", "width": 1}, row=1, col=1)
-    _add_lines(figure, curves.lengths, curves.live, 2, 2)
-    figure.add_hline(found.on_chip, line={"dash": "dot", "width": 1}, row=2, col=2)
-    figure.update_xaxes(title_text="queries of a sequence", row=2, col=2)
-    for title, row, column in (("bytes", 1, 1), ("seconds", 1, 2), ("FLOP/byte", 2, 1), ("bytes", 2, 2)):
-        figure.update_yaxes(title_text=title, row=row, col=column)
+    curves, limit = found.curves, {"dash": "dot", "width": 1}
+    panels = [
+        ("Off-chip traffic", "bytes", curves.bytes, found.least_bytes),
+        ("Time", "seconds", curves.seconds, None),
+        ("Operational intensity", "FLOP/byte", curves.intensity, found.ridge),
+    ]
+    titles = [*(title for title, *_ in panels), "On-chip memory that must fit"]
+    titles += ["Where attention overtakes the MLP"] if found.overtaking is not None else []
+    figure = make_subplots(rows=len(titles), subplot_titles=titles, vertical_spacing=0.35 / len(titles))
+    for row, (_, unit, series, line) in enumerate(panels, start=1):
+        _add_lines(figure, curves.on_chip, series, row)
+        figure.add_vline(found.on_chip, line=limit, row=row, col=1)
+        if line is not None:
+            figure.add_hline(line, line=limit, row=row, col=1)
+        figure.update_xaxes(title_text="bytes on the chip, of a block", row=row)
+        figure.update_yaxes(title_text=unit, row=row)
+    row = len(panels) + 1
+    _add_lines(figure, curves.lengths, curves.live, row)
+    figure.add_hline(found.on_chip, line=limit, row=row, col=1)
+    figure.update_xaxes(title_text="queries of a sequence", row=row)
+    figure.update_yaxes(title_text="bytes", row=row)
     figure.update_xaxes(type="log", exponentformat="SI")
     figure.update_yaxes(type="log", exponentformat="SI")
-    if wide:
-        _add_overtaking(figure, found.overtaking)
+    if found.overtaking is not None:
+        _add_overtaking(figure, found.overtaking, row + 1)
     shape = found.shape
-    lengths = f"{shape.batch} x {shape.queries:,} queries, {shape.keys:,} keys"
-    size = f"{lengths}, {shape.heads} heads of {shape.dim}"
-    figure.update_layout(
-        title=f"Attention of {found.model or size} on {found.device_title}<br><sup>{size}</sup>",
-        template="plotly_white",
-        height=1200 if wide else 850,
-        legend={"orientation": "h", "y": -0.06},
+    size = f"{shape.batch} x {shape.queries:,} queries over {shape.keys:,} keys, {shape.heads} heads"
+    title = f"Attention of {found.model or f'{shape.heads} heads of {shape.dim}'}"
+    figure = chart(figure, f"{title}<br><sup>{found.device_title}</sup><br><sup>{size}</sup>")
+    return figure.update_layout(
+        height=380 * len(titles), margin_t=150, legend={"orientation": "h", "y": -0.4 / 3 / len(titles)}
     )
-    return figure
 
 
-def _add_lines(figure: Figure, xs: Sequence[int], series, row: int, column: int) -> None:
+def _add_lines(figure: Figure, xs: Sequence[int], series: Mapping[str, Sequence], row: int) -> None:
     for name, ys in series.items():
         figure.add_scatter(
             x=list(xs),
@@ -187,19 +162,19 @@ def _add_lines(figure: Figure, xs: Sequence[int], series, row: int, column: int)
             mode="lines",
             name=name,
             legendgroup=name,
-            showlegend=(row, column) == (1, 1),
+            showlegend=row == 1,
             line={"color": COLOURS.get(name), "dash": DASHES.get(name, "solid"), "width": 2},
             row=row,
-            col=column,
+            col=1,
         )
 
 
-def _add_overtaking(figure: Figure, found: Overtaking) -> None:
+def _add_overtaking(figure: Figure, found: Overtaking, row: int) -> None:
     for name, ys, colour in (("attention", found.attention, "#1f5fa8"), ("MLP", found.mlp, "#a8500a")):
         line = {"color": colour, "width": 2}
-        figure.add_scatter(x=found.lengths, y=ys, name=name, mode="lines", line=line, row=3, col=1)
+        figure.add_scatter(x=found.lengths, y=ys, name=name, mode="lines", line=line, row=row, col=1)
     if found.length is not None:
         at = f"{found.length:,}"
-        figure.add_vline(found.length, line={"dash": "dot"}, annotation_text=at, row=3, col=1)
-    figure.update_xaxes(title_text="tokens", type="linear", row=3, col=1)
-    figure.update_yaxes(title_text="FLOPs of the products", type="linear", row=3, col=1)
+        figure.add_vline(found.length, line={"dash": "dot"}, annotation_text=at, row=row, col=1)
+    figure.update_xaxes(title_text="tokens", type="linear", row=row, col=1)
+    figure.update_yaxes(title_text="FLOPs of the products", type="linear", row=row, col=1)
