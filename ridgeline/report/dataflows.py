@@ -40,10 +40,11 @@ def show_dataflows(console: Console, found: Comparison) -> None:
     name = found.model or f"{shape.heads} heads of {shape.dim}"
     console.print(Text.assemble(("Attention of ", ""), (name, "bold"), " on ", (found.device_title, "bold")))
     groups = "" if shape.group == 1 else f" on {shape.kv_heads} key/value heads"
+    units = "1 unit" if found.units == 1 else f"{found.units} units"
     mask = "causal" if shape.causal else "every pair visible"
     console.print(
         f"{shape.batch} x {shape.queries:,} queries over {shape.keys:,} keys, {shape.heads} heads of "
-        f"{shape.dim}{groups}, {shape.format}, {mask}; {found.units} units with {nbytes(found.on_chip)} each"
+        f"{shape.dim}{groups}, {shape.format}, {mask}; {units} of {nbytes(found.on_chip)}"
     )
     console.print()
     console.print(_table(found.outcomes))
@@ -77,7 +78,7 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i in (0, 1, 7) else "right", no_wrap=True)
     for outcome in outcomes:
-        longest = "-" if outcome.longest is None else count(outcome.longest)
+        longest = "-" if outcome.longest is None else _length(outcome.longest)
         cost = outcome.cost
         if cost is None:
             table.add_row(outcome.name, "none fit", f"> {nbytes(outcome.least_live)}", *[""] * 5, longest)
@@ -95,6 +96,13 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
             longest,
         )
     return table
+
+
+def _length(tokens: int) -> str:
+    """A number of tokens in five characters."""
+    if tokens < 10_000:
+        return f"{tokens:,}"
+    return f"{tokens / 1e3:.0f}k" if tokens < 1e6 else f"{tokens / 1e6:.3g}M"
 
 
 def _crossing(found: Crossover) -> str:
