@@ -9,7 +9,7 @@ from itertools import permutations
 from ridgeline.analysis.overtake import Overtaking, attention_overtakes
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
-from ridgeline.models import declare, load_config
+from ridgeline.models import ModelConfig, declare, load_config
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.dataflows import (
@@ -76,7 +76,7 @@ class Comparison:
 
 
 def shape_of(
-    model: str | None,
+    model: str | ModelConfig | None,
     *,
     heads: int | None = None,
     kv_heads: int | None = None,
@@ -101,7 +101,7 @@ def shape_of(
     else:
         if heads is not None or kv_heads is not None or head_dim is not None:
             raise InputError(f"{model} has its own heads: leave out --heads, --kv-heads and --head-dim")
-        config = load_config(model)
+        config = model if isinstance(model, ModelConfig) else load_config(model)
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
         causal = config.is_decoder if causal is None else causal
         format = format or declare(config).plain_format
@@ -121,7 +121,7 @@ def compare_dataflows(
     shape: AttentionShape,
     on: str | Device = "this",
     *,
-    model: str | None = None,
+    model: str | ModelConfig | None = None,
     units: int | None = None,
     on_chip: float | None = None,
     tiles: Tiles | None = None,
@@ -133,12 +133,13 @@ def compare_dataflows(
     """
     device = load_device(on) if isinstance(on, str) else on
     chip = Chip.of(device, units=units, on_chip=on_chip)
-    overtaking = None
+    overtaking, config = None, None
     if model is not None:
-        built = declare(load_config(model))
+        config = model if isinstance(model, ModelConfig) else load_config(model)
+        built = declare(config)
         overtaking = attention_overtakes(built, pairs=Pairs.VISIBLE if shape.causal else Pairs.SQUARE)
     return Comparison(
-        model=model,
+        model=None if config is None else config.name,
         device=device.name,
         device_title=device.title,
         shape=shape,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device, rates_only
-from ridgeline.models import Model, declare, load_config
+from ridgeline.models import Model, ModelConfig, declare, load_config
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.count_training import TrainingCount
 from ridgeline.ops.formats import get_format, storage_format
@@ -133,7 +133,7 @@ class Training:
 
 
 def training(
-    model: str | Model,
+    model: str | ModelConfig,
     on: str | Device = "this",
     *,
     batch: int = 1,
@@ -161,8 +161,7 @@ def training(
     Raises InputError for anything else, for a length beyond the model's window, for a model that can't be
     trained, and for several devices without a link.
     """
-    built = model if isinstance(model, Model) else None
-    config = load_config(model) if built is None else built.config
+    config = model if isinstance(model, ModelConfig) else load_config(model)
     device = load_device(on) if isinstance(on, str) else on
     recipe = Recipe(recompute, optimizer, zero, precision, kernels, dropout, stash)
     workload = Workload(batch, length, devices)
@@ -170,8 +169,7 @@ def training(
     if devices > 1 and device.link_bandwidth is None:
         raise InputError(f"{device.name} has no link: train on one device, or name one that has")
     shown = _pairs(pairs)
-    if built is None:
-        built = declare(config, _format(precision, config.format))
+    built = declare(config, _format(precision, config.format))
     device = rates_only(device)
     run = _Run(built, device, workload, shown)
     found = run.step(recipe)
