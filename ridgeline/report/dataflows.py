@@ -54,6 +54,7 @@ def show_dataflows(console: Console, found: Comparison) -> None:
     )
     for note, names in _by_note(found.outcomes).items():
         console.print(Text(f"{', '.join(names)}: {note}", style="yellow"), soft_wrap=True)
+    console.print(_overflowing(found.outcomes), soft_wrap=True)
     for crossing in found.crossovers:
         console.print(_crossing(crossing), soft_wrap=True)
     if found.overtaking is not None:
@@ -70,6 +71,18 @@ def _by_note(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
         for note in outcome.notes:
             names.setdefault(note.removeprefix(f"{outcome.name}: "), []).append(outcome.name)
     return names
+
+
+def _overflowing(outcomes: Sequence[Outcome]) -> str:
+    """From which lengths 32-bit indices and grids overflow."""
+    names: dict[int, list[str]] = {}
+    for o in outcomes:
+        if o.overflows_from is not None:
+            names.setdefault(o.overflows_from, []).append(o.name)
+    if not names:
+        return "No 32-bit index and no grid overflows at any length."
+    ends = [f"{', '.join(names[n])} from {n:,} queries" for n in sorted(names)]
+    return f"32-bit indices or grids overflow: {'; '.join(ends)}."
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:

@@ -62,7 +62,7 @@ def kept_by_the_trace(raw):
 
 @pytest.mark.parametrize("architecture", PLAIN)
 def test_one_more_layer_keeps_what_pytorch_saves_but_for_the_norms_statistics(architecture):
-    """PyTorch also keeps each row's mean and inverse deviation of both norms; the trace makes them again."""
+    """PyTorch also keeps each row's mean and inverse deviation of both norms, which the trace leaves out."""
     (few, few_raw), (many, many_raw) = (saved_by_pytorch(architecture, layers) for layers in (4, 5))
     statistics = 2 * 2 * ROWS * SEQUENCES * FP32
     assert many - few == kept_by_the_trace(many_raw) - kept_by_the_trace(few_raw) + statistics

@@ -135,7 +135,8 @@ class Outcome:
 
     ``least_live`` is the on-chip memory of its smallest tiles, ``longest`` the most queries of a
     sequence that still fit the chip and main memory (None: there is no end below 2^40), and
-    ``ended_by`` which of the two ends it.
+    ``ended_by`` which of the two ends it. ``overflows_from`` is the least number of queries at which a
+    32-bit index or a grid overflows with tiles of 128 (None: none does).
     """
 
     name: str
@@ -143,11 +144,14 @@ class Outcome:
     least_live: float
     longest: int | None
     ended_by: str | None
+    overflows_from: int | None
     notes: tuple[str, ...]
 
 
 #: Lengths beyond this are not looked at.
 MOST_QUERIES = 2**40
+#: What a GPU's kernels are usually tiled by, in rows and keys, and splits enough to fill one.
+ORDINARY_TILES = Tiles(128, 128, 8)
 
 
 def outcome(flow: Dataflow, shape: AttentionShape, chip: Chip, tiles: Tiles | None = None) -> Outcome:
@@ -161,7 +165,8 @@ def outcome(flow: Dataflow, shape: AttentionShape, chip: Chip, tiles: Tiles | No
         found = found if found.live <= chip.on_chip else None
     longest, ended_by = longest_queries(flow, shape, chip)
     notes = list(_notes(flow, shape, chip, found, least))
-    return Outcome(flow.name, found, least, longest, ended_by, tuple(notes))
+    overflowing = overflows_from(flow, shape, chip)
+    return Outcome(flow.name, found, least, longest, ended_by, overflowing, tuple(notes))
 
 
 def smallest(flow: Dataflow, shape: AttentionShape) -> Tiles:
@@ -194,12 +199,28 @@ def longest_queries(flow: Dataflow, shape: AttentionShape, chip: Chip) -> tuple[
             return "on-chip memory"
         return "main memory" if footprint(flow, longer, tiles) > chip.device.memory_bytes else None
 
-    fits, over = 0, 1
-    while over <= MOST_QUERIES and ended(over) is None:
-        fits, over = over, 2 * over
-    if over > MOST_QUERIES:
-        return None, None
-    while over - fits > 1:
-        middle = (fits + over) // 2
-        fits, over = (middle, over) if ended(middle) is None else (fits, middle)
-    return fits, ended(over)
+    over = _first(lambda queries: ended(queries) is not None)
+    return (None, None) if over is None else (over - 1, ended(over))
+
+
+def overflows_from(flow: Dataflow, shape: AttentionShape, chip: Chip) -> int | None:
+    """The least number of queries at which something overflows with tiles of 128; None for none below
+    2^40."""
+
+    def overflown(queries: int) -> bool:
+        return any(overflows(flow, shape.at_length(queries), ORDINARY_TILES, chip.on_chip))
+
+    return _first(overflown)
+
+
+def _first(holds: Callable[[int], bool]) -> int | None:
+    """The least number of queries for which it holds, as for all larger ones; None for none below 2^40."""
+    without, least = 0, 1
+    while not holds(least):
+        without, least = least, 2 * least
+        if least > MOST_QUERIES:
+            return None
+    while least - without > 1:
+        middle = (without + least) // 2
+        without, least = (without, middle) if holds(middle) else (middle, least)
+    return least

@@ -167,6 +167,22 @@ def test_a_square_overflows_at_the_root_of_two_to_the_31(queries, count):
     assert len(noted("naive", AttentionShape(1, 1, 64, queries, queries), Tiles(64, 64))) == count
 
 
+@pytest.mark.parametrize("name", ["naive", "flash v2", "split-KV", "FLAT row"])
+def test_the_least_length_that_overflows_is_the_first(name):
+    found, flow, chip = of(name), BY_NAME[name], Chip.of(H100)
+
+    def overflown(queries):
+        return any(overflows(flow, PREFILL.at_length(queries), Tiles(128, 128, 8), chip.on_chip))
+
+    assert overflown(found.overflows_from)
+    assert not overflown(found.overflows_from - 1)
+
+
+def test_scores_of_32_heads_overflow_at_8192_tokens():
+    assert of("naive").overflows_from == 8192  # 32 x 8192^2 = 2^31
+    assert of("flash v2").overflows_from == 2**31 // (32 * 128)
+
+
 def test_operands_beyond_two_to_the_31_elements_are_flagged():
     notes = noted("flash v2", AttentionShape(8, 8, 128, 2**21, 2**21), Tiles(128, 128))
     assert notes[:2] == [
