@@ -12,7 +12,8 @@ from ridgeline.report.tables import stands_on
 from ridgeline.report.units import BOUNDS, count, nbytes, seconds
 
 if TYPE_CHECKING:
-    from ridgeline.analysis.training import Training, TrainingMemory
+    from ridgeline.analysis.training import Training
+    from ridgeline.analysis.training_step import TrainingMemory
 
 
 def show_training(console: Console, found: Training) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache, partial
 
-from ridgeline.analysis.training import Recipe, count_training, shared_out
+from ridgeline.analysis.training_step import Recipe, count_training, shared_out
 from ridgeline.hardware import load_device
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.count_training import TrainingCount

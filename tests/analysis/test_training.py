@@ -9,7 +9,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from ridgeline.analysis.training import Recipe, count_training, training
+from ridgeline.analysis.training import training
+from ridgeline.analysis.training_step import Recipe, count_training
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
