@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ridgeline.ops.online_softmax import merged, renormalised, rescaled
 from ridgeline.ops.trace import Flops
 from ridgeline.predict.dataflows.shape import (
     STATE_BYTES,
@@ -181,7 +182,7 @@ class FlashV1(Dataflow):
         row, state = d * shape.element_bytes, 2 * STATE_BYTES
         reads = 2 * shape.keys * row + met.rows * (2 * row + state)
         writes = n * (row + state) + met.rows * (row + state)
-        extra = Flops(vector=2 * d * met.rows, exp=2 * met.rows) * count
+        extra = renormalised(met.rows, d) * count
         work = sum(shape.work.values(), extra)
         return (Launch(self.name, reads * count, writes * count, work, count, (shape.batch, shape.heads, 1)),)
 
@@ -210,7 +211,7 @@ class FlashV2(Dataflow):
 
     def _work(self, shape: AttentionShape, visits: int) -> Flops:
         """With O rescaled whenever a row's maximum may have grown."""
-        extra = Flops(vector=shape.dim * visits, exp=visits) * shape.problems
+        extra = rescaled(visits, shape.dim) * shape.problems
         return sum(shape.work.values(), extra)
 
 
@@ -231,7 +232,7 @@ class SplitKV(FlashV2):
         partial = splits * shape.rows * (d + 1) * STATE_BYTES
         row_tiles = tiles_of(shape.rows, tiles.rows)
         heads = shape.batch * shape.heads
-        merging = Flops(vector=2 * d * splits * shape.rows, exp=splits * shape.rows) * count
+        merging = merged(splits * shape.rows, d) * count
         return (
             Launch(
                 self.name,
