@@ -16,7 +16,7 @@ def rescaled(visits: Number, dim: int) -> Flops:
 
 
 def renormalised(visits: Number, dim: int) -> Flops:
-    """The same where the result is divided at every visit too, and the tile's own maximum may be the lower."""
+    """The same where the result is divided at every visit too, and the tile's maximum may be the lower."""
     return Flops(vector=2 * dim * visits, exp=2 * visits)
 
 
