@@ -106,9 +106,11 @@ def predict_breakdown(
     batch: int = 1,
     training: bool = False,
     weights: str | None = None,
+    tier: str | None = None,
 ) -> PredictedBreakdown:
     """Divide the predicted time of a pass over ``batch`` whole sequences of ``prompt`` tokens; with
-    ``training`` its backward pass belongs to it. Implementations that keep scores compute all pairs.
+    ``training`` its backward pass belongs to it. ``tier`` is what times stand on, the best that the device
+    has unless given. Implementations that keep scores compute all pairs.
 
     Raises InputError for lengths out of range and formats that nothing is stored in.
     """
@@ -124,7 +126,7 @@ def predict_breakdown(
         pairs = Pairs.VISIBLE if lowering is FUSED else Pairs.SQUARE
         ops = Count(activations=built.plain_format, lowering=lowering, pairs=pairs, train=training)
         trace = ops.trace(built.forward(ops, ops.batch([Span(prompt, 0, batch)], logits="all")))
-        prediction = predict(trace.backward() if training else trace, device)
+        prediction = predict(trace.backward() if training else trace, device, tier)
         name = lowering.name.removesuffix(" attention")
         ways[name] = breakdown(
             (forward_name(k.op), forward_name(k.op_kind), k.kind, float(k.seconds) * k.repeat)

@@ -22,7 +22,14 @@ from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.optimizer import get_optimizer
 from ridgeline.ops.recompute import Recompute, policy_of
+from ridgeline.predict.tiers import Tier, tier_of
 
+#: What the time of a kernel takes for granted at each tier.
+ASSUMED_OF_KERNELS = {
+    Tier.DATASHEET: "every kernel reaches the device's rates: an optimistic estimate, not a forecast",
+    Tier.GENERIC: "kernels reach as much of the rates as those of other, calibrated devices",
+    Tier.CALIBRATED: "backward products and updates reach as much of the rates as measured forward ones",
+}
 PRECISIONS = ("mixed", "bf16", "fp32")
 
 
@@ -44,6 +51,7 @@ class Training:
     workload: Workload
     recipe: Recipe
     pairs: str
+    tier: str
     phases: tuple[TrainingPhase, ...]
     communication_bytes: float
     communication_seconds: float
@@ -75,6 +83,7 @@ def training(
     dropout: bool = False,
     stash: str | None = None,
     pairs: str = "visible",
+    tier: str | None = None,
 ) -> Training:
     """Predict a training step of data-parallel ``devices``, each with ``batch`` sequences of ``length``.
 
@@ -84,7 +93,7 @@ def training(
     and float32 master weights, bf16 everything in bf16, fp32 everything in float32. ``kernels``: fused,
     naive (scores in memory) or unfused. ``stash``: the format in which activations wait for the backward
     pass. ``pairs``: which query-key pairs count as FLOPs, visible or square; the time is that of the
-    visible ones.
+    visible ones. ``tier`` is what times stand on, the best that the device has unless given.
 
     Raises InputError for anything else, for a length beyond the model's window, for a model that can't be
     trained, and for several devices without a link.
@@ -99,7 +108,8 @@ def training(
     shown = _pairs(pairs)
     built = declare(config, _format(precision, config.format))
     device = rates_only(device)
-    run = Run(built, device, workload, shown)
+    chosen = tier_of(device, tier)
+    run = Run(built, device, workload, shown, chosen)
     found = run.step(recipe)
     return Training(
         model=config.name,
@@ -109,6 +119,7 @@ def training(
         workload=workload,
         recipe=recipe,
         pairs=str(shown),
+        tier=str(chosen),
         phases=found.phases,
         communication_bytes=found.communication_bytes,
         communication_seconds=found.communication_seconds,
@@ -122,7 +133,7 @@ def training(
         largest_batch=run.largest_batch(recipe),
         policies=tuple(run.policy(replace(recipe, recompute=str(p))) for p in Recompute),
         basis=found.basis,
-        assumptions=tuple(_assumptions(recipe, workload, found.memory, shown)),
+        assumptions=tuple(_assumptions(recipe, workload, found.memory, shown, chosen)),
     )
 
 
@@ -162,8 +173,10 @@ def _format(precision: str, own: str) -> str:
     return precision
 
 
-def _assumptions(recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs) -> Iterator[str]:
-    yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"
+def _assumptions(
+    recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs, tier: Tier
+) -> Iterator[str]:
+    yield ASSUMED_OF_KERNELS[tier]
     if pairs is Pairs.SQUARE:
         yield "FLOPs count all query-key pairs, times only the visible ones, so that MFU may pass 100 %"
     if workload.devices > 1:

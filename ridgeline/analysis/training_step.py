@@ -15,6 +15,7 @@ from ridgeline.ops.recompute import AGAIN
 from ridgeline.ops.stash import stash
 from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, UNFUSED, Flops, Lowering, Trace
 from ridgeline.predict import Prediction, predict
+from ridgeline.predict.tiers import Tier
 
 #: What runs as one kernel: everything that can, all but attention, or nothing.
 KERNELS: Mapping[str, Lowering] = {"fused": FUSED, "naive": NAIVE_ATTENTION, "unfused": UNFUSED}
@@ -136,6 +137,7 @@ class Run:
     device: Device
     workload: Workload
     pairs: Pairs
+    tier: Tier
 
     def span(self, batch: int | None = None) -> Span:
         return Span(self.workload.length, 0, self.workload.batch if batch is None else batch)
@@ -144,7 +146,7 @@ class Run:
         devices = self.workload.devices
         shards = devices if recipe.zero else 1
         trace = count_training(self.model, self.span(), recipe, shards=shards)
-        prediction = predict(trace, self.device)
+        prediction = predict(trace, self.device, self.tier)
         phases = tuple(_phases(trace, prediction))
         memory = self.memory(trace, recipe)
         sent = _communicated(trace, recipe.zero, devices)

@@ -18,13 +18,22 @@ def breakdown(
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     training: Annotated[bool, typer.Option("--training", help="With the backward pass.")] = False,
     weights: CountedWeights = "auto",
+    tier: Annotated[
+        str | None, typer.Option(help="What times stand on: datasheet, generic or calibrated; the best.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Divide a pass's time into attention, fully connected, activation and norm, as papers do."""
     from ridgeline.analysis.breakdown import predict_breakdown
 
     found = predict_breakdown(
-        model, on, prompt=prompt, batch=batch, training=training, weights=support.counted_format(weights)
+        model,
+        on,
+        prompt=prompt,
+        batch=batch,
+        training=training,
+        weights=support.counted_format(weights),
+        tier=tier,
     )
     if as_json:
         support.print_json(found)

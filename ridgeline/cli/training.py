@@ -35,6 +35,9 @@ def training(
     pairs: Annotated[
         str, typer.Option(help="Query-key pairs that count as FLOPs: visible, or square as in papers.")
     ] = "visible",
+    tier: Annotated[
+        str | None, typer.Option(help="What times stand on: datasheet, generic or calibrated; the best.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict a training step: time, MFU, and the memory of weights, gradients, states, activations."""
@@ -54,6 +57,7 @@ def training(
         dropout=dropout,
         stash=stash,
         pairs=pairs,
+        tier=tier,
     )
     if as_json:
         support.print_json(found)

@@ -72,7 +72,7 @@ def step(trace: Trace, optimizer: Optimizer, *, master: str | None = None, shard
         writes = [weight, *states]
         share = tuple(tuple(Access(v, v.elements / shards) for v in side) for side in (reads, writes))
         work = Flops(vector=optimizer.work * weight.elements / shards)
-        kernel = Kernel("optimizer", *share, work, "fp32", function=optimizer.name)
+        kernel = Kernel("optimizer", *share, work, "fp32", weight.shape[0], optimizer.name)
         ops.append(OpCost(f"{weight.name}.update", "optimizer", (kernel,), repeats[weight.id]))
     return replace(trace, ops=tuple(ops), values=tuple(values))
 
