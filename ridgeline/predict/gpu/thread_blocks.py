@@ -34,9 +34,9 @@ class Design:
     exposed: float
 
 
-#: FlashAttention's kernels for paged caches, second and third generation. Half of the second's softmax is exposed:
-#: so an A100's long prompts come out as published (Dao 2023: at most 73 % of the matrix rate) with the share of the
-#: rates that an RTX 4090 reaches.
+#: FlashAttention's kernels for paged caches, second and third generation. Half of the second's softmax is
+#: exposed: then an A100's long prompts come out as published (Dao 2023: 50 to 73 % of the matrix rate) with
+#: the share of the rates that an RTX 4090 reaches.
 FLASH_2 = Design(64, always_groups=False, blocks_a_unit=2, least_split=2, exposed=0.5)
 FLASH_3 = Design(128, always_groups=True, blocks_a_unit=1, least_split=5, exposed=0.0)
 
