@@ -69,13 +69,16 @@ def fit(device: Device, points: Points) -> AttentionConstants:
     return min(fitted, key=miss)
 
 
-def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed:
+def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed | None:
     """The time of a trace's attention. Rotating and appending keys, where they are merged into it, take none.
+    None for a kernel that does not say how its heads are cut.
 
     Raises InputError if the device cannot compute in the kernel's dtype.
     """
     from ridgeline.predict.gpu.kernels import needed
 
+    if not kernel.sequences or not all(work.heads for work in kernel.sequences):
+        return None
     found = attend(device, constants, kernel.sequences, kernel.compute)
     return needed(found.seconds, found.needs)
 

@@ -48,7 +48,9 @@ class GpuTimes:
         not have the constants of its model."""
         name = KIND_OF.get(kernel.kind)
         if name in MODULES and kind(name).kernel is not None:
-            return kind(name).kernel(self.device, self._of(name), kernel)
+            found = kind(name).kernel(self.device, self._of(name), kernel)
+            if found is not None:
+                return found
         return self._product(kernel) if np.any(kernel.flops.matrix) else self._elementwise(kernel)
 
     def _of(self, name: str) -> Any:

@@ -20,7 +20,9 @@ from ridgeline.predict.gpu.attention import KIND, fit, roofline, seconds
 from ridgeline.predict.gpu.fitting import rounded
 from ridgeline.predict.gpu.flash import AttentionConstants, attend
 from ridgeline.predict.gpu.generic import constants_of
+from ridgeline.predict.gpu.kernels import GpuTimes
 from ridgeline.predict.gpu.kinds import Points
+from ridgeline.predict.tiers import Tier
 
 DEVICE = load_device("rtx-4090")
 MEASURED = read_file(Path(str(files("ridgeline.validation") / "measured/attention_rtx-4090.csv.gz")))[
@@ -236,6 +238,14 @@ def test_a_model_s_attention_takes_what_was_measured_of_its_heads():
     [real] = MEASURED.seconds[np.all([MEASURED[name] == n for name, n in wanted.items()], axis=0)]
     assert attention.seconds == pytest.approx(real, rel=0.1)
     assert (attention.repeat, attention.bound) == (32, "matrix")
+
+
+def test_attention_that_does_not_say_how_it_is_cut_is_timed_by_its_work():
+    [kernel] = [k for _, k in trace_step(MODEL, [Span(1, 9000, 64)]).kernels() if k.kind == "attend"]
+    bare = replace(kernel, sequences=tuple(replace(work, heads=0) for work in kernel.sequences))
+    assert KIND.kernel(DEVICE, AttentionConstants(), bare) is None
+    times = GpuTimes(DEVICE, Tier.CALIBRATED)
+    assert times.time(bare).seconds == pytest.approx(times.time(kernel).seconds, rel=0.3)
 
 
 def test_a_sweep_of_steps_is_predicted_as_each_of_them():
