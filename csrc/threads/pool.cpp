@@ -53,11 +53,13 @@ int initial_threads() {
 
 std::atomic<Pool*> process_pool{nullptr};
 std::atomic<int> chosen_threads{0};  // survives a fork, unlike the pool
+thread_local std::unique_ptr<Pool> own_pool;
 
 /// The child of a fork has none of its parent's workers, and maybe a lock that one of them held:
 /// it leaves the old pool alone and makes its own when it needs one.
 void forget_pool() {
     if (Pool* old = process_pool.exchange(nullptr)) chosen_threads = old->threads();
+    if (Pool* old = own_pool.release()) own_pool = std::make_unique<Pool>(old->threads());
     inside_loop = false;
 }
 
@@ -148,6 +150,7 @@ void Pool::run_share(int index) noexcept {
 }
 
 Pool& pool() {
+    if (own_pool) return *own_pool;
     Pool* found = process_pool.load(std::memory_order_acquire);
     if (found != nullptr) return *found;
 #if defined(__unix__) || defined(__APPLE__)
@@ -160,5 +163,7 @@ Pool& pool() {
     delete fresh;
     return *found;
 }
+
+void use_own_pool(int threads) { own_pool = std::make_unique<Pool>(threads); }
 
 }  // namespace ridgeline

@@ -32,10 +32,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a prompt; the text streams as it is made."""
-    from ridgeline.analysis.evaluate import read_text
-
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
-    schema = None if json_schema is None else read_text(json_schema)
+    schema = None if json_schema is None else support.json_text("--json-schema", json_schema)
     loaded = support.load_to_generate(model, weights, options)
     wanted = {
         "max_tokens": max_tokens,

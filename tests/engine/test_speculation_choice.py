@@ -41,7 +41,8 @@ def test_every_choice_leaves_the_demos_output_as_it_is(demo, name, sampling):
     [
         ("much", "speculate is 'much', expected off, ngram, self, draft or draft:MODEL"),
         ("ngram:4", "speculate is 'ngram:4'"),
-        ("draft:gpt2", "gpt2 is a built-in config"),
+        ("draft:gpt2", "the draft gpt2 is a built-in config, .* give a folder or a hub id$"),
+        ("draft:", "speculate is 'draft:', expected off, ngram, self, draft or draft:MODEL"),
         ("draft:no/such/model", "no/such/model"),
     ],
 )

@@ -36,7 +36,7 @@ def _proposer(name: str, target: Loaded) -> Proposer:
         return NGrams()
     if name == "self":
         return SinksAndWindow()
-    if kind != "draft":
+    if kind != "draft" or name == "draft:":
         raise InputError(f"speculate is {name!r}, expected off, ngram, self, draft or draft:MODEL")
     model = model or _DRAFTS.get(target.config.name, "")
     if not model:
@@ -44,5 +44,10 @@ def _proposer(name: str, target: Loaded) -> Proposer:
             f"{target.config.name} ships with no draft: name a model of its vocabulary, as draft:MODEL"
         )
     from ridgeline.loading import load
+    from ridgeline.models import builtin_names
 
+    if model.lower() in builtin_names():
+        raise InputError(
+            f"the draft {model} is a built-in config, which carries no weights: give a folder or a hub id"
+        )
     return DraftModel(load(model), target)
