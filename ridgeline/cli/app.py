@@ -39,6 +39,10 @@ Speculate = Annotated[
         "text so far), self, draft:MODEL, or draft for demo's own."
     ),
 ]
+DraftThreads = Annotated[
+    int | None,
+    typer.Option(help="Threads of the draft's own: it then drafts on while proposals are verified."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

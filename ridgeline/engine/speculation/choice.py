@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ridgeline.engine.speculation.beside import Beside
 from ridgeline.engine.speculation.draft_model import DraftModel
 from ridgeline.engine.speculation.ngram import NGrams
 from ridgeline.engine.speculation.proposer import Proposer
@@ -18,16 +19,21 @@ if TYPE_CHECKING:
 _DRAFTS = {"demo": "demo-draft"}
 
 
-def choose(name: str, target: Loaded) -> Speculator | None:
+def choose(name: str, target: Loaded, *, draft_threads: int | None = None) -> Speculator | None:
     """A speculator for ``target`` that leaves its output as it is: ``ngram``, ``self`` (through sinks and a
     window of its cache), ``draft:MODEL`` with what :func:`ridgeline.load` takes, or ``draft`` for a model
-    that ships with one. None for ``off``.
+    that ships with one. None for ``off``. With so many ``draft_threads`` of its own a draft model works
+    beside verification (:class:`~ridgeline.engine.speculation.beside.Beside`).
 
-    Raises InputError for another name, or a draft that cannot be loaded or has another vocabulary.
+    Raises InputError for another name, a draft that cannot be loaded or has another vocabulary, and for
+    threads without a draft.
     """
+    if draft_threads is not None and name.partition(":")[0] != "draft":
+        raise InputError(f"draft_threads goes with a draft model, and speculate is {name!r}: leave it out")
     if name == "off":
         return None
-    return Speculator(_proposer(name, target))
+    proposer = _proposer(name, target)
+    return Speculator(proposer if draft_threads is None else Beside(proposer, threads=draft_threads))
 
 
 def _proposer(name: str, target: Loaded) -> Proposer:
