@@ -39,6 +39,7 @@ Speculate = Annotated[
         "text so far), self, draft:MODEL, or draft for demo's own."
     ),
 ]
+DraftWeights = Annotated[str, typer.Option(help="Weights of a draft model, as --weights has them.")]
 DraftThreads = Annotated[
     int | None,
     typer.Option(help="Threads of the draft's own: it then drafts on while proposals are verified."),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import DraftThreads, Model, Speculate, Weights, app
+from ridgeline.cli.app import DraftThreads, DraftWeights, Model, Speculate, Weights, app
 
 
 @app.command(epilog="Example: ridgeline serve demo --port 8000 --api-key secret")
@@ -43,6 +43,7 @@ def serve(
     ] = 30.0,
     weights: Weights = "auto",
     speculate: Speculate = "off",
+    draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's API does; SIGTERM or Ctrl-C ends it."""
@@ -70,13 +71,14 @@ def serve(
         from ridgeline.server.run import Server, example
         from ridgeline.server.service import Service
 
+        drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
         service = Service.start(
             loaded,
             name or model,
             token_budget=batched_tokens,
             sequences=sequences,
             cache_tokens=cache_tokens,
-            speculator=choose(speculate, loaded, draft_threads=draft_threads),
+            speculator=choose(speculate, loaded, **drafting),
         )
         held.callback(service.close)
         server = Server(make_app(service, limits, Admission(), cors or ()), drain_seconds)

@@ -90,7 +90,6 @@ class Replay:
             ),
         )
 
-
     def _memory(self) -> _Memory:
         if not hasattr(self._of_thread, "memory"):
             rope = self.recording.rope

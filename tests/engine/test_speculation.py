@@ -356,6 +356,22 @@ def test_most_of_many_plain_steps_are_not_even_looked_at():
     assert 5 <= length.asked <= 12
 
 
+def test_the_plain_steps_at_the_beginning_are_no_reason_to_rest():
+    """Proposals come as soon as there is something to compare with."""
+    wanted = request(10, 40)
+    core = fake_core(speculator=Speculator(Replaying(known([wanted]), 1.0, VOCAB)))
+    clock, run = core.scheduler.clock, core.runner.run
+
+    def run_for_a_second(plan):
+        clock.sleep_until(clock.now() + 1)
+        return run(plan)
+
+    core.runner.run = run_for_a_second
+    assert outputs(core, [wanted]) == [naive(wanted)]
+    assert [plan.rows for plan in core.runner.plans][:4] == [10, 1, 1, 1]
+    assert all(plan.rows > 1 for plan in core.runner.plans[4:])
+
+
 def test_steps_that_were_not_looked_at_count_with_the_time_that_they_took():
     speculator = Speculator(NGrams(), length=Counting(1))
     core = fake_core(speculator=speculator)

@@ -177,6 +177,19 @@ def test_a_prompt_larger_than_the_cache_says_which_option_to_raise(loaded):
         assert fits.json()["usage"]["completion_tokens"] == 1
 
 
+def test_a_cache_that_is_exhausted_makes_requests_wait_and_what_never_fits_is_refused(loaded, server):
+    """Three blocks for twelve requests, each of which grows to two: some are preempted, all are answered."""
+    asked = {"prompt": [[7, i] for i in range(1, 13)], "max_tokens": 50, "seed": 3, "ignore_eos": True}
+    expected = server.post("/v1/completions", asked).json()["choices"]
+    with running(loaded, cache_tokens=96) as small:
+        for _ in range(2):
+            assert small.post("/v1/completions", asked).json()["choices"] == expected
+            message = refused(small.post("/v1/completions", {"prompt": "x", "max_tokens": 500}))["message"]
+            assert "the cache has 3: lower max_tokens, or make the cache larger" in message
+        assert small.engine.status().preemptions > 0
+        assert small.is_idle()
+
+
 def test_fields_that_ask_for_nothing_may_stand(server):
     nothing = {
         **{"n": 1, "user": "me", "store": False, "tools": None, "tool_choice": "auto", "stream": False},

@@ -140,9 +140,10 @@ class Speculator:
                 self._tally.add(alike)
                 self._length.learn(alike, self._costs)
         self._rested.clear()
+        knew = self._costs.knows(batch)  # else it was plain to be compared with, whatever pays
         self._learn(Step(batch, batch, batch, (), 0, 0, 0.0, seconds))
-        self._rest = REST if self._was_plain and self._costs.knows(batch) else 0
-        self._was_plain = True
+        self._rest = REST if self._was_plain and knew else 0
+        self._was_plain = knew
 
     def _learn(self, step: Step) -> None:
         with self._learning:
