@@ -63,6 +63,13 @@ void forget_pool() {
     inside_loop = false;
 }
 
+void watch_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+    static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+    (void)registered;
+#endif
+}
+
 }  // namespace
 
 void Pool::resize(int threads) {
@@ -153,10 +160,7 @@ Pool& pool() {
     if (own_pool) return *own_pool;
     Pool* found = process_pool.load(std::memory_order_acquire);
     if (found != nullptr) return *found;
-#if defined(__unix__) || defined(__APPLE__)
-    static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
-    (void)registered;
-#endif
+    watch_forks();
     const int chosen = chosen_threads.load();
     Pool* fresh = new Pool(chosen > 0 ? chosen : initial_threads());
     if (process_pool.compare_exchange_strong(found, fresh)) return *fresh;
@@ -164,6 +168,9 @@ Pool& pool() {
     return *found;
 }
 
-void use_own_pool(int threads) { own_pool = std::make_unique<Pool>(threads); }
+void use_own_pool(int threads) {
+    watch_forks();
+    own_pool = std::make_unique<Pool>(threads);
+}
 
 }  // namespace ridgeline

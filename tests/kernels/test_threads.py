@@ -116,6 +116,17 @@ def test_a_pool_of_ones_own_is_ones_own():
     assert (kernels.threads(), len(shares(6))) == (3, 3)
 
 
+def test_a_child_forked_where_only_a_pool_of_ones_own_was_used_gets_threads():
+    code = (
+        "import os; from ridgeline import _native\n"
+        "def parts(): found = []; _native.share_loop(6, lambda *part: found.append(part)); return len(found)\n"
+        "_native.use_own_pool(3); assert parts() == 3; child = os.fork()\n"
+        "if child == 0: os._exit(parts())\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3 == parts()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
 def test_a_forked_child_gets_threads_of_its_own():
     kernels.set_threads(3)
     shares(6)
