@@ -75,7 +75,7 @@ def test_second_runs_take_none_of_the_requests_time(loaded, never_measured, monk
     timeline = observe(loaded)
     assert all(again.end - again.begin > 0.5 for again in timeline.profiled)
     for step, following in pairwise(timeline.steps):
-        assert 0 <= following.started - (step.started + step.seconds) < 0.3
+        assert 0 <= following.started - (step.started + step.seconds) < 0.5
 
 
 def test_operators_run_one_after_another_inside_their_step(timeline, loaded):

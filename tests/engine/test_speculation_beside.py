@@ -203,7 +203,7 @@ def test_what_was_rejected_is_not_drafted_on_for():
     core.submit(requests[0], 0)
     begun = time.monotonic()
     found = results(core)
-    assert time.monotonic() - begun < 39 * 0.02 * 3  # whole drafts would take twenty times as long
+    assert time.monotonic() - begun < 10  # whole drafts would take 23 seconds
     assert found[0, 0].ids == naive(requests[0])[0][0]
     speculator.close()
 

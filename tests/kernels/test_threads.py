@@ -119,7 +119,7 @@ def test_a_pool_of_ones_own_is_ones_own():
 def test_a_child_forked_where_only_a_pool_of_ones_own_was_used_gets_threads():
     code = (
         "import os; from ridgeline import _native\n"
-        "def parts(): found = []; _native.share_loop(6, lambda *part: found.append(part)); return len(found)\n"
+        "def parts(): found = []; _native.share_loop(6, lambda *p: found.append(p)); return len(found)\n"
         "_native.use_own_pool(3); assert parts() == 3; child = os.fork()\n"
         "if child == 0: os._exit(parts())\n"
         "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3 == parts()"
