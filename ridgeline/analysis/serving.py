@@ -26,6 +26,8 @@ from ridgeline.predict.tiers import Tier, tier_of
 
 #: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.
 MEMORY_SHARE = 0.9
+#: Cache blocks that can be simulated, each of which takes some 50 bytes here.
+MOST_BLOCKS = 2**24
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,14 @@ def simulate(
     scheduling = Limits(at_least_one("batched_tokens", batched_tokens), sequences, headroom=headroom)
     at_least_one("block_size", block_size)
     if kv_tokens is None:
-        kv_tokens = _tokens_that_fit(built, device, cache_format, batched_tokens)
+        fit = _tokens_that_fit(built, device, cache_format, batched_tokens)
+        kv_tokens = min(fit, MOST_BLOCKS * block_size)
     blocks = max(1, at_least_one("kv_tokens", kv_tokens) // block_size)
+    if blocks > MOST_BLOCKS:
+        raise InputError(
+            f"kv_tokens is {kv_tokens}, which is {blocks} blocks: at most {MOST_BLOCKS} can be simulated, so"
+            " lower it, or raise the block size"
+        )
     chosen = tier_of(device, tier)
     cost = StepCost(built, device, cache_format, tier=chosen)
     found = run(arrivals, BlockPool(blocks, block_size), scheduling, cost)

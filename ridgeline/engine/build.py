@@ -54,7 +54,7 @@ def make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> Na
     spec = model.cache_spec(model.plain_format, block_size)
     try:
         return ops.alloc_cache(spec, blocks)
-    except RuntimeError:  # what PyTorch's CPU allocator raises
+    except (RuntimeError, TypeError):  # what PyTorch raises of sizes beyond memory, and beyond 64 bits
         raise InputError(
             f"memory does not hold a cache of {blocks * block_size} tokens: lower cache_tokens or max_tokens"
         ) from None

@@ -171,10 +171,12 @@ def show_stream(console: Console, generator: Generator, prompt: str | list[int],
     """
     tokens = generator.stream(prompt, **options)
     console.print(Text(prompt if isinstance(prompt, str) else f"{prompt} ", style="bold"), end="")
-    for token in tokens:
-        text = token.text if generator.requests.tokenizer is not None else f"{token.id} "
-        console.print(Text(text), end="", soft_wrap=True)
-    console.print()
+    try:
+        for token in tokens:
+            text = token.text if generator.requests.tokenizer is not None else f"{token.id} "
+            console.print(Text(text), end="", soft_wrap=True)
+    finally:
+        console.print()  # what goes wrong is said on a line of its own
     result = token.result
     timings = result.timings
     pace = f", then {1 / timings.tpot:,.1f} tokens/s" if timings.tpot else ""
