@@ -8,8 +8,8 @@ import sys
 import pytest
 
 COMMANDS = (
-    *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo", "calibrate"),
-    *("models", "devices"),
+    *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo"),
+    *("models", "devices", "calibrate"),
 )
 
 
