@@ -31,6 +31,7 @@ from ridgeline.ops.protocol import (
 from ridgeline.ops.trace import (
     FUSED,
     Access,
+    Comm,
     Flops,
     Kernel,
     Loop,
@@ -65,6 +66,8 @@ ACTIVATION_COST: dict[str, tuple[int, int]] = {
 NORM_COST = {"rms": 4, "layer": 7}
 #: Vector operations a query-key pair in the softmax: scale, maximum, subtract, sum, divide.
 SOFTMAX_COST = 5
+#: What ranks that share a weight do together in the operators here.
+COLLECTIVES = frozenset({"all_reduce", "all_gather"})
 #: Vector operations a rotated element: two multiplications and an addition.
 ROTATE_COST = 3
 
@@ -189,7 +192,11 @@ class Count:
         table = self._weight(weight)
         y = self._activation(weight.name, (rows, width), table)
         reads = (whole(ids), Access(table, minimum(rows, weight.shape[0]) * width))  # a row again is at hand
-        self._emit(weight.name, "embed", self._part("embed", reads, (whole(y),), Flops(), rows))
+        parts = [self._part("embed", reads, (whole(y),), Flops(), rows)]
+        if weight.shard is not None:
+            y, reduction = self._exchange("all_reduce", y, y.shape, weight.shard.ranks)
+            parts.append(reduction)
+        self._emit(weight.name, "embed", *parts)
         return y
 
     def norm(self, x: Value, norm: Norm) -> Value:
@@ -212,6 +219,9 @@ class Count:
         # Where activations have a format of their own, they are converted to the weights' as they are read.
         compute = x.format if self.lowering.activations is None else product_format(weight.format)
         steps = [("matmul", out, (matrix,), Flops(matrix=2 * rows * width * out))]
+        shard = weight.shard
+        if shard is not None and shard.cut == "inputs":
+            steps.append(("all_reduce", out, (), Flops()))
         if bias is not None:
             steps.append(("bias", out, (self._weight(bias),), Flops(vector=rows * out)))
         if activation is not None:
@@ -222,6 +232,8 @@ class Count:
             steps.append(("activation", out, (), work))
         if residual is not None:
             steps.append(("residual", out, (residual,), Flops(vector=rows * out)))
+        if shard is not None and shard.cut == "vocab":
+            steps.append(("all_gather", out * shard.ranks, (), Flops()))
         parts, y = [], x
         for kind, columns, others, work in steps:
             inputs, last = (y, *others), len(parts) == len(steps) - 1
@@ -229,7 +241,8 @@ class Count:
             y = make(weight.name, (rows, columns), *inputs)
             function = activation if kind == "activation" else ""
             reads = tuple(whole(v) for v in inputs)
-            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function))
+            comm = Comm(kind, y.nbytes, shard.ranks, "tensor") if kind in COLLECTIVES else None
+            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function, comm=comm))
         self._emit(name or weight.name, "linear", *parts)
         return y
 
@@ -386,6 +399,26 @@ class Count:
             reads.append(whole(self._weight(norm.bias)))
         work = Flops(vector=NORM_COST[norm.kind] * x.elements)
         return Kernel("norm", tuple(reads), (whole(y),), work, self.activations, x.shape[0], norm.kind)
+
+    def _exchange(
+        self,
+        collective: str,
+        x: Value,
+        shape: tuple[Number, ...],
+        ranks: int,
+        *,
+        axis: str = "tensor",
+        nbytes: Number | None = None,
+        times: Number = 1,
+        overlaps: bool = False,
+    ) -> tuple[Value, Kernel]:
+        """What x becomes, of that shape, in a part that exchanges it; ``nbytes`` are its own or the result's,
+        whichever are more, unless said."""
+        y = self._activation(x.name, shape, x)
+        if nbytes is None:
+            nbytes = maximum(x.nbytes, y.nbytes)
+        part = self._part(collective, (whole(x),), (whole(y),), Flops(), shape[0])
+        return y, replace(part, comm=Comm(collective, nbytes, ranks, axis, times, overlaps))
 
     def _emit(self, name: str, kind: str, *parts: Kernel) -> None:
         self._ops.append(OpCost(name, kind, parts, self._repeat))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ridgeline.hardware.device import Device
 
 #: Where the time model of each kind is.
-MODULES: Mapping[str, str] = {}
+MODULES: Mapping[str, str] = {"collective": "ridgeline.predict.collectives"}
 
 
 @dataclass(frozen=True)
