@@ -98,7 +98,9 @@ def cuts(model: Model) -> dict[int, Cut]:
 
     def note(weight: Weight, cut: Cut) -> None:
         if found.setdefault(id(weight), cut) != cut:
-            raise InputError(f"{model.config.name}: {weight.name} is used in two ways, so it can't be divided")
+            raise InputError(
+                f"{model.config.name}: {weight.name} is used in two ways, so it can't be divided"
+            )
 
     def may_stay_divided(y: Value) -> bool:
         return y.id != output.id and readers.get(y.storage, set()) <= HEADS | {"linear"}
@@ -203,5 +205,7 @@ class _Rebuild:
 
     def _even(self, count: int, what: str) -> int:
         if count % self._ranks:
-            raise InputError(f"{self._model.config.name}: {self._ranks} ranks can't share {count} {what} evenly")
+            raise InputError(
+                f"{self._model.config.name}: {self._ranks} ranks can't share {count} {what} evenly"
+            )
         return count // self._ranks

@@ -34,6 +34,7 @@ from ridgeline.ops.trace import (
     Comm,
     Flops,
     Kernel,
+    LayerRun,
     Loop,
     Lowering,
     OpCost,
@@ -157,6 +158,7 @@ class Count:
         self._values: list[Value] = []
         self._weights: dict[int, tuple[Weight, Value]] = {}
         self._repeat = 1
+        self._layers: list[LayerRun] = []
 
     # -- building a pass ---------------------------------------------------------------------
 
@@ -183,7 +185,8 @@ class Count:
 
     def trace(self, output: Value) -> Trace:
         """The finished program, whose result is ``output``."""
-        return Trace(tuple(self._ops), tuple(self._loops), tuple(self._values), self.lowering, output)
+        ops, loops, values = tuple(self._ops), tuple(self._loops), tuple(self._values)
+        return Trace(ops, loops, values, self.lowering, output, layers=tuple(self._layers))
 
     # -- the operators -----------------------------------------------------------------------
 
@@ -194,8 +197,9 @@ class Count:
         reads = (whole(ids), Access(table, minimum(rows, weight.shape[0]) * width))  # a row again is at hand
         parts = [self._part("embed", reads, (whole(y),), Flops(), rows)]
         if weight.shard is not None:
-            y, reduction = self._exchange("all_reduce", y, y.shape, weight.shard.ranks)
-            parts.append(reduction)
+            found, y = y, self._activation(weight.name, y.shape, y)
+            reduction = self._part("all_reduce", (whole(found),), (whole(y),), Flops(), rows)
+            parts.append(replace(reduction, comm=Comm("all_reduce", y.nbytes, weight.shard.ranks, "tensor")))
         self._emit(weight.name, "embed", *parts)
         return y
 
@@ -346,6 +350,7 @@ class Count:
             self._repeat = count
             x = body(layer, x)
             self._repeat = 1
+            self._layers.append(LayerRun(start, len(self._ops), count, entry))
             if count > 1:
                 self._loops.append(Loop(start, len(self._ops), count, entry, x))
         return x
@@ -399,26 +404,6 @@ class Count:
             reads.append(whole(self._weight(norm.bias)))
         work = Flops(vector=NORM_COST[norm.kind] * x.elements)
         return Kernel("norm", tuple(reads), (whole(y),), work, self.activations, x.shape[0], norm.kind)
-
-    def _exchange(
-        self,
-        collective: str,
-        x: Value,
-        shape: tuple[Number, ...],
-        ranks: int,
-        *,
-        axis: str = "tensor",
-        nbytes: Number | None = None,
-        times: Number = 1,
-        overlaps: bool = False,
-    ) -> tuple[Value, Kernel]:
-        """What x becomes, of that shape, in a part that exchanges it; ``nbytes`` are its own or the result's,
-        whichever are more, unless said."""
-        y = self._activation(x.name, shape, x)
-        if nbytes is None:
-            nbytes = maximum(x.nbytes, y.nbytes)
-        part = self._part(collective, (whole(x),), (whole(y),), Flops(), shape[0])
-        return y, replace(part, comm=Comm(collective, nbytes, ranks, axis, times, overlaps))
 
     def _emit(self, name: str, kind: str, *parts: Kernel) -> None:
         self._ops.append(OpCost(name, kind, parts, self._repeat))

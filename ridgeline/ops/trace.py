@@ -272,6 +272,16 @@ class Loop:
 
 
 @dataclass(frozen=True)
+class LayerRun:
+    """Operators ``start`` to ``stop``: one of ``count`` identical layers, the first of which takes ``entry``."""
+
+    start: int
+    stop: int
+    count: int
+    entry: Value
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes by use. ``activations`` is the peak of what lives at once."""
 
@@ -285,7 +295,7 @@ class Memory:
 class Trace:
     """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
 
-    A value's id is its index in ``values``.
+    A value's id is its index in ``values``. ``layers`` are the forward pass's layers in order, alike ones at once.
     """
 
     ops: tuple[OpCost, ...]
@@ -294,6 +304,7 @@ class Trace:
     lowering: Lowering
     output: Value
     forward: Trace | None = None
+    layers: tuple[LayerRun, ...] = ()
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""

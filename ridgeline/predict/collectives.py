@@ -295,9 +295,7 @@ def _moves(error: Callable[[ndarray], float], at: ndarray, index: int, way: int)
     return error(moved) != error(at)
 
 
-def _descend(
-    error: Callable[[ndarray], float], at: ndarray, indices: Sequence[int]
-) -> tuple[ndarray, float]:
+def _descend(error: Callable[[ndarray], float], at: ndarray, indices: Sequence[int]) -> tuple[ndarray, float]:
     """Where no single step betters the error any more, and the error there."""
     least, step = error(at), dict.fromkeys(indices, _FIRST_STEP)
     for _ in range(_ROUNDS):
