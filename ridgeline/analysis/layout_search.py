@@ -1,7 +1,7 @@
 """The search for the best layout: every way to share a model among so many devices, with the reasons.
 
-The passes of a replica are counted once for each number of tensor and context ranks, with arrays over the numbers
-of sequences; pipelines, replicas, batches and numbers of devices are then arithmetic on arrays.
+The passes of a replica are counted once for each number of tensor and context ranks, with arrays over the
+numbers of sequences; pipelines, replicas, batches and numbers of devices are then arithmetic on arrays.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Limits:
 class Figures:
     """A layout's figures for ``batch`` requests over all replicas; bytes are those of the fullest device.
 
-    ``tokens_per_second`` are output tokens, prompts' time included; ``bubble`` is of prefill, and the shares of
-    communication those of a pass.
+    ``tokens_per_second`` are output tokens, prompts' time included; ``bubble`` is of prefill, and the
+    shares of communication those of a pass.
     """
 
     layout: Layout
@@ -93,7 +93,8 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Search:
-    """``candidates`` are the layouts that hold all limits, each with its best batch, best first (KEPT of them)."""
+    """``candidates`` are the layouts that hold all limits, each with its best batch, best first (KEPT of
+    them)."""
 
     devices: int
     considered: int
@@ -146,8 +147,8 @@ class _Drops:
 
 
 def search(task: Task, devices: Sequence[int], goal: Goal, batch: int | None, limits: Limits) -> list[Search]:
-    """The layouts for each number of devices, best first. ``batch`` is the number of requests over all replicas;
-    None tries powers of two a replica."""
+    """The layouts for each number of devices, best first. ``batch`` is the number of requests over all
+    replicas; None tries powers of two a replica."""
     drops = {n: _Drops() for n in devices}
     held: dict[int, list[tuple[float, Figures]]] = {n: [] for n in devices}
     considered = dict.fromkeys(devices, 0)
@@ -209,7 +210,8 @@ def _best_batch(
     limits: Limits,
     drops: _Drops,
 ) -> tuple[float, Figures] | None:
-    """The layout with its best batch, and what it is ranked by (the less the better); None if it is dropped."""
+    """The layout with its best batch, and what it is ranked by (the less the better); None if it is
+    dropped."""
     if batch is not None:
         if layout.data > batch:  # replicas beyond the requests would have nothing to do
             layout = Layout(layout.tensor, layout.pipeline, batch, layout.context, layout.context_kind)

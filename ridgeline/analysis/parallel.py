@@ -1,4 +1,5 @@
-"""``ridgeline parallel``: a model shared among the devices of a cluster, in a given layout or in the best one."""
+"""``ridgeline parallel``: a model shared among the devices of a cluster, in a given layout or in the best
+one."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Parallel:
-    """A layout's prediction. ``by_class`` and ``by_bound`` are seconds of one decode step (of a prefill step, if
-    there is a single new token) in all stages together."""
+    """A layout's prediction. ``by_class`` and ``by_bound`` are seconds of one decode step (of a prefill
+    step, if there is a single new token) in all stages together."""
 
     model: str
     parameters: int
@@ -85,11 +86,12 @@ def parallel(
     weights: str | None = None,
     cache: str | None = None,
 ) -> Parallel:
-    """Predict ``batch`` requests, over all replicas, of a model that a cluster's devices share as ``layout`` says.
+    """Predict ``batch`` requests, over all replicas, of a model that a cluster's devices share as
+    ``layout`` says.
 
-    ``on`` is a cluster (``h100-sxm:8x4``), or a device with ``devices`` and ``per_node``; without a number of
-    devices there are as many as the layout takes. Raises InputError for anything unknown, an encoder, a layout of
-    more devices than there are, and one that the model can't be divided by.
+    ``on`` is a cluster (``h100-sxm:8x4``), or a device with ``devices`` and ``per_node``; without a
+    number of devices there are as many as the layout takes. Raises InputError for anything unknown, an
+    encoder, a layout of more devices than there are, and one that the model can't be divided by.
     """
     if not isinstance(on, Cluster):
         on = load_cluster(on, devices if devices is not None or ":" in on else layout.devices, per_node)
@@ -113,8 +115,8 @@ def best_layouts(
     cache: str | None = None,
     limits: Limits | None = None,
 ) -> list[BestLayout]:
-    """The best layout for each number of devices: of least latency of ``batch`` requests (1), or of most tokens a
-    second with any batch (or the given one).
+    """The best layout for each number of devices: of least latency of ``batch`` requests (1), or of most
+    tokens a second with any batch (or the given one).
 
     Raises InputError as :func:`parallel`, and for an unknown goal.
     """
@@ -243,7 +245,10 @@ def _assumptions(task: Task, layout: Layout, shown: Figures) -> Iterator[str]:
     if layout.context > 1:
         yield "a decode step's rows are computed by every rank of the context, its keys are divided"
     if "collective" not in device.calibration:
-        yield "collectives take latencies and shares of bandwidth as fitted to A100 nodes; the network's are assumed"
+        yield (
+            "collectives take latencies and shares of bandwidth as fitted to A100 nodes; the network's are "
+            "assumed"
+        )
     if not device.kernels and not device.calibration:
         yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"
     if not shown.fits:

@@ -1,7 +1,7 @@
 """What a replica of a model takes when several devices share it: time, communication and memory.
 
-One replica's passes are counted once for all numbers of sequences and all pipelines; layouts and searches look
-their timing up here.
+One replica's passes are counted once for all numbers of sequences and all pipelines; layouts and searches
+look their timing up here.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ STEP_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Task:
-    """What every layout is judged by: requests of ``prompt`` tokens with ``output`` new ones, the model's weights
-    as declared, and the format of the cache."""
+    """What every layout is judged by: requests of ``prompt`` tokens with ``output`` new ones, the model's
+    weights as declared, and the format of the cache."""
 
     model: Model
     cluster: Cluster
@@ -51,9 +51,9 @@ class Task:
 class Timing:
     """Requests that start together, on one replica; every field an array over their numbers.
 
-    ``prefill`` is until all have their first token, ``tpot`` between two tokens of one. ``bubble`` is the share of
-    the stages' time in prefill that they wait, ``communication`` the shares of both phases that are exchanged.
-    ``weights``, ``cache`` and ``activations`` are bytes on the fullest device.
+    ``prefill`` is until all have their first token, ``tpot`` between two tokens of one. ``bubble`` is the
+    share of the stages' time in prefill that they wait, ``communication`` the shares of both phases that
+    are exchanged. ``weights``, ``cache`` and ``activations`` are bytes on the fullest device.
     """
 
     prefill: numpy.ndarray
@@ -196,8 +196,8 @@ class Replica:
 
 
 def prefill_sizes(prompt: int, context: int, batch: int) -> numpy.ndarray:
-    """Numbers of prompts in a step: powers of two within STEP_TOKENS tokens a rank, one at least; all at once,
-    if they are within."""
+    """Numbers of prompts in a step: powers of two within STEP_TOKENS tokens a rank, one at least; all at
+    once, if they are within."""
     most = max(STEP_TOKENS * context // prompt, 1)
     sizes = {2**n for n in range(min(most, batch).bit_length())}
     return numpy.array(sorted(sizes | {min(batch, most)}))

@@ -29,7 +29,8 @@ def trace_step(
     logits: str = "last",
     context: Context | None = None,
 ) -> Trace:
-    """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays. A ``context`` says how
+    """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays. A ``context``
+    says how
     ranks share these sequences; then it is one rank's step.
 
     A decoder keeps its keys and values in ``cache_format`` (by default that of the weights which are never

@@ -72,8 +72,8 @@ class Cluster:
 
 
 def load_cluster(text: str, devices: int | None = None, per_node: int | None = None) -> Cluster:
-    """``h100-sxm:8x4`` (eight a node, four nodes), ``h100-sxm:8`` (one node), or a device's name or file with
-    the numbers beside it. Without any it is one node of the device's own size.
+    """``h100-sxm:8x4`` (eight a node, four nodes), ``h100-sxm:8`` (one node), or a device's name or file
+    with the numbers beside it. Without any it is one node of the device's own size.
 
     Raises InputError for what is unknown, and for numbers given twice.
     """

@@ -1,10 +1,11 @@
 """A model's shard: what one of several tensor-parallel ranks holds and executes of it.
 
-No family says how its weights are cut. It follows from the pass, run on shapes alone: a product whose result
-goes to attention heads or into another product, and nowhere else, can keep it divided among the ranks, so its
-weight is cut by outputs; the product that takes such a result is cut by inputs, and its partial sums are added
-over the ranks; the table of tokens and the matrix of the logits are cut by the vocabulary. Everything else each
-rank has whole. For the plain Transformer block this is the partition of Megatron-LM (Shoeybi et al., 2019).
+No family says how its weights are cut. It follows from the pass, run on shapes alone: a product whose
+result goes to attention heads or into another product, and nowhere else, can keep it divided among the
+ranks, so its weight is cut by outputs; the product that takes such a result is cut by inputs, and its
+partial sums are added over the ranks; the table of tokens and the matrix of the logits are cut by the
+vocabulary. Everything else each rank has whole. For the plain Transformer block this is the partition of
+Megatron-LM (Shoeybi et al., 2019).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ HEADS = frozenset({"attend", "split"})
 
 @dataclass(frozen=True)
 class Cut:
-    """How a weight is divided: as :class:`~ridgeline.ops.protocol.Shard` names it, and by which heads if its
-    outputs are those of heads. A bias goes with its product's outputs."""
+    """How a weight is divided: as :class:`~ridgeline.ops.protocol.Shard` names it, and by which heads if
+    its outputs are those of heads. A bias goes with its product's outputs."""
 
     kind: str
     heads: Heads | None = None
@@ -47,10 +48,10 @@ class _Flow(Count):
         super().__init__()
         self.events: list[Any] = []
 
-    def embed(self, ids: Value, weight: Weight, *, offset: int = 0) -> Value:
+    def embed(self, ids: Value, weight: Weight, **options: Any) -> Value:
         if ids.name == "ids":
             self.events.append(weight)
-        return super().embed(ids, weight, offset=offset)
+        return super().embed(ids, weight, **options)
 
     def linear(self, x: Value, weight: Weight, *, bias: Weight | None = None, **options: Any) -> Value:
         y = super().linear(x, weight, bias=bias, **options)
@@ -73,7 +74,8 @@ class _Flow(Count):
         return x
 
     def readers(self) -> dict[int, set[str]]:
-        """By the storage of a value, what reads it: an operator's kind, or ``linear`` as what is multiplied."""
+        """By the storage of a value, what reads it: an operator's kind, or ``linear`` as what is
+        multiplied."""
         found: dict[int, set[str]] = {}
         for op in self._ops:
             for part in op.parts:
@@ -133,8 +135,8 @@ def cuts(model: Model) -> dict[int, Cut]:
 
 def shard(model: Model, ranks: int) -> Model:
     """What one of ``ranks`` tensor-parallel ranks executes: weights cut, heads divided, and key/value heads
-    held by several ranks each where there are fewer of them than ranks. The ordinary count reads it, and the
-    operators say what the ranks exchange.
+    held by several ranks each where there are fewer of them than ranks. The ordinary count reads it, and
+    the operators say what the ranks exchange.
 
     Raises InputError for heads or matrices that so many ranks can't share evenly; a vocabulary is padded.
     """

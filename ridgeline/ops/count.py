@@ -350,7 +350,7 @@ class Count:
             self._repeat = count
             x = body(layer, x)
             self._repeat = 1
-            self._layers.append(LayerRun(start, len(self._ops), count, entry))
+            self._layers.append(LayerRun((start,), len(self._ops), count, entry))
             if count > 1:
                 self._loops.append(Loop(start, len(self._ops), count, entry, x))
         return x

@@ -1,18 +1,18 @@
 """The count reading of one rank of several that share sequences: context parallelism.
 
-Prompts are divided by rows: every rank has its share of each sequence's rows, and of its cache. Under a causal
-mask the shares are taken alternately from both ends, so that all ranks meet equally many pairs, as ring
-implementations do. How a rank's queries meet the others' keys is a choice:
+Prompts are divided by rows: every rank has its share of each sequence's rows, and of its cache. Under a
+causal mask the shares are taken alternately from both ends, so that all ranks meet equally many pairs, as
+ring implementations do. How a rank's queries meet the others' keys is a choice:
 
-- ``ring`` (Liu, Zaharia and Abbeel, 2023): keys and values go round, and each rank attends to those that it has
-  while the next ones come;
+- ``ring`` (Liu, Zaharia and Abbeel, 2023): keys and values go round, and each rank attends to those that
+  it has while the next ones come;
 - ``allgather`` (Llama 3 report, 2024): keys and values are gathered first;
 - ``ulysses`` (DeepSpeed-Ulysses, Jacobs et al., 2023): an all-to-all gives each rank all rows of some heads,
   and another one takes the result back.
 
-A decode step has a single row a sequence, which can't be divided. Then every rank computes all rows; it attends
-to the keys that it holds, and the partial results are gathered and merged (with Ulysses: to all keys of its
-heads). What each rank computes beside attention is the same.
+A decode step has a single row a sequence, which can't be divided. Then every rank computes all rows; it
+attends to the keys that it holds, and the partial results are gathered and merged (with Ulysses: to all
+keys of its heads). What each rank computes beside attention is the same.
 """
 
 from __future__ import annotations
@@ -103,11 +103,10 @@ class ContextCount(Count):
     def _by_rows(self, q, k, v, spans: CountedSpans, cache, how) -> Value:
         """Ring and all-gather: a rank's rows meet all keys."""
         ranks = self.context.ranks
-        pair = (q.shape[1], q.shape[2], k.shape[1])
         local = CountedSpans(tuple(_share_of_rows(s, ranks, how["mask"].causal) for s in spans))
         ring = self.context.kind is ContextKind.RING
         tokens = sum(s.keys * s.count for s in spans)
-        width = 2 * pair[2] * pair[1]
+        width = 2 * k.shape[1] * k.shape[2]
         if not ring:
             gathered = self._scratch("keys and values", (tokens, width), k)
             part = self._part("all_gather", (whole(k), whole(v)), (whole(gathered),), Flops(), tokens)
@@ -139,8 +138,8 @@ class ContextCount(Count):
         ranks, (rows, heads, dim), kv_heads = self.context.ranks, q.shape, k.shape[1]
         if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
             raise InputError(
-                f"{ranks} ranks can't share {heads} heads and {kv_heads} key/value heads evenly: Ulysses divides "
-                "attention by heads; choose ring or allgather"
+                f"{ranks} ranks can't share {heads} heads and {kv_heads} key/value heads evenly, by which "
+                "Ulysses divides attention: choose ring or allgather"
             )
         total = spans.rows
         ours, kv = heads // ranks, max(kv_heads // ranks, 1)

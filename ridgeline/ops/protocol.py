@@ -38,8 +38,9 @@ class Shard:
     """Which part of a weight a rank holds, of ``ranks`` that share it.
 
     ``outputs``: some of a matrix's outputs, so that a product's result stays divided among the ranks.
-    ``inputs``: some of its inputs, so that products are partial sums, which the ranks add before the epilogue.
-    ``vocab``: some rows of a table: looked-up rows are added over the ranks, logits are gathered.
+    ``inputs``: some of its inputs, so that products are partial sums, which the ranks add before the
+    epilogue. ``vocab``: some rows of a table: looked-up rows are added over the ranks, logits are
+    gathered.
     """
 
     cut: Literal["outputs", "inputs", "vocab"]

@@ -273,9 +273,10 @@ class Loop:
 
 @dataclass(frozen=True)
 class LayerRun:
-    """Operators ``start`` to ``stop``: one of ``count`` identical layers, the first of which takes ``entry``."""
+    """A block of layers that comes ``count`` times: each begins at one of ``starts``, an operator's number,
+    the last ends before ``stop``, and the first takes ``entry``."""
 
-    start: int
+    starts: tuple[int, ...]
     stop: int
     count: int
     entry: Value
@@ -295,7 +296,8 @@ class Memory:
 class Trace:
     """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
 
-    A value's id is its index in ``values``. ``layers`` are the forward pass's layers in order, alike ones at once.
+    A value's id is its index in ``values``. ``layers`` are the forward pass's layers in order, alike ones
+    at once.
     """
 
     ops: tuple[OpCost, ...]

@@ -2,13 +2,13 @@
 
 Every algorithm is a number of hops and a number of bytes that each rank sends (Thakur, Rabenseifner and
 Gropp, 2005): a hop costs its latency (alpha), a byte the inverse of the bandwidth that it crosses (beta).
-There are two protocols: one of low latency, and one of high bandwidth that takes longer to begin. Least time
-chooses among algorithms and protocols, as a good library would. A real one chooses by thresholds of its own and
-is now and then wrong; then it takes longer than this.
+There are two protocols: one of low latency, and one of high bandwidth that takes longer to begin. Least
+time chooses among algorithms and protocols, as a good library would. A real one chooses by thresholds of
+its own and is now and then wrong; then it takes longer than this.
 
-``nbytes`` is always the whole tensor: what every rank holds before an all-reduce or a reduce-scatter and after
-an all-gather, what a rank hands out in an all-to-all (its own part included), and what a send carries.
-Any number may be a NumPy array.
+``nbytes`` is always the whole tensor: what every rank holds before an all-reduce or a reduce-scatter and
+after an all-gather, what a rank hands out in an all-to-all (its own part included), and what a send
+carries. Any number may be a NumPy array.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Links:
 class CollectiveConstants:
     """What a library and its links make of the datasheet's bandwidths; latencies in seconds.
 
-    ``small`` is the protocol of low latency, ``bulk`` that of high bandwidth. ``link`` and ``network`` are the
-    shares of the datasheet's bandwidth that they reach, and ``reduce`` what is left of these where ranks also
-    add. ``hop`` passes from device to device inside a node. ``port_sharing`` devices have one network port
-    between them, and a node sends at most as much as ``ports`` ports.
+    ``small`` is the protocol of low latency, ``bulk`` that of high bandwidth. ``link`` and ``network``
+    are the shares of the datasheet's bandwidth that they reach, and ``reduce`` what is left of these
+    where ranks also add. ``hop`` passes from device to device inside a node. ``port_sharing`` devices
+    have one network port between them, and a node sends at most as much as ``ports`` ports.
 
     The generic values are those fitted to all-reduces and sends on A100 nodes (Microsoft Vidur's profiles),
     but for the network, whose shares differ from cluster to cluster: there they are assumed.
@@ -76,8 +76,9 @@ def seconds(
     per_node: Number,
     concurrent: Number = 1,
 ) -> Number:
-    """Seconds of one collective among ``ranks`` ranks, ``per_node`` of them on each node, while ``concurrent``
-    groups of a node do the same. Nothing for one rank. Raises InputError for an unknown collective."""
+    """Seconds of one collective among ``ranks`` ranks, ``per_node`` of them on each node, while
+    ``concurrent`` groups of a node do the same. Nothing for one rank. Raises InputError for an unknown
+    collective."""
     return _least(algorithms(constants, links, collective, nbytes, ranks, per_node, concurrent)) * where(
         ranks > 1, 1, 0
     )
@@ -170,9 +171,9 @@ def _ring_all_reduce(path: _Path, nbytes: Number) -> Number:
 
 
 def _tree_all_reduce(path: _Path, nbytes: Number) -> Number:
-    """A chain inside each node, and two trees over the nodes that share the data: each node receives it once
-    and sends it once on the way up, and again on the way down; of two nodes the one does what the other
-    does not, so both directions carry it once."""
+    """A chain inside each node, and two trees over the nodes that share the data: each node receives it
+    once and sends it once on the way up, and again on the way down; of two nodes the one does what the
+    other does not, so both directions carry it once."""
     latency = 2 * ((path.per_node - 1) * path.hop + _depth(path.nodes) * path.network_hop)
     return latency + where(path.nodes == 2, 1, 2) * nbytes / path.slowest
 

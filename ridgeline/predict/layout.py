@@ -15,9 +15,9 @@ AXES = ("tensor", "context", "pipeline", "data")
 class Layout:
     """Ranks along each axis; their product is the number of devices.
 
-    ``tensor`` ranks share every layer, ``context`` ranks every sequence (as ``context_kind`` says), ``pipeline``
-    stages have some layers each, ``data`` replicas serve requests of their own. Raises InputError for a number
-    below 1 and an unknown kind.
+    ``tensor`` ranks share every layer, ``context`` ranks every sequence (as ``context_kind`` says),
+    ``pipeline`` stages have some layers each, ``data`` replicas serve requests of their own. Raises
+    InputError for a number below 1 and an unknown kind.
     """
 
     tensor: int = 1

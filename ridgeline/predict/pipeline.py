@@ -1,16 +1,17 @@
 """Pipeline stages: which layers each has, what they take, and how micro-batches pass through them.
 
-Layers are dealt out evenly, the first stages having one more where it does not come out; what comes before the
-layers belongs to the first stage, what follows them to the last. The schedule is that of GPipe (Huang et al.,
-2019): with m micro-batches through p equal stages of t seconds a pass takes (m + p - 1) t, of which the share
-(p - 1) / (m + p - 1) is idle, the bubble.
+Layers are dealt out evenly, the first stages having one more where it does not come out; what comes
+before the layers belongs to the first stage, what follows them to the last. The schedule is that of GPipe
+(Huang et al., 2019): with m micro-batches through p equal stages of t seconds a pass takes (m + p - 1) t,
+of which the share (p - 1) / (m + p - 1) is idle, the bubble.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import pairwise
 
 from ridgeline.ops.numbers import Number, maximum
 from ridgeline.ops.trace import Role, Trace
@@ -40,9 +41,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class PassCosts:
-    """A pass taken apart: what comes ``before`` the layers, runs of identical layers as (how many, cost of one),
-    and what comes ``after``. ``tied`` are bytes of weights that both ends use. ``entry_bytes`` pass from layer to
-    layer."""
+    """A pass taken apart: what comes ``before`` the layers, runs of identical layers as (how many, cost of
+    one), and what comes ``after``. ``tied`` are bytes of weights that both ends use. ``entry_bytes`` pass
+    from layer to layer."""
 
     before: Cost
     runs: tuple[tuple[int, Cost], ...]
@@ -82,16 +83,17 @@ class PassCosts:
 
 def take_apart(trace: Trace, prediction: Prediction) -> PassCosts:
     """The costs of a pass by layer. What stands between two runs of layers counts as after the first."""
-    starts = [run.start for run in trace.layers]
-    stops = [*starts[1:], trace.layers[-1].stop]
-    runs = []
-    for run, stop in zip(trace.layers, stops, strict=True):
-        one = _cost(trace, prediction, run.start, run.stop)
-        layer = Cost(one.seconds, one.communication, one.weights, 1)
-        runs.append((run.count, layer))
-        if stop > run.stop:
-            between = _cost(trace, prediction, run.stop, stop)
-            runs[-1:] = [(run.count - 1, layer)] * (run.count > 1) + [(1, layer + between)]
+    starts = [run.starts[0] for run in trace.layers]
+    following = [*starts[1:], trace.layers[-1].stop]
+    runs: list[tuple[int, Cost]] = []
+    for run, begins in zip(trace.layers, following, strict=True):
+        bounds = pairwise((*run.starts, run.stop))
+        block = [replace(_cost(trace, prediction, start, stop), layers=1) for start, stop in bounds]
+        runs += [(run.count, block[0])] if len(block) == 1 else [(1, layer) for layer in block] * run.count
+        if begins > run.stop:
+            count, last = runs.pop()
+            between = _cost(trace, prediction, run.stop, begins)
+            runs += [(count - 1, last)] * (count > 1) + [(1, last + between)]
     first, last = starts[0], trace.layers[-1].stop
     ends = _weights(trace, 0, first), _weights(trace, last, len(trace.ops))
     tied = sum(size for value, size in ends[0].items() if value in ends[1])
