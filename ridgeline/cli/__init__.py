@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 # Importing a module registers its commands.
-from ridgeline.cli import listing, measuring, predicting, running, serving  # noqa: F401
+from ridgeline.cli import advising, comparing, listing, measuring, predicting, running, serving  # noqa: F401
 from ridgeline.cli.app import app
 from ridgeline.errors import InputError
 

@@ -39,8 +39,13 @@ def models(as_json: Json = False) -> None:
 
 @app.command(epilog="Example: ridgeline devices")
 def devices(as_json: Json = False) -> None:
-    """List the devices of the catalogue."""
-    from ridgeline.hardware import device_names
+    """List the devices of the catalogue: memory, rates, ridge point, price."""
+    from ridgeline.hardware import device_names, load_device
 
-    names = device_names()
-    support.print_json(names) if as_json else print("\n".join(names))
+    found = {name: load_device(name) for name in device_names()}
+    if as_json:
+        support.print_json(found)
+        return
+    from ridgeline.report.devices import show_devices
+
+    show_devices(support.console(), found.values())

@@ -21,6 +21,10 @@ ALIASES: Mapping[str, str] = {
     "v100": "v100-sxm2-32gb",
     "m2-ultra": "apple-m2-ultra",
     "m4-max": "apple-m4-max",
+    "rtx-pro-6000-blackwell": "rtx-pro-6000",
+    "a6000": "rtx-a6000",
+    "tpu-v5-lite": "tpu-v5e",
+    "trillium": "tpu-v6e",
     "cpu": "generic-cpu",
     "phone": "phone-ufs-3.2",
 }

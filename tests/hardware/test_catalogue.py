@@ -10,7 +10,8 @@ import pytest
 
 from ridgeline.errors import InputError
 from ridgeline.hardware import Provenance, device_names, load_device
-from ridgeline.hardware.files import ALIASES
+from ridgeline.hardware.device import KINDS
+from ridgeline.hardware.files import ALIASES, CATALOGUE
 
 NAMES = device_names()
 
@@ -31,13 +32,30 @@ DENSE_FLOP_PER_CLOCK = {
     "h100-pcie": 4096,
     "h100-sxm": 4096,
     "h200": 4096,
+    "h100-nvl": 4096,
+    "a10": 1024,
+    "rtx-a6000": 1024,
+    "rtx-6000-ada": 1024,
+    "rtx-pro-6000": 1024,
+    "rtx-3060": 512,
+    "rtx-4080": 512,
+    "rtx-5080": 512,
+    "jetson-agx-orin": 2048,
+    "mi250x": 1024,
     "mi300x": 2048,
+    "mi325x": 2048,
+    "mi355x": 4096,
+    "tpu-v5e": 4 * 2 * 128 * 128,
+    "tpu-v5p": 4 * 2 * 128 * 128,
+    "epyc-9755": 128,
+    "ryzen-9950x": 128,
+    "xeon-6980p": 1024,
     "epyc-9654": 64,
     "xeon-8480+": 1024,
     "generic-cpu": 32,
 }
 
-# Width of main memory in bits and Gbit/s a pin.
+# Width of main memory in bits and Gbit/s a pin; of TPUs neither is published.
 MEMORY = {
     "v100-sxm2-32gb": (4096, 1.754),
     "t4": (256, 10),
@@ -61,6 +79,25 @@ MEMORY = {
     "apple-m2-ultra": (1024, 6.4),
     "apple-m4-max": (512, 8.533),
     "phone-ufs-3.2": (64, 8.4),
+    "phone-ufs-4.0": (64, 9.6),
+    "h100-nvl": (6144, 5.1),
+    "a10": (384, 12.5),
+    "rtx-a6000": (384, 16),
+    "rtx-6000-ada": (384, 20),
+    "rtx-pro-6000": (512, 28),
+    "rtx-3060": (192, 15),
+    "rtx-4080": (256, 22.4),
+    "rtx-5080": (256, 30),
+    "jetson-agx-orin": (256, 6.4),
+    "mi250x": (8192, 3.2),
+    "mi325x": (8192, 6.0),
+    "mi355x": (8192, 8.0),
+    "apple-m1-max": (512, 6.4),
+    "apple-m3-ultra": (1024, 6.4),
+    "apple-m4-pro": (256, 8.533),
+    "epyc-9755": (768, 6.0),
+    "ryzen-9950x": (128, 5.6),
+    "xeon-6980p": (768, 8.8),
 }
 NVIDIA = [name for name in NAMES if load_device(name).title.startswith("NVIDIA")]
 
@@ -89,7 +126,7 @@ def test_titles_are_unique():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ridge_in_bf16_is_plausible(name):
-    low, high = {"gpu": (70, 430), "cpu": (10, 380), "apple": (25, 40), "phone": (5, 15)}[
+    low, high = {"gpu": (70, 430), "cpu": (10, 380), "tpu": (150, 600), "apple": (25, 40), "phone": (5, 15)}[
         load_device(name).kind
     ]
     assert low < load_device(name).ridge("bf16") < high
@@ -128,7 +165,11 @@ def test_the_vector_units_are_no_faster_than_the_matrix_units(name):
         assert device.vector_rate(dtype) <= device.matrix_rate(dtype), dtype
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_every_memory_but_a_tpus_has_a_published_width():
+    assert set(MEMORY) == {name for name in NAMES if load_device(name).kind != "tpu"}
+
+
+@pytest.mark.parametrize("name", MEMORY)
 def test_the_bandwidth_is_what_the_memorys_width_and_clock_give(name):
     bits, gbit_per_pin = MEMORY[name]
     assert load_device(name).bandwidth == pytest.approx(bits / 8 * gbit_per_pin * 1e9, rel=0.03)
@@ -185,6 +226,18 @@ def test_names_are_found_however_people_write_them(given, name):
     assert load_device(given).name == name
 
 
+def test_the_catalogue_reaches_from_phones_to_data_centres():
+    assert len(NAMES) >= 40
+    assert {load_device(name).kind for name in NAMES} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if load_device(name).price_per_hour is not None])
+def test_a_price_names_its_source(name):
+    text = (CATALOGUE / f"{name}.toml").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("price_per_hour"))
+    assert "https://" in line or "price: https://" in text
+
+
 def test_every_alias_leads_to_a_file_and_hides_none():
     assert set(ALIASES.values()) <= set(NAMES)
     assert not ALIASES.keys() & set(NAMES)
@@ -198,7 +251,7 @@ def test_an_unknown_name_is_answered_with_the_closest(given, close):
 
 @pytest.mark.parametrize("given", ["zzzz", "", "..", "*"])
 def test_a_name_like_no_other_is_answered_with_all(given):
-    with pytest.raises(InputError, match=r"choose one of: a100-40gb, .*xeon-8480\+"):
+    with pytest.raises(InputError, match=r"choose one of: a10, a100-40gb, .*xeon-8480\+"):
         load_device(given)
 
 

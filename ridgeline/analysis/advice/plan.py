@@ -1,0 +1,250 @@
+"""A way to run a workload, and what it would take: time, memory, and what binds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ridgeline.analysis.setting import Setting, settle
+from ridgeline.analysis.step import default_lowering, predict_step, trace_step
+from ridgeline.engine.speculation.length import expected_tokens
+from ridgeline.errors import InputError
+from ridgeline.hardware import Device
+from ridgeline.models import ModelConfig
+from ridgeline.ops.protocol import Mask, Span
+from ridgeline.ops.trace import Lowering
+from ridgeline.predict import Prediction
+
+#: Contexts at which a generation's steps are predicted, and Simpson's weights of them.
+AT, WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0), (1 / 12, 4 / 12, 2 / 12, 4 / 12, 1 / 12)
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """``tokens`` proposed a pass, each accepted with probability ``acceptance`` once those before it are.
+    They come from ``draft`` on the same device, or from the text itself, which costs no pass.
+
+    Raises InputError for an acceptance outside 0 to 1 and for less than one token.
+    """
+
+    acceptance: float
+    tokens: int
+    draft: ModelConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.acceptance <= 1:
+            raise InputError(f"acceptance must be from 0 to 1, not {self.acceptance!r}")
+        if self.tokens < 1:
+            raise InputError(f"tokens proposed must be at least 1, not {self.tokens!r}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to run the workload.
+
+    ``weights`` and ``cache`` are storage formats, None the model's own. ``keeps_cache`` False computes the
+    whole sequence anew for every token. ``window`` tokens before its own, and the first ``sinks`` ones, are
+    all that a token sees, and all that is kept. ``reused`` is the share of the prompt that is found in the
+    cache.
+    """
+
+    batch: int = 1
+    weights: str | None = None
+    cache: str | None = None
+    lowering: Lowering | None = None
+    keeps_cache: bool = True
+    window: int | None = None
+    sinks: int = 0
+    reused: float = 0.0
+    speculation: Speculation | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a plan takes. ``tokens_per_second`` are output tokens, an encoder's input tokens; ``bound`` is the
+    resource that most of the time goes to; ``streamed_bytes`` of the weights are read from storage at every
+    pass, because memory does not hold them."""
+
+    ttft_seconds: float
+    tpot_seconds: float | None
+    total_seconds: float
+    tokens_per_second: float
+    memory_bytes: float
+    fits: bool
+    bound: str
+    streamed_bytes: float = 0.0
+
+
+@dataclass
+class Workbench:
+    """A workload on a device: prompts of ``prompt`` tokens, ``output`` new ones each."""
+
+    config: ModelConfig
+    device: Device
+    prompt: int
+    output: int
+    _settings: dict[tuple[str | None, str | None, int | None], Setting] = field(default_factory=dict)
+
+    def outcome(self, plan: Plan) -> Outcome:
+        """What ``plan`` takes. Raises InputError if the device cannot run its formats."""
+        return _Run(self, plan, self._setting(plan)).outcome()
+
+    def _setting(self, plan: Plan) -> Setting:
+        key = (plan.weights, plan.cache, plan.window)
+        if key not in self._settings:
+            setting = settle(self.config, self.device, plan.weights, plan.cache)
+            if plan.window is not None:
+                setting = replace(setting, model=narrowed(setting.model, plan.window))
+            self._settings[key] = setting
+        return self._settings[key]
+
+
+@dataclass(frozen=True)
+class _Run:
+    bench: Workbench
+    plan: Plan
+    setting: Setting
+
+    def outcome(self) -> Outcome:
+        prefill, steps = self._prefill, max(self.bench.output - 1, 0)
+        streamed, held = self._streamed
+        ttft = max(float(prefill.seconds), self._reading(streamed))
+        decoding = self._decoding(steps, streamed) if steps else 0.0
+        total = ttft + decoding
+        tokens = self.bench.output if self.bench.output else self.bench.prompt
+        bounds = prefill.by_bound()
+        if decoding > ttft:
+            bounds = self._predict(self._span(self._middle)).by_bound()
+        bound = "storage" if streamed else max(bounds, key=bounds.get)
+        return Outcome(
+            ttft_seconds=ttft,
+            tpot_seconds=decoding / steps if steps else None,
+            total_seconds=total,
+            tokens_per_second=self.plan.batch * tokens / total,
+            memory_bytes=self._needed,
+            fits=held,
+            bound=bound,
+            streamed_bytes=streamed,
+        )
+
+    # -- time ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _prefill(self) -> Prediction:
+        return self._predict(self._prefill_span)
+
+    @property
+    def _prefill_span(self) -> Span:
+        found = min(int(self.plan.reused * self.bench.prompt), self.bench.prompt - 1)
+        return Span(self.bench.prompt - found, found, self.plan.batch)
+
+    def _decoding(self, steps: int, streamed: float) -> float:
+        """Seconds of the steps after the first token; with proposals each gives several."""
+
+        def seconds(past: Any) -> Any:
+            return self._predict(self._span(past)).seconds
+
+        each = max(self._mean_over(seconds, steps), self._reading(streamed)) + self._draft_seconds
+        speculation = self.plan.speculation
+        if speculation is None:
+            return steps * each
+        return steps / expected_tokens(speculation.acceptance, speculation.tokens) * each
+
+    def _span(self, past: Any) -> Span:
+        """The step that gives the token after ``past`` others."""
+        if not self.plan.keeps_cache:
+            return Span(past + 1, 0, self.plan.batch)
+        proposed = self.plan.speculation.tokens if self.plan.speculation else 0
+        return Span(1 + proposed, self._seen(past), self.plan.batch)
+
+    @cached_property
+    def _draft_seconds(self) -> float:
+        """Seconds of the draft's passes for one pass of the target."""
+        speculation = self.plan.speculation
+        if speculation is None or speculation.draft is None:
+            return 0.0
+        draft = settle(speculation.draft, self.bench.device)
+        past = min(int(self._seen(self._middle)), speculation.draft.window - 1)
+        return speculation.tokens * float(draft.predict(Span(1, past, self.plan.batch)).seconds)
+
+    def _mean_over(self, seconds: Callable[[Any], Any], steps: int) -> float:
+        import numpy
+
+        past = numpy.rint(self.bench.prompt + (steps - 1) * numpy.array(AT)).astype(int)
+        return float(numpy.broadcast_to(seconds(past), past.shape) @ numpy.array(WEIGHTS))
+
+    @property
+    def _middle(self) -> int:
+        return self.bench.prompt + self.bench.output // 2
+
+    def _seen(self, past: Any) -> Any:
+        """How many of ``past`` tokens a new one meets in the cache."""
+        if self.plan.window is None:
+            return past
+        import numpy
+
+        return numpy.minimum(past, self.plan.sinks + self.plan.window)
+
+    def _predict(self, span: Span) -> Prediction:
+        setting, plan = self.setting, self.plan
+        options = {"cache_format": setting.cache, "lowering": plan.lowering}
+        logits = "last" if self.bench.config.is_decoder else "all"
+        return predict_step(setting.model, setting.device, [span], logits=logits, **options)
+
+    # -- memory ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _beside_weights(self) -> float:
+        """Bytes of the cache at its longest, of activations, and of a draft."""
+        tokens = self._seen(self.bench.prompt + self.bench.output) if self.plan.keeps_cache else 0
+        cache = self.setting.cache_bytes_per_token * self.plan.batch * float(tokens)
+        lowering = self.plan.lowering or default_lowering(self.bench.device)
+        options = {"cache_format": self.setting.cache, "lowering": lowering}
+        trace = trace_step(self.setting.model, [self._prefill_span], **options)
+        found = cache + float(trace.memory().activations)
+        speculation = self.plan.speculation
+        if speculation is not None and speculation.draft is not None:
+            draft = settle(speculation.draft, self.bench.device)
+            found += draft.model.weight_bytes() + draft.cache_bytes_per_token * self.plan.batch * float(
+                tokens
+            )
+        return found
+
+    @property
+    def _needed(self) -> float:
+        return self.setting.model.weight_bytes() + self._beside_weights
+
+    @property
+    def _streamed(self) -> tuple[float, bool]:
+        """Bytes of the weights that every pass reads from storage, and whether the plan can run: memory holds
+        everything, or all but weights that a storage of known bandwidth holds."""
+        over = self._needed - self.bench.device.memory_bytes
+        if over <= 0:
+            return 0.0, True
+        if self.bench.device.storage_bandwidth is None or over > self.setting.model.weight_bytes():
+            return 0.0, False
+        return over, True
+
+    def _reading(self, streamed: float) -> float:
+        """Seconds that reading them takes: beside the computation, so that the longer of the two counts."""
+        return streamed / self.bench.device.storage_bandwidth if streamed else 0.0
+
+
+def narrowed(node: Any, window: int) -> Any:
+    """The model with every causal mask narrowed to ``window`` tokens before a query's own."""
+    if isinstance(node, Mask):
+        left = node.window[0]
+        narrow = window if left < 0 else min(left, window)
+        return replace(node, window=(narrow, node.window[1])) if node.causal else node
+    if isinstance(node, tuple):
+        found = tuple(narrowed(item, window) for item in node)
+        return node if all(a is b for a, b in zip(found, node, strict=True)) else found
+    if is_dataclass(node) and not isinstance(node, type):
+        changed = {}
+        for f in fields(node):
+            if f.init and (new := narrowed(getattr(node, f.name), window)) is not getattr(node, f.name):
+                changed[f.name] = new
+        return replace(node, **changed) if changed else node
+    return node

@@ -1,0 +1,81 @@
+"""The command that says what to try."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ridgeline.cli import support
+from ridgeline.cli.app import Json, Model, Weights, app
+from ridgeline.errors import InputError
+
+
+@app.command(epilog="Example: ridgeline advise llama-3-8b --on rtx-4090 --goal throughput --prompt 1024")
+def advise(
+    model: Model,
+    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    goal: Annotated[
+        str, typer.Option(help="What is to be better: latency, throughput or memory.")
+    ] = "latency",
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
+    output: Annotated[int | None, typer.Option(help="New tokens of each request; 128 if not given.")] = None,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    weights: Weights = "auto",
+    draft: Annotated[str | None, typer.Option(help="A model that could propose tokens.")] = None,
+    acceptance: Annotated[
+        float, typer.Option(help="Chance that a draft's token is accepted, if those before it are.")
+    ] = 0.6,
+    repeated: Annotated[float, typer.Option(help="The same chance for tokens looked up in the text.")] = 0.3,
+    shared: Annotated[float, typer.Option(help="Share of every prompt that was seen before.")] = 0.5,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run what this machine can run (with --on this).")
+    ] = False,
+    text: Annotated[
+        Path | None, typer.Option(help="A text for speculation to continue, for --verify.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What bounds a workload, and every technique ranked by the gain that is predicted for it."""
+    from ridgeline.analysis.advice import advise as run
+    from ridgeline.analysis.advice.techniques import Assumptions
+    from ridgeline.report.advise import show_advice, show_trials
+
+    if verify and on not in ("this", "here"):
+        raise InputError(f"--verify runs on this machine, not on {on}: measure it, and leave --on out")
+    found = run(
+        model,
+        on,
+        goal=goal,
+        prompt=prompt,
+        output=output,
+        batch=batch,
+        weights=support.counted_format(weights),
+        draft=draft,
+        assumptions=Assumptions(acceptance, repeated, shared),
+    )
+    trials = ()
+    if not as_json:
+        show_advice(support.console(), found)
+    if verify:
+        trials = _verify(found, model, weights, text)
+    if as_json:
+        support.print_json({"advice": found, "trials": trials})
+    elif verify:
+        show_trials(support.console(), trials)
+
+
+def _verify(found, model: str, weights: str, text: Path | None):
+    from ridgeline.analysis.advice.verify import verify as run
+    from ridgeline.analysis.evaluate import read_text
+    from ridgeline.demo.heldout import held_out_texts
+    from ridgeline.loading import require_run_extra
+    from ridgeline.report.tables import progress
+
+    require_run_extra()
+    given = read_text(text) if text is not None else None
+    if given is None and model == "demo":
+        given = max(held_out_texts().values(), key=len)
+    with progress(support.errors()) as report:
+        return run(found, model, weights, given, progress=report)

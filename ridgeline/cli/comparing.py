@@ -1,0 +1,128 @@
+"""Commands that weigh models, devices and formats against each other: nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ridgeline.cli import support
+from ridgeline.cli.app import Json, Model, app
+from ridgeline.errors import InputError
+
+Plot = Annotated[
+    Path | None, typer.Option(help="Write a chart: a .html page, or a .png, .svg or .pdf picture.")
+]
+
+
+@app.command(
+    epilog="Example: ridgeline compare llama-3-8b,qwen3-8b --on a100,h100,rtx-4090 --weights auto,int4-g128 "
+    "--tpot-limit 0.03"
+)
+def compare(
+    models: Annotated[str, typer.Argument(help="Models, separated by commas.")],
+    on: Annotated[str, typer.Option(help="Devices (see `devices`), separated by commas; all for all.")],
+    prompt: Annotated[str, typer.Option(help="Prompt tokens, separated by commas.")] = "512",
+    output: Annotated[str, typer.Option(help="New tokens, separated by commas.")] = "128",
+    batch: Annotated[
+        str, typer.Option(help="Batch sizes, separated by commas.")
+    ] = "1,2,4,8,16,32,64,128,256",
+    weights: Annotated[str, typer.Option(help="Storage formats of weights; auto: the model's own.")] = "auto",
+    cache: Annotated[str, typer.Option(help="Storage formats of the KV cache.")] = "auto",
+    ttft_limit: Annotated[float | None, typer.Option(help="Seconds to the first token at most.")] = None,
+    tpot_limit: Annotated[float | None, typer.Option(help="Seconds a further token at most.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show every batch, not the best one.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write all points as CSV.")] = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Models, devices and formats side by side: latency, throughput, memory, cost of a million tokens."""
+    from ridgeline.analysis.compare import Limits
+    from ridgeline.analysis.compare import compare as run
+    from ridgeline.hardware import device_names
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report.compare import show_comparison, to_csv, trade_off
+
+    for path in (csv, plot):
+        if path is not None:
+            refuse_unwritable(path)
+    found = run(
+        _names("models", models),
+        device_names() if on == "all" else _names("--on", on),
+        weights=[support.counted_format(name) for name in _names("--weights", weights)],
+        caches=[None if name == "auto" else name for name in _names("--cache", cache)],
+        prompts=_numbers("--prompt", prompt),
+        outputs=_numbers("--output", output),
+        batches=_numbers("--batch", batch),
+        limits=Limits(ttft_limit, tpot_limit),
+    )
+    if csv is not None:
+        csv.write_text(to_csv(found), encoding="utf-8")
+    _write(plot, lambda: trade_off(found))
+    if as_json:
+        support.print_json(found)
+        return
+    show_comparison(support.console(), found, every)
+
+
+@app.command(epilog="Example: ridgeline capacity llama-3-70b --on h200 --context 8192 --batch 16")
+def capacity(
+    model: Model,
+    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of a sequence, to find the batch; the window if not given.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Sequences, to find how long they can be.")] = 1,
+    weights: Annotated[
+        str, typer.Option(help="Storage formats of weights, separated by commas; auto: the model's own.")
+    ] = "auto,int8,int4-g128",
+    cache: Annotated[str, typer.Option(help="Storage formats of the KV cache.")] = "auto,int8",
+    step_tokens: Annotated[int, typer.Option(help="Tokens of a step at most.")] = 2048,
+    share: Annotated[float, typer.Option(help="Share of the memory that may be used.")] = 1.0,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """What fits: tokens, the largest batch, the longest context, with each format of weights and cache."""
+    from ridgeline.analysis.capacity import capacity as run
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report.capacity import growth, show_capacity
+
+    if plot is not None:
+        refuse_unwritable(plot)
+    found = run(
+        model,
+        on,
+        weights=[support.counted_format(name) for name in _names("--weights", weights)],
+        caches=[None if name == "auto" else name for name in _names("--cache", cache)],
+        context=context,
+        batch=batch,
+        step_tokens=step_tokens,
+        share=share,
+    )
+    _write(plot, lambda: growth(found))
+    if as_json:
+        support.print_json(found)
+        return
+    show_capacity(support.console(), found)
+
+
+def _write(path: Path | None, draw) -> None:
+    if path is not None:
+        from ridgeline.report.standalone import write_chart
+
+        write_chart(draw(), path)
+
+
+def _names(option: str, given: str) -> list[str]:
+    names = [name.strip() for name in given.split(",")]
+    if not all(names):
+        raise InputError(f"{option} {given!r} has an empty name: separate names by single commas")
+    return list(dict.fromkeys(names))
+
+
+def _numbers(option: str, given: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(number) for number in given.split(",")))
+    except ValueError:
+        raise InputError(f"{option} {given!r}: give whole numbers separated by commas") from None

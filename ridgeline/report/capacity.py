@@ -1,0 +1,84 @@
+"""What fits in a device's memory, on the terminal and as a chart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ridgeline.report.standalone import PALETTE, chart
+from ridgeline.report.units import count, nbytes
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from ridgeline.analysis.capacity import Capacity, Holding
+
+POINTS = 65
+
+
+def show_capacity(console: Console, found: Capacity) -> None:
+    """A line for each format of weights and cache."""
+    console.print(
+        Text.assemble((found.model, "bold"), " on ", (found.device_title, "bold"))
+        + f": {nbytes(found.usable_bytes)} of memory"
+    )
+    console.print()
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    headers = (
+        "weights",
+        "cache",
+        "weights take",
+        "a token takes",
+        "left for the cache",
+        "tokens",
+        f"sequences of {found.context:,}",
+        "longest" if found.batch == 1 else f"longest of {found.batch:,}",
+    )
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i < 2 else "right")
+    for h in found.holdings:
+        table.add_row(
+            h.weights,
+            h.cache,
+            nbytes(h.weight_bytes),
+            nbytes(h.cache_bytes_per_token),
+            nbytes(h.free_bytes) if h.tokens else "none",
+            count(h.tokens),
+            count(h.largest_batch),
+            count(h.longest_context),
+        )
+    console.print(table)
+    console.print(
+        f"[dim]No sequence is longer than the model's window of {count(found.window)}. Activations of a "
+        f"step of {count(found.step_tokens)} tokens are left room for. What a driver or allocator keeps is "
+        "not counted.[/dim]"
+    )
+
+
+def growth(found: Capacity) -> Figure:
+    """Memory over the context of ``batch`` sequences, a line for each pair of formats, up to the capacity."""
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    for i, h in enumerate(found.holdings):
+        lengths = [found.window * n // (POINTS - 1) for n in range(POINTS)]
+        figure.add_scatter(
+            x=lengths,
+            y=[_taken(h, n * found.batch) for n in lengths],
+            mode="lines",
+            name=f"{h.weights}, cache {h.cache}",
+            line={"color": PALETTE[i % len(PALETTE)]},
+            hovertemplate="%{x:,} tokens: %{y:.3s}B<extra>%{fullData.name}</extra>",
+        )
+    figure.add_hline(found.usable_bytes, line_dash="dash", annotation_text=f"memory of {found.device}")
+    sequences = "one sequence" if found.batch == 1 else f"each of {found.batch:,} sequences"
+    figure.update_xaxes(title=f"tokens of {sequences}", rangemode="tozero")
+    figure.update_yaxes(title="bytes", tickformat="~s", rangemode="tozero")
+    return chart(figure, f"{found.model} on {found.device_title}")
+
+
+def _taken(h: Holding, tokens: int) -> float:
+    return h.weight_bytes + h.activation_bytes + tokens * h.cache_bytes_per_token
