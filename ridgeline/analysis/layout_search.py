@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import numpy
 
+from ridgeline.analysis.compare import Limits
 from ridgeline.analysis.replica import MEMORY_SHARE, Replica, Task, Timing, decode_sizes, prefill_sizes
 from ridgeline.errors import InputError
 from ridgeline.ops.count_context import ContextKind
@@ -35,24 +36,18 @@ class Goal(StrEnum):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a layout must hold: seconds to all first tokens, seconds a further token. None is no limit.
+class Fixed:
+    """Axes that a search keeps to; None leaves it free."""
 
-    ``tensor``, ``pipeline`` and ``context`` fix that axis of the search.
-    """
-
-    ttft: float | None = None
-    tpot: float | None = None
     tensor: int | None = None
     pipeline: int | None = None
     context: int | None = None
     context_kind: ContextKind = ContextKind.RING
 
     def __post_init__(self) -> None:
-        for name in ("ttft", "tpot"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"the limit of {name} must be above 0 seconds, not {value!r}")
+        axes = {axis: getattr(self, axis) or 1 for axis in ("tensor", "pipeline", "context")}
+        kind = Layout(**axes, context_kind=self.context_kind).context_kind  # refuses what is no layout
+        object.__setattr__(self, "context_kind", kind)
 
 
 @dataclass(frozen=True)
@@ -146,20 +141,22 @@ class _Drops:
         return tuple(Dropped(reason, count, words) for reason, (count, _, words) in self.found.items())
 
 
-def search(task: Task, devices: Sequence[int], goal: Goal, batch: int | None, limits: Limits) -> list[Search]:
+def search(
+    task: Task, devices: Sequence[int], goal: Goal, batch: int | None, limits: Limits, fixed: Fixed
+) -> list[Search]:
     """The layouts for each number of devices, best first. ``batch`` is the number of requests over all
     replicas; None tries powers of two a replica."""
     drops = {n: _Drops() for n in devices}
     held: dict[int, list[tuple[float, Figures]]] = {n: [] for n in devices}
     considered = dict.fromkeys(devices, 0)
     most = max(devices)
-    for tensor in _tensors(task, limits, most):
-        for context in _contexts(task, limits, most // tensor):
-            pipelines = [p for p in _pipelines(task, limits) if tensor * context * p <= most]
+    for tensor in _tensors(task, fixed, most):
+        for context in _contexts(task, fixed, most // tensor):
+            pipelines = [p for p in _pipelines(task, fixed) if tensor * context * p <= most]
             if not pipelines:
                 continue
             try:
-                replica, batches = _replica(task, tensor, context, limits, pipelines, devices, batch)
+                replica, batches = _replica(task, tensor, context, fixed, pipelines, devices, batch)
             except InputError as error:
                 for n in devices:
                     if tensor * context <= n:
@@ -173,7 +170,7 @@ def search(task: Task, devices: Sequence[int], goal: Goal, batch: int | None, li
                         continue
                     considered[n] += 1
                     layout = Layout(
-                        tensor, pipeline, n // (tensor * context * pipeline), context, limits.context_kind
+                        tensor, pipeline, n // (tensor * context * pipeline), context, fixed.context_kind
                     )
                     best = _best_batch(task, layout, batch, batches, timing, goal, limits, drops[n])
                     if best is not None:
@@ -187,7 +184,7 @@ def _search(devices: int, considered: int, held: list[tuple[float, Figures]], dr
     return Search(devices, considered, len(held), best, drops.dropped())
 
 
-def _replica(task, tensor, context, limits, pipelines, devices, batch) -> tuple[Replica, numpy.ndarray]:
+def _replica(task, tensor, context, fixed, pipelines, devices, batch) -> tuple[Replica, numpy.ndarray]:
     if batch is None:
         batches = 2 ** numpy.arange(MOST_REQUESTS.bit_length())
     else:
@@ -197,7 +194,7 @@ def _replica(task, tensor, context, limits, pipelines, devices, batch) -> tuple[
     prefill = prefill_sizes(task.prompt, context, int(batches[-1]))
     if batch is not None:
         prefill = numpy.union1d(prefill, batches[batches <= prefill[-1]])
-    return Replica(task, tensor, context, limits.context_kind, decode, prefill), batches
+    return Replica(task, tensor, context, fixed.context_kind, decode, prefill), batches
 
 
 def _best_batch(
@@ -246,10 +243,10 @@ def _best_batch(
     return float(rank[index]), figures(task, layout, requests, timing, index)
 
 
-def _tensors(task: Task, limits: Limits, most: int) -> Iterator[int]:
+def _tensors(task: Task, fixed: Fixed, most: int) -> Iterator[int]:
     """Divisors of the heads that fill nodes evenly."""
-    if limits.tensor is not None:
-        yield limits.tensor
+    if fixed.tensor is not None:
+        yield fixed.tensor
         return
     heads, per_node = task.model.config.heads, task.cluster.per_node
     for ranks in range(1, min(heads, most) + 1):
@@ -257,9 +254,9 @@ def _tensors(task: Task, limits: Limits, most: int) -> Iterator[int]:
             yield ranks
 
 
-def _contexts(task: Task, limits: Limits, most: int) -> Iterator[int]:
-    if limits.context is not None:
-        yield limits.context
+def _contexts(task: Task, fixed: Fixed, most: int) -> Iterator[int]:
+    if fixed.context is not None:
+        yield fixed.context
         return
     yield 1
     ranks = 2
@@ -268,10 +265,10 @@ def _contexts(task: Task, limits: Limits, most: int) -> Iterator[int]:
         ranks *= 2
 
 
-def _pipelines(task: Task, limits: Limits) -> list[int]:
+def _pipelines(task: Task, fixed: Fixed) -> list[int]:
     """Numbers of stages, of those whose fullest stage has as many layers only the smallest."""
-    if limits.pipeline is not None:
-        return [limits.pipeline]
+    if fixed.pipeline is not None:
+        return [fixed.pipeline]
     layers = task.model.config.layers
     smallest = {-(-layers // stages): stages for stages in range(layers, 0, -1)}
     return sorted(smallest.values())

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy
 
+from ridgeline.analysis.compare import Limits
 from ridgeline.analysis.explain import Workload
-from ridgeline.analysis.layout_search import Figures, Goal, Limits, Search, figures, search
+from ridgeline.analysis.layout_search import Figures, Fixed, Goal, Search, figures, search
 from ridgeline.analysis.replica import (
     MEMORY_SHARE,
     STEP_TOKENS,
@@ -114,6 +115,7 @@ def best_layouts(
     weights: str | None = None,
     cache: str | None = None,
     limits: Limits | None = None,
+    fixed: Fixed | None = None,
 ) -> list[BestLayout]:
     """The best layout for each number of devices: of least latency of ``batch`` requests (1), or of most
     tokens a second with any batch (or the given one).
@@ -133,7 +135,7 @@ def best_layouts(
     if batch is None and goal is Goal.LATENCY:
         batch = 1
     task, workload, format = _task(model, on, prompt, output, batch or 1, weights, cache)
-    found = search(task, numbers, goal, batch, limits or Limits())
+    found = search(task, numbers, goal, batch, limits or Limits(), fixed or Fixed())
     results = []
     for number, one in zip(numbers, found, strict=True):
         best = None

@@ -9,7 +9,16 @@ from typing import NoReturn
 import typer
 
 # Importing a module registers its commands.
-from ridgeline.cli import advising, comparing, listing, measuring, predicting, running, serving  # noqa: F401
+from ridgeline.cli import (  # noqa: F401
+    advising,
+    comparing,
+    listing,
+    measuring,
+    predicting,
+    running,
+    serving,
+    sharing,
+)
 from ridgeline.cli.app import app
 from ridgeline.errors import InputError
 

@@ -45,10 +45,11 @@ class Layout:
         return self.tensor * self.context * self.pipeline
 
     def __str__(self) -> str:
-        parts = [f"{axis} {getattr(self, axis)}" for axis in AXES if getattr(self, axis) > 1]
+        """As the field abbreviates: tp8 pp4 dp2."""
+        parts = [f"{axis[0]}p{getattr(self, axis)}" for axis in AXES if getattr(self, axis) > 1]
         if self.context > 1:
-            parts = [f"{part} ({self.context_kind})" if "context" in part else part for part in parts]
-        return " x ".join(parts) or "one device"
+            parts.append(f"({self.context_kind})")
+        return " ".join(parts) or "one device"
 
     def group(self, axis: str, per_node: int) -> Group:
         """Where the ranks along an axis lie, if devices are numbered with the innermost axis first."""
