@@ -171,11 +171,15 @@ def _ring_all_reduce(path: _Path, nbytes: Number) -> Number:
 
 
 def _tree_all_reduce(path: _Path, nbytes: Number) -> Number:
-    """A chain inside each node, and two trees over the nodes that share the data: each node receives it
-    once and sends it once on the way up, and again on the way down; of two nodes the one does what the
-    other does not, so both directions carry it once."""
+    """A chain inside each node, and two trees over the nodes that share the data (NCCL's double binary tree).
+
+    A rank passes the data on once on the way up and once on the way down. So does a node, but for the root
+    of one tree and the leaves of the other: of two nodes each passes all of it on once.
+    """
     latency = 2 * ((path.per_node - 1) * path.hop + _depth(path.nodes) * path.network_hop)
-    return latency + where(path.nodes == 2, 1, 2) * nbytes / path.slowest
+    inside = where(path.per_node > 1, 2, 0) * nbytes / path.link
+    across = where(path.nodes == 2, 1, 2) * nbytes / path.network
+    return latency + where(path.crosses, maximum(inside, across), inside)
 
 
 def _one_shot_all_reduce(path: _Path, nbytes: Number) -> Number:
