@@ -51,12 +51,11 @@ def parallel(
     load = {"prompt": prompt, "output": output, "cache": cache, "weights": support.counted_format(weights)}
     given = {"tensor": tensor, "pipeline": pipeline, "data": data, "context": context}
     limited = ttft_limit is not None or tpot_limit is not None
-    if goal is None and not limited and any(ranks is not None for ranks in given.values()):
+    if goal is None and not limited and any(number is not None for number in given.values()):
         if numbers is not None and len(numbers) > 1:
             raise InputError("--devices has several numbers, which only a search (--goal) can take")
-        layout = Layout(
-            **{axis: 1 if ranks is None else ranks for axis, ranks in given.items()}, context_kind=context_kind
-        )
+        ranks = {axis: 1 if number is None else number for axis, number in given.items()}
+        layout = Layout(**ranks, context_kind=context_kind)
         count = numbers[0] if numbers else None
         found = run(model, on, layout, devices=count, per_node=per_node, batch=batch or 1, **load)
         show = show_layout

@@ -155,8 +155,8 @@ class _Rebuild:
     def model(self) -> Model:
         config = self._model.config
         if self._divides_heads:
-            kv_heads = self._kv(config.kv_heads)
-            config = replace(config, heads=self._even(config.heads, "heads"), kv_heads=kv_heads)
+            heads = self._even(config.heads, "heads")
+            config = replace(config, heads=heads, kv_heads=self._kv(config.kv_heads))
         parts = {f.name: self._node(getattr(self._model, f.name)) for f in fields(self._model)}
         return replace(self._model, **{**parts, "config": config})
 

@@ -249,16 +249,26 @@ def constants_of(device: Device) -> CollectiveConstants:
 
 def seconds_of_points(device: Device, constants: CollectiveConstants, points: Points) -> ndarray:
     """Predicted seconds, [points]."""
-    import numpy
+    return _predicted(links_of(device), constants, _by_collective(points), len(points))
 
-    links = links_of(device)
-    found = numpy.zeros(len(points))
+
+def _by_collective(points: Points) -> list[tuple[str, ndarray, tuple[ndarray, ...]]]:
+    """The points of each collective: a mask of [points], and their bytes, ranks and ranks a node."""
+    found = []
     for collective in COLLECTIVES:
         mask = points["collective"] == collective
         if mask.any():
-            here = points.take(mask)
-            sizes = (here[name].astype(float) for name in ("bytes", "ranks", "per_node"))
-            found[mask] = seconds(constants, links, collective, *sizes)
+            columns = (points[name][mask].astype(float) for name in ("bytes", "ranks", "per_node"))
+            found.append((collective, mask, tuple(columns)))
+    return found
+
+
+def _predicted(links: Links, constants: CollectiveConstants, grouped, count: int) -> ndarray:
+    import numpy
+
+    found = numpy.zeros(count)
+    for collective, mask, columns in grouped:
+        found[mask] = seconds(constants, links, collective, *columns)
     return found
 
 
@@ -271,6 +281,7 @@ def fit(device: Device, points: Points) -> CollectiveConstants:
     """
     import numpy
 
+    links, grouped = links_of(device), _by_collective(points)
     names = [f.name for f in fields(CollectiveConstants)]
     generic = numpy.log([getattr(CollectiveConstants(), name) for name in names])
 
@@ -278,20 +289,18 @@ def fit(device: Device, points: Points) -> CollectiveConstants:
         return CollectiveConstants(**dict(zip(names, numpy.exp(logarithms).tolist(), strict=True)))
 
     def error(logarithms: ndarray) -> float:
-        found = seconds_of_points(device, constants(logarithms), points)
+        found = _predicted(links, constants(logarithms), grouped, len(points))
         return float(numpy.mean(numpy.abs(found / points.seconds - 1)))
 
     told = [i for i in range(len(names)) if any(_moves(error, generic, i, way) for way in (-1, 1))]
     draw = numpy.random.default_rng(0)
-    best, least = generic, error(generic)
-    for start in range(_STARTS):
-        at = generic.copy()
-        if start:
-            at[told] += draw.normal(0.0, _SPREAD, len(told))
-        at, found = _descend(error, at, told)
-        if found < least:
-            best, least = at, found
-    return constants(best)
+    begun = [generic]
+    for _ in range(_STARTS):
+        begun.append(generic.copy())
+        begun[-1][told] += draw.normal(0.0, _SPREAD, len(told))
+    coarse = sorted((_descend(error, at, told, _COARSE_ROUNDS) for at in begun), key=lambda found: found[1])
+    fine = [_descend(error, at, told, _FINE_ROUNDS) for at, _ in coarse[:_KEPT]]
+    return constants(min(fine, key=lambda found: found[1])[0])
 
 
 def _moves(error: Callable[[ndarray], float], at: ndarray, index: int, way: int) -> bool:
@@ -300,10 +309,12 @@ def _moves(error: Callable[[ndarray], float], at: ndarray, index: int, way: int)
     return error(moved) != error(at)
 
 
-def _descend(error: Callable[[ndarray], float], at: ndarray, indices: Sequence[int]) -> tuple[ndarray, float]:
-    """Where no single step betters the error any more, and the error there."""
+def _descend(
+    error: Callable[[ndarray], float], at: ndarray, indices: Sequence[int], rounds: int
+) -> tuple[ndarray, float]:
+    """Where no single step betters the error any more, or after so many rounds, and the error there."""
     least, step = error(at), dict.fromkeys(indices, _FIRST_STEP)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for index in indices:
             for way in (1, -1):
                 moved = at.copy()
@@ -320,8 +331,10 @@ def _descend(error: Callable[[ndarray], float], at: ndarray, indices: Sequence[i
     return at, least
 
 
-_STARTS = 12
-_ROUNDS = 60
+_STARTS = 20
+_COARSE_ROUNDS = 8
+_FINE_ROUNDS = 50
+_KEPT = 2
 #: Of the logarithms of the constants: how far starts lie apart, and steps.
 _SPREAD = 0.7
 _WIDE = 1.0

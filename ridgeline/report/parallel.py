@@ -29,7 +29,8 @@ def show_layout(console: Console, found: Parallel) -> None:
     )
     console.print(
         f"{count(found.parameters)} parameters in {found.weight_format}, cache in {found.cache_format}; "
-        f"nodes of {found.per_node}; {load.batch:,} x {load.prompt:,} prompt tokens, {load.output:,} new each"
+        f"nodes of {found.per_node}; "
+        f"{load.batch:,} x {load.prompt:,} prompt tokens, {load.output:,} new each"
     )
     console.print()
     console.print(_figures([found.figures]))
@@ -105,8 +106,8 @@ def _say_why(console: Console, found: Parallel) -> None:
     )
     figures = found.figures
     console.print(
-        f"The fullest device holds {nbytes(figures.weights)} of weights, {nbytes(figures.cache)} of cache and "
-        f"{nbytes(figures.activations)} of activations, of {nbytes(figures.memory_limit)}."
+        f"The fullest device holds {nbytes(figures.weights)} of weights, {nbytes(figures.cache)} of cache "
+        f"and {nbytes(figures.activations)} of activations, of {nbytes(figures.memory_limit)}."
     )
     if figures.layout.pipeline > 1:
         console.print(f"The stages wait {percent(figures.bubble)} of the prefill's time: the bubble.")
