@@ -17,7 +17,7 @@ from ridgeline.analysis.step import default_lowering, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.models import Model
-from ridgeline.models.sharding import shard
+from ridgeline.models.sharding import Sharding
 from ridgeline.ops.count_context import Context, ContextKind
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.protocol import Span
@@ -45,6 +45,10 @@ class Task:
     prompt: int
     output: int
     cache_format: str
+
+    @cached_property
+    def sharding(self) -> Sharding:
+        return Sharding(self.model)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Replica:
     model: Model = field(init=False)
 
     def __post_init__(self) -> None:
-        self.model = shard(self.task.model, self.tensor)
+        self.model = self.task.sharding.shard(self.tensor)
         if self.context > self.task.prompt:
             raise InputError(f"{self.context} ranks can't share a prompt of {self.task.prompt} tokens")
 

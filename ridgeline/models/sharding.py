@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ridgeline.errors import InputError
@@ -140,10 +141,25 @@ def shard(model: Model, ranks: int) -> Model:
 
     Raises InputError for heads or matrices that so many ranks can't share evenly; a vocabulary is padded.
     """
-    if ranks == 1:
-        return model
-    rebuilt = _Rebuild(model, ranks, cuts(model))
-    return rebuilt.model()
+    return Sharding(model).shard(ranks)
+
+
+class Sharding:
+    """The shards of one model, each made once."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._shards: dict[int, Model] = {1: model}
+
+    @cached_property
+    def cuts(self) -> dict[int, Cut]:
+        return cuts(self._model)
+
+    def shard(self, ranks: int) -> Model:
+        """See :func:`shard`."""
+        if ranks not in self._shards:
+            self._shards[ranks] = _Rebuild(self._model, ranks, self.cuts).model()
+        return self._shards[ranks]
 
 
 class _Rebuild:

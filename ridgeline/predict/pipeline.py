@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 
+from ridgeline.errors import InputError
 from ridgeline.ops.numbers import Number, maximum
 from ridgeline.ops.trace import Role, Trace
 from ridgeline.predict.prediction import Prediction
@@ -56,7 +57,9 @@ class PassCosts:
         return sum(count for count, _ in self.runs)
 
     def stages(self, pipeline: int) -> list[Cost]:
-        """The cost of each of so many stages, in order."""
+        """The cost of each of so many stages, in order. Raises InputError for more stages than layers."""
+        if pipeline > self.layers:
+            raise InputError(f"{pipeline} stages can't share {self.layers} layers: each needs one")
         if pipeline == 1:
             runs = (cost * count for count, cost in self.runs)
             whole = reduce(Cost.__add__, runs, self.before + self.after)

@@ -44,7 +44,7 @@ def show_layout(console: Console, found: Parallel) -> None:
 
 
 def show_searches(console: Console, found: Sequence[BestLayout]) -> None:
-    """Searches for one or several numbers of devices: the best layouts, the ones behind, and why not others."""
+    """Searches for one or several numbers of devices: the best layouts, those behind, and why not others."""
     if len(found) > 1:
         _show_overview(console, found)
         return

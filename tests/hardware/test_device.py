@@ -342,7 +342,11 @@ def test_a_value_that_is_no_positive_number_is_named_with_its_field(tmp_path, li
         ("[vector]\nfp32 = 1e12", "[vector]", "vector needs the rate"),
         ("units = 4", "units = 4\nkernels = 3", "kernels must be a table"),
         ("units = 4", "units = 4\ncalibration = 3", "calibration must be a table"),
-        ('link = "datasheet"', 'link = "datasheet"\n[calibration.gemm]\na = 1', "provenance lacks calibration"),
+        (
+            'link = "datasheet"',
+            'link = "datasheet"\n[calibration.gemm]\na = 1',
+            "provenance lacks calibration",
+        ),
         ("units = 4", "units = = 4", "not valid TOML"),
     ],
 )

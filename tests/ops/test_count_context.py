@@ -55,8 +55,8 @@ def test_in_a_decode_step_ranks_share_attention_and_repeat_the_rest(kind):
     blocks=st.integers(1, 200),
     past=st.integers(0, 500),
 )
-def test_a_causal_share_has_as_many_pairs_as_alternating_blocks(ranks, blocks, past):
-    """By brute force: 2 ranks blocks of rows, of which each rank has one from the front and one from the end."""
+def test_a_causal_share_has_as_many_pairs_as_alternating_chunks(ranks, blocks, past):
+    """By brute force: each rank has one chunk of rows from the front and one from the end."""
     rows = 2 * ranks * blocks
     seen = [past + i + 1 for i in range(rows)]
     shares = []
@@ -86,8 +86,8 @@ def test_an_all_gather_moves_all_keys_and_values():
 
 
 def test_ulysses_exchanges_queries_keys_values_and_results():
-    """DeepSpeed-Ulysses (Jacobs et al., 2023): 4 N h / P a rank where all heads are alike; here keys and values
-    have fewer heads."""
+    """DeepSpeed-Ulysses (Jacobs et al., 2023): 4 N h / P a rank where all heads are alike; here keys and
+    values have fewer heads."""
     scatter, collect = comms(prefill(ContextKind.ULYSSES))
     rows, width = LENGTH // RANKS, CONFIG.heads * CONFIG.head_dim
     assert scatter.collective == collect.collective == "all_to_all"
