@@ -9,7 +9,7 @@ import pytest
 
 COMMANDS = (
     *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo"),
-    *("models", "devices", "parallel"),
+    *("models", "devices", "parallel", "place"),
 )
 
 

@@ -78,3 +78,42 @@ def parallel(
         support.print_json(found)
         return
     show(support.console(), found)
+
+
+@app.command(
+    epilog="Example: ridgeline place llama-2-7b --on h100-sxm,epyc-9654 --batch 64 --prompt 3000 --output 512"
+)
+def place(
+    model: Model,
+    on: Annotated[str, typer.Option(help="Two or more unlike devices, separated by commas.")],
+    phase: Annotated[str, typer.Option(help="decode or prefill.")] = "decode",
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
+    output: Annotated[int, typer.Option(help="New tokens of each request.")] = 128,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    weights: CountedWeights = "auto",
+    cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
+    link: Annotated[float | None, typer.Option(help="GB/s between the devices; 32, PCIe 4 x16.")] = None,
+    latency: Annotated[float | None, typer.Option(help="Microseconds of a transfer's start; 10.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Split a model over unlike devices: each operator where the step takes least, transfers counted."""
+    from ridgeline.analysis.placement import LINK_BANDWIDTH, LINK_LATENCY
+    from ridgeline.analysis.placement import place as run
+    from ridgeline.report.placement import show_placement
+
+    found = run(
+        model,
+        [name.strip() for name in on.split(",")],
+        phase=phase,
+        prompt=prompt,
+        output=output,
+        batch=batch,
+        weights=support.counted_format(weights),
+        cache=cache,
+        link_bandwidth=LINK_BANDWIDTH if link is None else link * 1e9,
+        link_latency=LINK_LATENCY if latency is None else latency * 1e-6,
+    )
+    if as_json:
+        support.print_json(found)
+        return
+    show_placement(support.console(), found)

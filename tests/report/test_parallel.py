@@ -76,3 +76,17 @@ def test_what_makes_no_sense_is_refused_in_one_line(arguments, said):
     assert isinstance(found.exception, InputError)
     assert said in str(found.exception)
     assert "\n" not in str(found.exception)
+
+
+def test_a_placement_shows_intensities_places_and_simple_ones_beside_it():
+    found = RUNNER.invoke(
+        app, ["place", "llama-2-7b", "--on", "h100-sxm,epyc-9654", "--batch", "64", "--prompt", "3000"]
+    )
+    for said in (
+        "llama-2-7b over h100-sxm, epyc-9654",
+        "FLOP/byte",
+        "attention on epyc-9654, the rest on h100-sxm",
+        "all on h100-sxm",
+        "Assumed: devices exchange 32 GB/s after 10 µs",
+    ):
+        assert said in found.output, said
