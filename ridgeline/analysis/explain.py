@@ -16,7 +16,8 @@ from ridgeline.ops.formats import get_format, product_format, storage_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops
-from ridgeline.predict import KernelTime, Prediction
+from ridgeline.predict import KernelTime, Prediction, predict
+from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 
 #: The most prompt or output tokens, or requests at once, that are taken to be meant.
 MOST = 1 << 30
@@ -54,7 +55,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Phase:
-    """One step: all prompts at once (prefill), or one token of each request (decode)."""
+    """One step: all prompts at once (prefill), or one token of each request (decode). ``seconds_by_tier`` has
+    its time at every tier of the device; ``seconds`` is that of the explanation's."""
 
     name: str
     tokens: int
@@ -69,6 +71,7 @@ class Phase:
     kernels: tuple[KernelTime, ...]
     seconds_by_class: Mapping[str, float]
     seconds_by_bound: Mapping[str, float]
+    seconds_by_tier: Mapping[str, float]
     basis: Mapping[str, str]
     unmeasured: tuple[str, ...]
 
@@ -108,8 +111,8 @@ class MemoryUse:
 @dataclass(frozen=True)
 class Explanation:
     """What :func:`explain` found. ``product_format`` is what weights are multiplied in, and ``ridge`` that of
-    such products; ``basis`` names what each part of the device's figures stands on; ``assumptions`` is
-    what a count cannot know or chose."""
+    such products; ``tier`` is what the times stand on, and ``basis`` names where each part of the device's
+    figures comes from; ``assumptions`` is what a count cannot know or chose."""
 
     model: str
     parameters: int
@@ -126,6 +129,7 @@ class Explanation:
     phases: tuple[Phase, ...]
     request: Request | None
     memory: MemoryUse
+    tier: str
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
 
@@ -141,12 +145,14 @@ def explain(
     cache: str | None = None,
     attention: str = Attention.FUSED,
     pairs: str = Pairs.VISIBLE,
+    tier: str | None = None,
 ) -> Explanation:
     """Predict prefill, a decode step and a whole request of ``model`` on the device ``on``.
 
     ``model`` is a built-in name, a folder, or a hub id; ``on`` a device name, a TOML file, or
     ``this``. ``weights`` and ``cache`` are storage formats (``int4-g128``, ``int8``, ...),
-    ``attention`` is ``fused`` or ``naive``, ``pairs`` ``visible`` or ``square``.
+    ``attention`` is ``fused`` or ``naive``, ``pairs`` ``visible`` or ``square``. ``tier`` is datasheet,
+    generic, calibrated or measured: by default the best founded that the device has.
 
     ``output`` is 128 tokens unless given; an encoder has neither output nor cache.
 
@@ -159,6 +165,7 @@ def explain(
         _refuse_decoding(config, output, cache)
     workload = Workload(prompt, _output(config, output), batch)
     _check_window(config, workload)
+    chosen = tier_of(device, tier)
     built = declare(config, None if weights is None else storage_format(weights))
     cache_format = built.plain_format if cache is None else storage_format(cache)
     lowering = default_lowering(device)
@@ -172,15 +179,16 @@ def explain(
     options = {"cache_format": cache_format, "lowering": lowering}
 
     def phase(name: str, span: Span, logits: str = "last") -> Phase:
-        prediction = predict_step(built, device, [span], logits=logits, pairs=shown, **options)
-        memory = trace_step(built, [span], logits=logits, **options).memory()
-        return _phase(name, span, prediction, memory.activations)
+        prediction = predict_step(built, device, [span], logits=logits, pairs=shown, tier=chosen, **options)
+        trace = trace_step(built, [span], logits=logits, **options)
+        by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
+        return _phase(name, span, prediction, trace.memory().activations, by_tier)
 
     if config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
         if workload.output > 1:
             phases.append(phase("decode", Span(1, prompt, batch)))
-        request = _request(built, device, workload, phases[0].seconds, options)
+        request = _request(built, device, workload, phases[0].seconds, {**options, "tier": chosen})
     else:
         phases = [phase("encode", Span(prompt, 0, batch), "all")]
         request = None
@@ -201,8 +209,9 @@ def explain(
         phases=tuple(phases),
         request=request,
         memory=memory,
+        tier=str(chosen),
         basis={section: source for p in phases for section, source in p.basis.items()},
-        assumptions=tuple(_assumptions(built, device, multiplied, shown, memory, phases)),
+        assumptions=tuple(_assumptions(built, device, chosen, multiplied, shown, memory, phases)),
     )
 
 
@@ -222,7 +231,9 @@ def _check_window(config: ModelConfig, workload: Workload) -> None:
         )
 
 
-def _phase(name: str, span: Span, prediction: Prediction, activations: Number) -> Phase:
+def _phase(
+    name: str, span: Span, prediction: Prediction, activations: Number, by_tier: Mapping[str, float]
+) -> Phase:
     tokens = span.rows * span.count
     flops, nbytes = prediction.flops, prediction.bytes
     return Phase(
@@ -239,6 +250,7 @@ def _phase(name: str, span: Span, prediction: Prediction, activations: Number) -
         kernels=prediction.kernels,
         seconds_by_class=prediction.by_class(),
         seconds_by_bound=prediction.by_bound(),
+        seconds_by_tier=by_tier,
         basis={section: str(provenance) for section, provenance in prediction.basis.items()},
         unmeasured=prediction.unmeasured,
     )
@@ -302,6 +314,7 @@ def _memory(
 def _assumptions(
     model: Model,
     device: Device,
+    tier: Tier,
     multiplied: str,
     pairs: Pairs,
     memory: MemoryUse,
@@ -315,7 +328,14 @@ def _assumptions(
         yield "activations are quantised to int8 on chip and multiplied so with the quantised weights"
     elif any(get_format(w.format).is_quantised for w in model.weights()):
         yield f"quantised weights are expanded to {multiplied} on chip and multiplied so"
-    if not device.kernels:
+    if tier in (Tier.GENERIC, Tier.CALIBRATED):
+        yield (
+            "kernels follow each other without a gap, as in a recorded graph; those that no library would "
+            "merge are merged"
+        )
+    if tier is Tier.GENERIC:
+        yield "kernels reach as much of the rates as on other devices, calibrated ones of this class"
+    if tier is Tier.DATASHEET:
         yield (
             f"every kernel reaches the device's rates and takes {device.launch_seconds * 1e6:.3g} µs to "
             "launch; caches of unpublished bandwidth are left out: an optimistic estimate, not a forecast"

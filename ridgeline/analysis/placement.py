@@ -136,7 +136,7 @@ def _tables(
     workload: Workload,
     cache_format: str,
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Seconds, and bytes of weights and cache, of the ``used`` operators on each device, all layers together."""
+    """Seconds, and bytes of weights and cache, of the ``used`` operators on each device, in all layers."""
     seconds, held = (numpy.zeros((len(used), len(traces))) for _ in range(2))
     spec = model.cache_spec(cache_format)
     token = get_format(cache_format).nbytes((spec.elements_per_token,))

@@ -22,6 +22,7 @@ from ridgeline.models.model import Model, ModelConfig
 from ridgeline.models.products import pad_products
 from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.protocol import BLOCK_TOKENS, Span
+from ridgeline.predict.tiers import Tier, tier_of
 
 #: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.
 MEMORY_SHARE = 0.9
@@ -41,7 +42,8 @@ class EngineLimits:
 
 @dataclass(frozen=True)
 class SimulatedServing:
-    """What :func:`simulate` found; ``basis`` names what each part of the device's figures stands on."""
+    """What :func:`simulate` found; ``tier`` is what the steps' times stand on, ``basis`` names where each
+    part of the device's figures comes from."""
 
     model: str
     device: str
@@ -50,6 +52,7 @@ class SimulatedServing:
     cache_format: str
     limits: EngineLimits
     simulation: Simulation
+    tier: str
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
 
@@ -66,12 +69,14 @@ def simulate(
     sequences: int = 256,
     block_size: int = BLOCK_TOKENS,
     headroom: int = 1,
+    tier: str | None = None,
 ) -> SimulatedServing:
     """Serve ``arrivals`` with the engine's scheduler in simulated time, every step as long as predicted.
 
     ``weights`` and ``cache`` are storage formats. The limits are those of
     :class:`~ridgeline.engine.scheduler.Limits`; ``kv_tokens`` are by default as many as fit in 90 % of the
-    device's memory beside weights and activations.
+    device's memory beside weights and activations. ``tier`` is what steps' times stand on, by default the
+    best that the device has.
 
     Raises InputError for anything unknown, an encoder, numbers below 1, a model that does not fit, and a
     request that does not fit the model's window or the cache.
@@ -91,9 +96,10 @@ def simulate(
     if kv_tokens is None:
         kv_tokens = _tokens_that_fit(built, device, cache_format, batched_tokens)
     blocks = max(1, at_least_one("kv_tokens", kv_tokens) // block_size)
-    cost = StepCost(built, device, cache_format)
+    chosen = tier_of(device, tier)
+    cost = StepCost(built, device, cache_format, tier=chosen)
     found = run(arrivals, BlockPool(blocks, block_size), scheduling, cost)
-    sections = predict_step(built, device, [Span(1, 1)], cache_format=cache_format).basis
+    sections = predict_step(built, device, [Span(1, 1)], cache_format=cache_format, tier=chosen).basis
     return SimulatedServing(
         model=config.name,
         device=device.name,
@@ -103,7 +109,8 @@ def simulate(
         limits=EngineLimits(kv_tokens, batched_tokens, sequences, block_size, headroom),
         simulation=found,
         basis={section: str(source) for section, source in sections.items()},
-        assumptions=tuple(_assumptions(device)),
+        tier=str(chosen),
+        assumptions=tuple(_assumptions(chosen)),
     )
 
 
@@ -129,10 +136,11 @@ def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_to
     return int(free / token_bytes)
 
 
-def _assumptions(device: Device) -> Iterator[str]:
+def _assumptions(tier: Tier) -> Iterator[str]:
     yield "outputs are as long as the requests say, and prompts have no prefix in common"
-    if device.kernels:
+    if tier is Tier.MEASURED:
         yield "tokens are chosen greedily, and nobody makes text of them"
     else:
         yield "a step begins when the one before ends: no time passes between them"
-        yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"
+        if tier is Tier.DATASHEET:
+            yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"

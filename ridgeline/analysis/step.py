@@ -65,8 +65,10 @@ def predict_step(
     lowering: Lowering | None = None,
     pairs: Pairs = Pairs.VISIBLE,
     logits: str = "last",
+    tier: str | None = None,
 ) -> Prediction:
-    """Predict one step on ``device``: :func:`trace_step`, then the time of every kernel.
+    """Predict one step on ``device``: :func:`trace_step`, then the time of every kernel, at the best ``tier``
+    that the device has unless one is given.
 
     ``pairs`` is a convention for the operations that are shown: the time is always that of the
     pairs that a mask lets through.
@@ -76,7 +78,7 @@ def predict_step(
         "lowering": lowering or default_lowering(device),
         "logits": logits,
     }
-    prediction = predict(trace_step(model, spans, **options), device)
+    prediction = predict(trace_step(model, spans, **options), device, tier)
     if pairs is Pairs.VISIBLE:
         return prediction
     return prediction.counted_as(trace_step(model, spans, pairs=pairs, **options))

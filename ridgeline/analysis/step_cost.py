@@ -27,11 +27,12 @@ DIGITS = 5
 
 class StepCost:
     """What steps of ``model`` cost on ``device``, as ``lowering`` runs them (by default what the device was
-    measured with); without a device, FLOPs and bytes alone.
+    measured with), at ``tier`` or the best that it has; without a device, FLOPs and bytes alone.
 
-    A step is taken as two kinds of sequences: those that decode, with the mean of their contexts, and those
-    that prefill, all with the same number of rows, behind so many cached tokens that the query-key pairs
-    are as many as in the step. Steps that agree in DIGITS of these cost the same.
+    A step is taken as three kinds of sequences: the one that decodes with the longest context, for which a
+    GPU may have to wait, the others that decode, with the mean of theirs, and those that prefill, all with the
+    same number of rows, behind so many cached tokens that the query-key pairs are as many as in the step.
+    Steps that agree in DIGITS of these cost the same.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class StepCost:
         device: Device | None,
         cache_format: str | None = None,
         lowering: Lowering | None = None,
+        tier: str | None = None,
     ) -> None:
         self.device = device
+        self._tier = tier
         self._model = model
         self._engine = Kernels.from_dict(device.kernels).engine if device and device.kernels else None
         self._options = {
@@ -77,12 +80,17 @@ class StepCost:
             return StepEstimate(flops, moved)
         needed = resource_seconds(trace, self.device)
         bound = max(needed, key=needed.get)
-        seconds = float(predict(trace, self.device).seconds)
+        seconds = float(predict(trace, self.device, self._tier).seconds)
         return StepEstimate(flops, moved, seconds, bound, float(needed[bound]))
 
     def _spans(self, shape: StepShape) -> Iterator[Span]:
-        if shape.decodes:
-            yield self._span(1, shape.decode_past / shape.decodes, shape.decodes)
+        alike = shape.decodes
+        past = shape.decode_past
+        if shape.decode_longest * shape.decodes > past:
+            yield self._span(1, shape.decode_longest, 1)
+            alike, past = alike - 1, past - shape.decode_longest
+        if alike:
+            yield self._span(1, past / alike, alike)
         if shape.prefills:
             rows = shape.prefill_rows / shape.prefills
             past = shape.prefill_pairs / shape.prefill_rows - (rows + 1) / 2

@@ -11,6 +11,7 @@ import typer
 # Importing a module registers its commands.
 from ridgeline.cli import (  # noqa: F401
     advising,
+    calibrating,
     comparing,
     listing,
     measuring,

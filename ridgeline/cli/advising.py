@@ -1,4 +1,4 @@
-"""The command that says what to try."""
+"""Commands that say what to try, and what each technique does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Json, Model, Weights, app
+from ridgeline.cli.app import CountedWeights, Json, Model, Weights, app
 from ridgeline.errors import InputError
 
 
@@ -79,3 +79,37 @@ def _verify(found, model: str, weights: str, text: Path | None):
         given = max(held_out_texts().values(), key=len)
     with progress(support.errors()) as report:
         return run(found, model, weights, given, progress=report)
+
+
+@app.command(epilog="Example: ridgeline decoding llama-2-13b --on phone --weights int4-g128 --output 256")
+def decoding(
+    model: Model,
+    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of the request.")] = 512,
+    output: Annotated[int, typer.Option(help="New tokens of the request.")] = 128,
+    weights: CountedWeights = "auto",
+    acceptance: Annotated[
+        float, typer.Option(help="Chance that a proposed token is accepted, where weights are offloaded.")
+    ] = 0.7,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write charts: a .html page, or a .png, .svg or .pdf picture.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The KV cache, batches, speculation, offloading, fewer bits, streaming: each turned up step by step."""
+    from ridgeline.analysis.decoding import decoding as run
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report.decoding import draw_decoding, show_decoding
+
+    if plot is not None:
+        refuse_unwritable(plot)
+    given = support.counted_format(weights)
+    found = run(model, on, prompt=prompt, output=output, weights=given, acceptance=acceptance)
+    if plot is not None:
+        from ridgeline.report.standalone import write_chart
+
+        write_chart(draw_decoding(found), plot)
+    if as_json:
+        support.print_json(found)
+        return
+    show_decoding(support.console(), found)

@@ -39,6 +39,12 @@ Speculate = Annotated[
         "text so far), self, draft:MODEL, or draft for demo's own."
     ),
 ]
+Tier = Annotated[
+    str | None,
+    typer.Option(
+        help="What times stand on: datasheet, generic, calibrated or measured; the best that the device has."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

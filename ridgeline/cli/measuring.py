@@ -164,15 +164,19 @@ def evaluate(
 
 @app.command(epilog="Example: ridgeline validate --json")
 def validate(as_json: Json = False) -> None:
-    """Compute published figures again and show the difference; exit code 1 if one is off."""
+    """Compute published figures and measured profiles again, and show the difference; exit code 1 if one is
+    off."""
+    from ridgeline.validation import judge_profiles
     from ridgeline.validation import validate as run
 
-    results = run()
+    results, profiles = run(), judge_profiles()
     if as_json:
-        support.print_json(results)
+        support.print_json({"figures": results, "profiles": profiles})
     else:
+        from ridgeline.report.profiles import show_profiles
         from ridgeline.report.tables import show_validation
 
         show_validation(support.console(), results)
-    if not all(result.ok for result in results):
+        show_profiles(support.console(), profiles)
+    if not all(result.ok for result in (*results, *profiles)):
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import CountedWeights, Json, Model, app
+from ridgeline.cli.app import CountedWeights, Json, Model, Tier, app
 from ridgeline.ops.protocol import BLOCK_TOKENS
 
 
@@ -31,6 +31,7 @@ def explain(
             help="Pairs of a causal mask that count: those it lets through (visible), or all (square)."
         ),
     ] = "visible",
+    tier: Tier = None,
     elements: Annotated[bool, typer.Option("--elements", help="Show elements instead of bytes.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +48,7 @@ def explain(
         cache=cache,
         attention=attention,
         pairs=pairs,
+        tier=tier,
     )
     if as_json:
         support.print_json(found)
@@ -77,6 +79,7 @@ def simulate(
     ] = 1,
     weights: CountedWeights = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
+    tier: Tier = None,
     as_json: Json = False,
 ) -> None:
     """Serve requests in simulated time: latencies, throughput, cache occupancy."""
@@ -94,6 +97,7 @@ def simulate(
         sequences=sequences,
         block_size=block_size,
         headroom=headroom,
+        tier=tier,
     )
     if as_json:
         support.print_json(found)

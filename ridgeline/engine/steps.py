@@ -23,7 +23,8 @@ Kind = Literal["prefill", "decode", "mixed"]
 class StepShape:
     """What of a step its cost depends on.
 
-    ``decodes`` sequences compute one row each, ``decode_past`` tokens being cached before them, all together.
+    ``decodes`` sequences compute one row each, ``decode_past`` tokens being cached before them, all together,
+    and ``decode_longest`` before the one that has most.
     ``prefills`` others, which read prompts or verify proposals, compute ``prefill_rows`` behind
     ``prefill_past`` cached tokens, all together, whose causal masks let ``prefill_pairs`` query-key pairs
     through.
@@ -35,20 +36,22 @@ class StepShape:
     prefill_rows: int
     prefill_past: int
     prefill_pairs: int
+    decode_longest: int = 0
 
     @classmethod
     def of(cls, plan: StepPlan) -> StepShape:
-        decodes = decode_past = prefills = prefill_rows = prefill_past = pairs = 0
+        decodes = decode_past = prefills = prefill_rows = prefill_past = pairs = longest = 0
         for chunk in plan.chunks:
             if chunk.rows == 1:
                 decodes += 1
                 decode_past += chunk.past
+                longest = max(longest, chunk.past)
             else:
                 prefills += 1
                 prefill_rows += chunk.rows
                 prefill_past += chunk.past
                 pairs += chunk.rows * chunk.past + chunk.rows * (chunk.rows + 1) // 2
-        return cls(decodes, decode_past, prefills, prefill_rows, prefill_past, pairs)
+        return cls(decodes, decode_past, prefills, prefill_rows, prefill_past, pairs, longest)
 
     @property
     def rows(self) -> int:

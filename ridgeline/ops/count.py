@@ -131,6 +131,12 @@ def keys_read(span: Span, mask: Mask, block: int) -> Number:
     return round_up(last, block) - first // block * block
 
 
+def most_keys(span: Span, mask: Mask) -> Number:
+    """Keys that the row of one sequence sees which sees most."""
+    left, right = (mask.window[0], 0) if mask.causal else mask.window
+    return span.keys if left < 0 or right < 0 else minimum(span.keys, left + 1 + right)
+
+
 class Count:
     """The operators, counted. One instance counts one pass; :meth:`trace` hands it out.
 
@@ -280,7 +286,7 @@ class Count:
         cache: CountedCache | None = None,
     ) -> Value:
         rows, heads, dim = q.shape
-        kv_width = k.shape[1] * k.shape[2]
+        kv_heads, kv_width = k.shape[1], k.shape[1] * k.shape[2]
         parts = []
         if rope is not None:
             turned_q, turned_k = self._scratch("q", q.shape, q), self._scratch("k", k.shape, k)
@@ -306,8 +312,9 @@ class Count:
         out = self._activation("attention", (rows, heads * dim), weights, v)
         product = Flops(matrix=2 * pairs * heads * dim)
         from_cache = 0 if cache is None else Access(k, kv_width).bytes + Access(v, kv_width).bytes
+        shape = (heads, kv_heads, dim)
         sequences = tuple(
-            SequenceWork(s.rows, s.count, 4 * n * heads * dim, keys * from_cache)
+            SequenceWork(s.rows, s.count, 4 * n * heads * dim, keys * from_cache, most_keys(s, mask), *shape)
             for s, n, keys in zip(spans, pairs_by_span, keys_by_span, strict=True)
         )
         soft = Flops(vector=SOFTMAX_COST * pairs * heads, exp=pairs * heads)

@@ -100,12 +100,17 @@ class Flops:
 @dataclass(frozen=True)
 class SequenceWork:
     """What attention does for one sequence, of ``count`` alike: its query rows, the FLOPs of both
-    products, and the bytes of keys and values that it reads from the cache."""
+    products, and the bytes of keys and values that it reads from the cache. ``keys`` are those that the row
+    sees which sees most; the heads' numbers and size tell how a kernel cuts the work."""
 
     rows: Number
     count: Number
     flops: Number
     cache_bytes: Number
+    keys: Number = 0
+    heads: Number = 0
+    kv_heads: Number = 0
+    head_dim: Number = 0
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,13 @@ carries. Any number may be a NumPy array.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import ceil, log2
-from typing import TYPE_CHECKING
 
 from ridgeline.errors import InputError
-from ridgeline.hardware.cluster import Cluster
 from ridgeline.hardware.device import Device
 from ridgeline.ops.numbers import Number, is_array, maximum, minimum, where
-from ridgeline.predict.gpu.kinds import Kind, Points
-
-if TYPE_CHECKING:
-    from numpy import ndarray
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
@@ -47,24 +41,24 @@ class CollectiveConstants:
     where ranks also add. ``hop`` passes from device to device inside a node. ``port_sharing`` devices
     have one network port between them, and a node sends at most as much as ``ports`` ports.
 
-    The generic values are those fitted to all-reduces and sends on A100 nodes (Microsoft Vidur's profiles),
-    but for the network, whose shares differ from cluster to cluster: there they are assumed.
+    What is usual, without arguments, was rounded from all-reduces and sends on A100 nodes (Microsoft Vidur's
+    profiles), but for the network, whose shares differ from cluster to cluster: there it is assumed.
     """
 
     small_start: float = 8e-6
     bulk_start: float = 1.4e-5
     reduce_start: float = 3e-5
-    hop: float = 1.9e-6
+    hop: float = 2e-6
     small_network_hop: float = 1.5e-5
     bulk_network_hop: float = 1.5e-5
-    small_link: float = 0.3
-    bulk_link: float = 1.0
+    small_link: float = 0.1
+    bulk_link: float = 0.9
     small_network: float = 0.3
-    bulk_network: float = 0.9
-    reduce_link: float = 0.65
+    bulk_network: float = 0.8
+    reduce_link: float = 0.7
     reduce_network: float = 0.8
-    port_sharing: float = 1.0
-    ports: float = 8.0
+    port_sharing: float = 1.5
+    ports: float = 4.0
 
 
 def seconds(
@@ -238,122 +232,7 @@ def _least(times: Mapping[str, Number]) -> Number:
     return least
 
 
-# -- calibration -----------------------------------------------------------------------------------
-
-
 def constants_of(device: Device) -> CollectiveConstants:
-    """Those fitted to the device's cluster, or else the generic ones."""
+    """Those fitted to clusters of the device, or else the usual ones."""
     found = device.calibration.get("collective")
     return CollectiveConstants() if found is None else CollectiveConstants(**found)
-
-
-def seconds_of_points(device: Device, constants: CollectiveConstants, points: Points) -> ndarray:
-    """Predicted seconds, [points]."""
-    return _predicted(links_of(device), constants, _by_collective(points), len(points))
-
-
-def _by_collective(points: Points) -> list[tuple[str, ndarray, tuple[ndarray, ...]]]:
-    """The points of each collective: a mask of [points], and their bytes, ranks and ranks a node."""
-    found = []
-    for collective in COLLECTIVES:
-        mask = points["collective"] == collective
-        if mask.any():
-            columns = (points[name][mask].astype(float) for name in ("bytes", "ranks", "per_node"))
-            found.append((collective, mask, tuple(columns)))
-    return found
-
-
-def _predicted(links: Links, constants: CollectiveConstants, grouped, count: int) -> ndarray:
-    import numpy
-
-    found = numpy.zeros(count)
-    for collective, mask, columns in grouped:
-        found[mask] = seconds(constants, links, collective, *columns)
-    return found
-
-
-def fit(device: Device, points: Points) -> CollectiveConstants:
-    """The constants whose mean relative error over the points is least. What the points don't tell of stays
-    as the search began it.
-
-    One constant after another is moved by a factor that grows with success and shrinks without, from the
-    generic values and from others drawn about them, because the error has many valleys.
-    """
-    import numpy
-
-    links, grouped = links_of(device), _by_collective(points)
-    names = [f.name for f in fields(CollectiveConstants)]
-    generic = numpy.log([getattr(CollectiveConstants(), name) for name in names])
-
-    def constants(logarithms: ndarray) -> CollectiveConstants:
-        return CollectiveConstants(**dict(zip(names, numpy.exp(logarithms).tolist(), strict=True)))
-
-    def error(logarithms: ndarray) -> float:
-        found = _predicted(links, constants(logarithms), grouped, len(points))
-        return float(numpy.mean(numpy.abs(found / points.seconds - 1)))
-
-    told = [i for i in range(len(names)) if any(_moves(error, generic, i, way) for way in (-1, 1))]
-    draw = numpy.random.default_rng(0)
-    begun = [generic]
-    for _ in range(_STARTS):
-        begun.append(generic.copy())
-        begun[-1][told] += draw.normal(0.0, _SPREAD, len(told))
-    coarse = sorted((_descend(error, at, told, _COARSE_ROUNDS) for at in begun), key=lambda found: found[1])
-    fine = [_descend(error, at, told, _FINE_ROUNDS) for at, _ in coarse[:_KEPT]]
-    return constants(min(fine, key=lambda found: found[1])[0])
-
-
-def _moves(error: Callable[[ndarray], float], at: ndarray, index: int, way: int) -> bool:
-    moved = at.copy()
-    moved[index] += way * _WIDE
-    return error(moved) != error(at)
-
-
-def _descend(
-    error: Callable[[ndarray], float], at: ndarray, indices: Sequence[int], rounds: int
-) -> tuple[ndarray, float]:
-    """Where no single step betters the error any more, or after so many rounds, and the error there."""
-    least, step = error(at), dict.fromkeys(indices, _FIRST_STEP)
-    for _ in range(rounds):
-        for index in indices:
-            for way in (1, -1):
-                moved = at.copy()
-                moved[index] += way * step[index]
-                found = error(moved)
-                if found < least:
-                    at, least = moved, found
-                    step[index] *= 1.5
-                    break
-            else:
-                step[index] *= 0.6
-        if max(step.values(), default=0.0) < _LAST_STEP:
-            break
-    return at, least
-
-
-_STARTS = 20
-_COARSE_ROUNDS = 8
-_FINE_ROUNDS = 50
-_KEPT = 2
-#: Of the logarithms of the constants: how far starts lie apart, and steps.
-_SPREAD = 0.7
-_WIDE = 1.0
-_FIRST_STEP = 0.5
-_LAST_STEP = 1e-3
-
-
-def links_of(device: Device) -> Links:
-    """The links of a cluster of such devices."""
-    cluster = Cluster(device, 1)
-    return Links(cluster.link_bandwidth, cluster.network_bandwidth)
-
-
-KIND = Kind(
-    name="collective",
-    numbers=("ranks", "per_node", "bytes"),
-    constants=CollectiveConstants,
-    seconds=seconds_of_points,
-    fit=fit,
-    share=36,
-    texts={"collective": COLLECTIVES},
-)

@@ -3,7 +3,8 @@
 On a datasheet a kernel takes its launch plus the longest of: matrix operations at the dense
 matrix rate, vector operations at the vector rate, exponentials at theirs, and bytes at the
 bandwidth of the level that serves them: the roofline (Williams, Waterman, Patterson 2009) with two
-more ceilings. It takes every kernel to reach the device's rates, which real ones do in part. On a
+more ceilings. It takes every kernel to reach the device's rates, which real ones do in part. On a GPU
+time models of kernels say how far they do, with constants fitted to the device or taken from others. On a
 measured machine the time is looked up in what its kernels were measured to take.
 """
 
@@ -18,9 +19,12 @@ from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.ops.numbers import Number, maximum, where
 from ridgeline.ops.trace import Access, Flops, Kernel, Role, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, place
+from ridgeline.predict.tiers import Tier, tier_of
 
 #: The sections of a device file that a roofline stands on.
 ROOFLINE_SECTIONS = ("matrix", "vector", "exp", "memory", "levels", "launch")
+#: Those that the time models of a GPU's kernels stand on, beside their constants.
+GPU_SECTIONS = ("matrix", "vector", "exp", "memory", "levels")
 #: The kinds of kernel that multiply by a weight.
 LINEAR = ("matmul", "linear")
 
@@ -63,8 +67,9 @@ class KernelTime:
 @dataclass(frozen=True)
 class Prediction:
     """A step's predicted time. ``step_seconds`` is what it costs beside its kernels; ``basis`` the
-    sections of the device file that were used; ``unmeasured`` the kernels of a measured machine
-    that had no table, and so a roofline at its measured rates instead.
+    sections of the device file that were used, and the kinds of kernel whose constants were; ``unmeasured``
+    the kernels of a measured machine that had no table, and so a roofline at its measured rates instead;
+    ``tier`` what the times stand on.
     """
 
     device: str
@@ -72,6 +77,7 @@ class Prediction:
     step_seconds: float
     basis: Mapping[str, Provenance]
     unmeasured: tuple[str, ...] = ()
+    tier: Tier = Tier.DATASHEET
 
     @property
     def seconds(self) -> Number:
@@ -125,14 +131,18 @@ class Prediction:
         return sums
 
 
-def predict(trace: Trace, device: Device) -> Prediction:
-    """The time of ``trace`` on ``device``; arrays in the trace make arrays of times.
+def predict(trace: Trace, device: Device, tier: str | None = None) -> Prediction:
+    """The time of ``trace`` on ``device``; arrays in the trace make arrays of times. ``tier`` is one of
+    :class:`Tier`, the best founded that the device has unless given.
 
-    Raises InputError if the device cannot compute in the trace's dtype, or, of a measured machine, was not
-    measured with weights of its format.
+    Raises InputError if the device cannot compute in the trace's dtype, has no figures for the tier, or, of a
+    measured machine, was not measured with weights of its format.
     """
-    if device.kernels:
+    found = tier_of(device, tier)
+    if found is Tier.MEASURED:
         return _on_measured(trace, device, Kernels.from_dict(device.kernels))
+    if found is not Tier.DATASHEET:
+        return _on_gpu(trace, device, found)
     times = tuple(_time(p, _roofline(p, device)) for p in place(trace))
     return Prediction(device.name, times, 0.0, _basis(device, ROOFLINE_SECTIONS))
 
@@ -190,6 +200,22 @@ def _time(placed: PlacedKernel, needs: dict[str, Number], seconds: Number | None
     )
 
 
+# -- a GPU ---------------------------------------------------------------------------------------
+
+
+def _on_gpu(trace: Trace, device: Device, tier: Tier) -> Prediction:
+    from ridgeline.predict.gpu.kernels import GpuTimes  # NumPy, which a datasheet does without
+
+    gpu = GpuTimes(device, tier)
+    times = []
+    for placed in place(trace):
+        found = gpu.time(placed.kernel)
+        times.append(_time(placed, found.needs, found.seconds))
+    return Prediction(
+        device.name, tuple(times), 0.0, {**gpu.basis, **_basis(device, GPU_SECTIONS)}, tier=tier
+    )
+
+
 # -- a measured machine --------------------------------------------------------------------------
 
 
@@ -222,7 +248,9 @@ def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
                 KernelTime(op.name, index, op.kind, op.kind, op.repeat, 0.0, "launch", Flops(), 0, 0)
             )
     sections = ("kernels", *ROOFLINE_SECTIONS) if unmeasured else ("kernels",)
-    return Prediction(device.name, tuple(times), measured.step, _basis(device, sections), tuple(unmeasured))
+    return Prediction(
+        device.name, tuple(times), measured.step, _basis(device, sections), tuple(unmeasured), Tier.MEASURED
+    )
 
 
 def _require_measured(kernel: Kernel, measured: Kernels, device: Device) -> None:

@@ -61,6 +61,8 @@ def show_explanation(console: Console, found: Explanation, *, elements: bool = F
         console.print()
         console.print(_operators(phase, elements))
         console.print(_sentence(phase))
+        if len(phase.seconds_by_tier) > 1:
+            console.print(_tiers(phase, found.tier))
     console.print()
     ridge = f"The ridge point is {found.ridge:,.0f} FLOP/byte in {found.product_format}"
     console.print(f"{ridge}: below it memory binds, above it arithmetic.")
@@ -134,6 +136,16 @@ def _sentence(phase: Phase) -> str:
         f"{bound_time / phase.seconds:.0%} of {phase.name} is bound by {BOUNDS[bound]}; "
         f"{kind} operators take {kind_time / phase.seconds:.0%} of it."
     )
+
+
+def _tiers(phase: Phase, chosen: str) -> Text:
+    """The phase's time at each tier, the one that is shown in bold."""
+    times = [
+        (f"{tier} {seconds(time)}", "bold" if tier == chosen else "")
+        for tier, time in phase.seconds_by_tier.items()
+    ]
+    line = Text("By tier: ")
+    return line.append_text(Text(", ").join(Text(*time) for time in times)).append(".")
 
 
 def _memory_line(found: Explanation) -> Text:

@@ -1,7 +1,8 @@
 """Published figures beside what Ridgeline computes in their place, from its one model definition.
 
 ``FIGURES`` holds them as data, one module a document or kind of publication; :func:`validate`
-computes every one. See :mod:`ridgeline.validation.figures` for when a figure counts as reproduced.
+computes every one, and :func:`judge_profiles` holds predicted times against measured profiles of
+accelerators. See :mod:`ridgeline.validation.figures` for when a figure counts as reproduced.
 """
 
 from ridgeline.validation import (
@@ -10,10 +11,12 @@ from ridgeline.validation import (
     flat,
     performance,
     publications,
+    serving,
     thoughts_intensity,
     thoughts_long_context,
 )
 from ridgeline.validation.figures import Figure, Result, compare
+from ridgeline.validation.profiles import Judged, judge_profiles
 
 FIGURES: tuple[Figure, ...] = (
     *thoughts_intensity.FIGURES,
@@ -23,6 +26,7 @@ FIGURES: tuple[Figure, ...] = (
     *flat.FIGURES,
     *bottleneck.FIGURES,
     *publications.FIGURES,
+    *serving.FIGURES,
 )
 
 
@@ -31,4 +35,4 @@ def validate() -> list[Result]:
     return [compare(figure) for figure in FIGURES]
 
 
-__all__ = ["FIGURES", "Figure", "Result", "compare", "validate"]
+__all__ = ["FIGURES", "Figure", "Judged", "Result", "compare", "judge_profiles", "validate"]

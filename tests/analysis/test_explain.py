@@ -61,8 +61,8 @@ def test_llama_2_7b_needs_512_kib_of_cache_a_token():
 
 
 def test_quantised_weights_are_smaller_and_decode_faster():
-    plain = explain("llama-2-7b", "rtx-4090")
-    packed = explain("llama-2-7b", "rtx-4090", weights="int4-g128")
+    plain = explain("llama-2-7b", "rtx-4090", tier="datasheet")
+    packed = explain("llama-2-7b", "rtx-4090", weights="int4-g128", tier="datasheet")
     assert packed.memory.weights < 0.3 * plain.memory.weights
     assert packed.phases[1].seconds < 0.4 * plain.phases[1].seconds
     assert packed.parameters == plain.parameters
@@ -132,7 +132,9 @@ def test_what_does_not_fit_or_is_not_known_is_said():
     assert any("does not fit" in a for a in explain("llama-3-405b", "h100").assumptions)
     assert not any("does not fit" in a for a in explain("gpt2", "h100").assumptions)
     assert any("expanded" in a for a in explain("llama-2-7b", "h100", weights="int8").assumptions)
-    assert any("launch" in a for a in explain("gpt2", "h100").assumptions)
+    assert any("launch" in a for a in explain("gpt2", "h100", tier="datasheet").assumptions)
+    assert any("without a gap" in a for a in explain("gpt2", "h100").assumptions)
+    assert any("other devices" in a for a in explain("gpt2", "h200").assumptions)
 
 
 def test_fp8_weights_leave_activations_and_cache_alone():

@@ -1,16 +1,14 @@
 """``ridgeline.simulate``: the engine's own scheduler, with predicted times."""
 
-import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import ridgeline
-from ridgeline.engine.arrivals import Arrival, Lengths, poisson, read_arrivals
-from ridgeline.engine.metrics import Served, summarise
+from ridgeline.engine.arrivals import Arrival, Lengths, poisson
 from ridgeline.errors import InputError
+from ridgeline.validation import serving
 
 
 def test_a_request_alone_takes_what_explain_says():
@@ -50,26 +48,30 @@ def test_more_load_means_longer_waits():
     assert heavy.output_tokens_per_second > 5 * easy.output_tokens_per_second
 
 
-def test_a_real_run_of_vllm_took_a_little_longer_than_its_datasheet_says():
-    """300 requests on an RTX 4090, far above capacity (see benchmarks/data/README.md). The roofline is what
-    the hardware could do at best, so the real run must come after it, but not by much."""
-    file = Path(__file__).parents[2] / "benchmarks/data/serving_rtx-4090_llama-3.1-8b.csv"
-    with file.open() as lines:
-        rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(lines)]
-    real = summarise([Served(r["arrival"], int(r["prompt"]), _even_times(r)) for r in rows])
-    limits = {"kv_tokens": 41408, "block_size": 16, "headroom": 0}
-    found = ridgeline.simulate("llama-3.1-8b", "rtx-4090", read_arrivals(file), **limits)
+@pytest.fixture(scope="module")
+def vllm():
+    """300 requests that vLLM served on an RTX 4090 (see ridgeline/validation/serving.py)."""
+    return serving.real()
+
+
+def test_a_real_run_of_vllm_took_as_long_as_its_simulation(vllm):
+    """With the card's constants fitted to 64 kernel times, and nothing to the run."""
+    found = serving.simulated()
     ours = found.simulation.serving
-    assert (ours.prompt_tokens, ours.output_tokens) == (real.prompt_tokens, real.output_tokens)
-    assert 0.8 < ours.seconds / real.seconds < 1
-    assert 0.8 < ours.tpot.mean / real.tpot.mean < 1
-    assert 0.75 < ours.ttft.mean / real.ttft.mean < 1
+    assert found.tier == "calibrated"
+    assert (ours.prompt_tokens, ours.output_tokens) == (vllm.prompt_tokens, vllm.output_tokens)
+    assert ours.seconds == pytest.approx(vllm.seconds, rel=0.1)
+    assert ours.output_tokens_per_second == pytest.approx(vllm.output_tokens_per_second, rel=0.1)
+    assert ours.tpot.mean == pytest.approx(vllm.tpot.mean, rel=0.1)
+    assert ours.ttft.mean == pytest.approx(vllm.ttft.mean, rel=0.1)
 
 
-def _even_times(row):
-    """The first and the last token when they came, those between at even distances."""
-    first, last, n = row["first_token"], row["last_token"], int(row["output"])
-    return tuple(first + (last - first) * i / max(n - 1, 1) for i in range(n))
+@pytest.mark.slow
+def test_a_real_run_of_vllm_took_longer_than_its_datasheet_says(vllm):
+    """The roofline is what the hardware could do at best, so the real run must come after it."""
+    found = serving.simulated(tier="datasheet").simulation.serving
+    assert 0.8 < found.seconds / vllm.seconds < 1
+    assert 0.8 < found.tpot.mean / vllm.tpot.mean < 1
 
 
 @pytest.mark.parametrize(

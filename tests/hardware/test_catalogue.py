@@ -12,6 +12,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Provenance, device_names, load_device
 from ridgeline.hardware.device import KINDS
 from ridgeline.hardware.files import ALIASES, CATALOGUE
+from ridgeline.predict.gpu.generic import CALIBRATED
 
 NAMES = device_names()
 
@@ -116,7 +117,13 @@ def test_a_file_names_its_source_with_address_and_date(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_file_of_the_catalogue_claims_a_measurement(name):
-    assert set(load_device(name).provenance.values()) <= {Provenance.DATASHEET, Provenance.ASSUMED}
+    sections = dict(load_device(name).provenance)
+    assert sections.pop("calibration", Provenance.CALIBRATED) is Provenance.CALIBRATED
+    assert set(sections.values()) <= {Provenance.DATASHEET, Provenance.ASSUMED}
+
+
+def test_the_calibrated_files_are_those_that_others_take_generic_constants_from():
+    assert {name for name in NAMES if load_device(name).calibration} == set(CALIBRATED)
 
 
 def test_titles_are_unique():

@@ -1,6 +1,6 @@
 """Times of collectives: against brute force, against published bounds, and against measured A100 nodes."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 
 import numpy
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ridgeline.errors import InputError
-from ridgeline.hardware import Provenance, load_device
+from ridgeline.hardware import load_device
+from ridgeline.predict.calibrate.choose import choose
 from ridgeline.predict.collectives import (
     COLLECTIVES,
     CollectiveConstants,
@@ -16,71 +17,77 @@ from ridgeline.predict.collectives import (
     algorithms,
     chosen,
     constants_of,
-    fit,
     seconds,
-    seconds_of_points,
 )
-from ridgeline.validation.measured.collectives import collective_points
+from ridgeline.predict.gpu.collective import KIND
+from ridgeline.predict.gpu.fitting import rounded
+from ridgeline.validation.profiles import profiled_points
 
 LINKS = Links(300e9, 25e9)
 #: No latency, all of the bandwidth: what the data alone takes.
 PURE = CollectiveConstants(
     **{f.name: 0.0 for f in fields(CollectiveConstants) if f.name.endswith(("start", "hop"))},
-    **{f.name: 1.0 for f in fields(CollectiveConstants) if f.name.endswith(("link", "network"))},
+    **{f.name: 1.0 for f in fields(CollectiveConstants) if f.name.endswith(("link", "network", "sharing"))},
+    ports=8.0,
 )
 
 
+DEVICE = load_device("a100-80gb")
+
+
 def error(constants, points) -> float:
-    device = load_device("a100-80gb")
-    return float(numpy.mean(numpy.abs(seconds_of_points(device, constants, points) / points.seconds - 1)))
+    return float(numpy.mean(numpy.abs(KIND.seconds(DEVICE, constants, points) / points.seconds - 1)))
 
 
 @pytest.fixture(scope="module")
-def fitted() -> CollectiveConstants:
-    return fit(load_device("a100-80gb"), collective_points("calibration"))
+def measured():
+    """Points to calibrate with, twelve beside those of other kinds, and all others."""
+    points = profiled_points("a100-80gb")["collective"]
+    few = choose(points, KIND.share)
+    rest = numpy.ones(len(points), bool)
+    rest[few] = False
+    return points.take(few), points.take(rest)
 
 
 # -- measured ------------------------------------------------------------------------------------
 
 
-def test_the_points_for_calibration_are_few_and_not_judged():
-    few, judged = collective_points("calibration"), collective_points("judged")
-    rows = [set(zip(*(p[c].tolist() for c in p.columns), strict=True)) for p in (few, judged)]
-    assert len(few) <= 64
-    assert not rows[0] & rows[1]
-    assert {c for c, *_ in rows[1]} == {"all_reduce", "send_recv"}
+def test_collectives_calibrated_with_twelve_points_are_within_15_percent_of_all_others(measured):
+    few, judged = measured
+    assert (len(few), len(judged)) == (12, 2988)
+    found = KIND.fit(DEVICE, few)
+    assert error(found, judged) < 0.15
+    assert {str(c) for c in judged["collective"]} == {"all_reduce", "send_recv"}
 
 
-def test_calibrated_collectives_are_within_15_percent(fitted):
-    assert error(fitted, collective_points("judged")) < 0.15
+def test_the_catalogue_holds_what_calibration_gives(measured):
+    assert rounded(KIND.fit(DEVICE, measured[0])) == constants_of(DEVICE)
+    assert constants_of(load_device("h100-sxm")) == CollectiveConstants()
 
 
-def test_points_with_their_times_mixed_up_do_not_calibrate():
-    few = collective_points("calibration")
+def test_points_with_their_times_mixed_up_do_not_calibrate(measured):
+    few, judged = measured
     shuffled = replace(few, seconds=numpy.random.default_rng(1).permutation(few.seconds))
-    wrong = fit(load_device("a100-80gb"), shuffled)
-    assert error(wrong, collective_points("judged")) > 0.5
+    assert error(KIND.fit(DEVICE, shuffled), judged) > 0.5
 
 
-def test_the_generic_constants_do_not_fit_a_network_that_reaches_a_third_of_its_datasheet():
-    judged = collective_points("judged")
+def test_what_is_usual_does_not_know_a_network_that_reaches_a_third_of_its_datasheet(measured):
+    _, judged = measured
     inside = judged.take(judged["ranks"] == judged["per_node"])
-    assert error(CollectiveConstants(), judged) > 0.3
-    assert error(CollectiveConstants(), inside) < 0.3
+    assert error(CollectiveConstants(), judged) > 0.35
+    assert error(CollectiveConstants(), inside) < 0.25
 
 
-def test_fitted_constants_go_into_the_device_and_come_back(fitted):
-    device = load_device("a100-80gb")
-    provenance = {**device.provenance, "calibration": Provenance.CALIBRATED}
-    calibrated = replace(device, calibration={"collective": asdict(fitted)}, provenance=provenance)
-    assert constants_of(calibrated) == fitted
-    assert constants_of(device) == CollectiveConstants()
+def test_the_datasheet_alone_takes_less_than_was_measured(measured):
+    _, judged = measured
+    assert numpy.mean(KIND.roofline(DEVICE, judged) < judged.seconds) > 0.999
 
 
-def test_what_the_points_do_not_tell_of_stays_generic():
-    points = collective_points("calibration")
+def test_what_the_points_do_not_tell_of_stays_usual(measured):
+    points = measured[1]
     alone = points.take((points["collective"] == "send_recv") & (points["per_node"] == 2))
-    found = fit(load_device("a100-80gb"), alone)
+    alone = alone.take(numpy.arange(0, len(alone), 60))
+    found = KIND.fit(DEVICE, alone)
     for name in ("bulk_network", "bulk_network_hop", "reduce_link", "ports"):
         assert getattr(found, name) == pytest.approx(getattr(CollectiveConstants(), name))
     assert error(found, alone) < error(CollectiveConstants(), alone)

@@ -23,7 +23,7 @@ A100 = load_device("a100-40gb")
 
 def test_a_kernel_takes_its_launch_and_its_longest_need():
     trace = trace_step(LLAMA, [Span(1, 2000)])
-    prediction = predict(trace, A100)
+    prediction = predict(trace, A100, "datasheet")
     gate_up = next(k for k in prediction.kernels if k.op == "mlp.gate_up")
     weight = 2 * 11008 * 4096 * 2
     assert gate_up.bound == "memory"
@@ -45,14 +45,16 @@ def test_batching_decodes_is_nearly_free_while_weights_dominate():
 
 def test_a_slow_exponential_unit_can_be_the_bound():
     slow = replace(A100, exp_rate=1e9)
-    attention = next(k for k in predict_step(LLAMA, slow, [Span(512)]).kernels if k.op == "attention")
+    found = predict_step(LLAMA, slow, [Span(512)], tier="datasheet")
+    attention = next(k for k in found.kernels if k.op == "attention")
     assert attention.bound == "exp"
 
 
 def test_a_small_enough_step_lives_in_cache():
     small = replace(A100, levels=(Level("L2", 1e12, 1e15), Level("HBM", 2e12, 1.555e12)))
     assert (
-        predict_step(LLAMA, small, [Span(1, 512)]).seconds < predict_step(LLAMA, A100, [Span(1, 512)]).seconds
+        predict_step(LLAMA, small, [Span(1, 512)], tier="datasheet").seconds
+        < predict_step(LLAMA, A100, [Span(1, 512)], tier="datasheet").seconds
     )
 
 
@@ -75,7 +77,7 @@ def test_a_sweep_equals_its_points_one_by_one(lengths):
 
 
 def test_every_prediction_says_what_it_stands_on():
-    basis = predict_step(LLAMA, A100, [Span(1)]).basis
+    basis = predict_step(LLAMA, A100, [Span(1)], tier="datasheet").basis
     assert basis["matrix"] is Provenance.DATASHEET
     assert basis["launch"] is Provenance.ASSUMED
 

@@ -9,7 +9,7 @@ from ridgeline.report.simulate import show_simulation
 
 def shown(*arrivals):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    show_simulation(console, ridgeline.simulate("llama-3-8b", "h100-sxm", list(arrivals)))
+    show_simulation(console, ridgeline.simulate("llama-3-8b", "h100-sxm", list(arrivals), tier="datasheet"))
     return console.export_text()
 
 

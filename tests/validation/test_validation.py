@@ -144,7 +144,8 @@ def test_the_results_are_plain_data(results):
     }
 
 
-def test_validation_needs_no_pytorch_and_less_than_a_second_of_computing():
+def test_validation_needs_no_pytorch_and_a_few_seconds_of_computing():
+    """Most of it goes into the serving run that is simulated."""
     program = (
         "import sys, time; from ridgeline.validation import validate; validate(); "
         "print('torch' in sys.modules, time.process_time())"
@@ -152,4 +153,4 @@ def test_validation_needs_no_pytorch_and_less_than_a_second_of_computing():
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     imported, seconds = output.stdout.split()
     assert imported == "False"
-    assert float(seconds) < 1
+    assert float(seconds) < 6

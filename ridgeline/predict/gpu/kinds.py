@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from ridgeline.hardware.device import Device
+    from ridgeline.ops.trace import Kernel
+    from ridgeline.predict.gpu.kernels import Needed
 
 #: Where the time model of each kind is.
-MODULES: Mapping[str, str] = {"collective": "ridgeline.predict.collectives"}
+MODULES: Mapping[str, str] = {
+    "gemm": "ridgeline.predict.gpu.gemm",
+    "elementwise": "ridgeline.predict.gpu.elementwise",
+    "attention": "ridgeline.predict.gpu.attention",
+    "collective": "ridgeline.predict.gpu.collective",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ class Kind:
     a file may leave out. ``constants`` is the frozen dataclass of the model's constants, all floats, whose
     values without arguments are the generic ones. ``seconds`` predicts the time of every point, [points],
     and ``fit`` finds the constants from a few of them. ``share`` is how many of 64 points this kind
-    should get when points of other kinds are there too.
+    should get when points of other kinds are there too. ``kernel``, where a kind has kernels of a trace to
+    itself, gives such a kernel's seconds and needs (:class:`ridgeline.predict.gpu.kernels.Needed`).
+    ``roofline`` gives what the datasheet alone says of every point, to hold the model against.
     """
 
     name: str
@@ -64,6 +73,8 @@ class Kind:
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     zero: frozenset[str] = frozenset()
     defaults: Mapping[str, float | str] = field(default_factory=dict)
+    kernel: Callable[[Device, Any, Kernel], Needed] | None = None
+    roofline: Callable[[Device, Points], ndarray] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,0 +1,68 @@
+"""``ridgeline calibrate``: constants of a device's time models from measured points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ridgeline.analysis.layer_points import LAYER, points_of_layers
+from ridgeline.errors import InputError
+from ridgeline.hardware import Device, load_device
+from ridgeline.predict.calibrate.calibrate import MOST, Errors, KindCalibration
+from ridgeline.predict.calibrate.calibrate import calibrate as fit
+from ridgeline.predict.calibrate.calibrate import judge as judge_points
+from ridgeline.predict.calibrate.points import join, points_of, read_rows
+from ridgeline.predict.gpu.kinds import Points
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What :func:`calibrate` found: the ``device`` with its constants, those of each kind with their errors,
+    and the errors on the points of other files, by kind."""
+
+    device: Device
+    sources: tuple[str, ...]
+    kinds: tuple[KindCalibration, ...]
+    judged: Mapping[str, Errors]
+
+
+def calibrate(
+    on: str | Device,
+    sources: Iterable[str | Path],
+    *,
+    judge: Iterable[str | Path] = (),
+    most: int = MOST,
+    model: str | None = None,
+) -> CalibrationReport:
+    """Fit the constants of ``on`` to at most ``most`` of the points in the CSV files ``sources``, and judge
+    them by the rest, and by the points in the files ``judge``. ``model`` says whose layers those are that a
+    file names.
+
+    Raises InputError for an unknown device or one that is no GPU, files that hold no points or wrong ones,
+    and fewer points than kinds.
+    """
+    device = load_device(on) if not isinstance(on, Device) else on
+    if device.kind != "gpu":
+        raise InputError(f"{device.name} is no GPU: run `ridgeline measure` on the machine itself instead")
+    if most < 1:
+        raise InputError(f"points must be 1 or more, not {most}")
+    sources = tuple(str(path) for path in sources)
+    found = fit(device, load_points(sources, model), most=most)
+    others = load_points(tuple(judge), model)
+    names = ", ".join(Path(path).name for path in sources)
+    calibrated = replace(found.device, source=f"{device.source}; calibrated with points of {names}")
+    return CalibrationReport(calibrated, sources, found.kinds, judge_points(calibrated, others))
+
+
+def load_points(paths: Iterable[str | Path], model: str | None = None) -> dict[str, Points]:
+    """The points of all files by their kind; a file that names layers needs the ``model`` they are of.
+    Raises InputError as :func:`ridgeline.predict.calibrate.points.read_points`."""
+    found: dict[str, list[Points]] = {}
+    for path in map(Path, paths):
+        header, rows = read_rows(path)
+        read = points_of_layers if LAYER in header else points_of
+        options = {"model": model} if LAYER in header else {}
+        for name, points in read(path, header, rows, **options).items():
+            found.setdefault(name, []).append(points)
+    return {name: join(parts) for name, parts in found.items()}

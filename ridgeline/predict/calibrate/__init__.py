@@ -1,0 +1,1 @@
+"""Calibration: reading measured points, choosing a few, fitting constants, judging on the rest."""

@@ -1,0 +1,72 @@
+"""Attention as a kind of kernel that can be calibrated: a point is one step's attention in one layer, a chunk
+of a prompt behind cached tokens beside sequences that decode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy import ndarray
+
+from ridgeline.hardware.device import Device
+from ridgeline.ops.trace import Kernel, SequenceWork
+from ridgeline.predict.gpu.fitting import fit_constants
+from ridgeline.predict.gpu.flash import PRIORS, AttentionConstants, attend
+from ridgeline.predict.gpu.kinds import Kind, Points
+
+if TYPE_CHECKING:
+    from ridgeline.predict.gpu.kernels import Needed
+
+#: Relative error beyond which a point's pull on the constants grows no more: the model is no better.
+SCALE = 0.06
+
+
+def seconds(device: Device, constants: AttentionConstants, points: Points) -> ndarray:
+    """Seconds of every point, [points]."""
+    return attend(device, constants, sequences(points), "bf16").seconds
+
+
+def sequences(points: Points) -> tuple[SequenceWork, SequenceWork]:
+    """The chunk and the decoding sequences of every point, as arrays over the points."""
+    chunk, past, count, cached, heads, kv_heads, head_dim = (points[c].astype(float) for c in KIND.numbers)
+    pair = 4 * heads * head_dim  # operations of a query and a key
+    shape = (heads, kv_heads, head_dim)
+    pairs = chunk * past + chunk * (chunk + 1) / 2
+    return (
+        SequenceWork(np.maximum(chunk, 1), np.minimum(chunk, 1), pair * pairs, 0, past + chunk, *shape),
+        SequenceWork(1, count, pair * (cached + 1), 0, cached + 1, *shape),
+    )
+
+
+def fit(device: Device, points: Points) -> AttentionConstants:
+    """The constants of these steps on ``device``."""
+    measured = np.log(points.seconds)
+
+    def errors(constants: AttentionConstants) -> ndarray:
+        return np.log(seconds(device, constants, points)) - measured
+
+    return fit_constants(AttentionConstants, PRIORS, errors, scale=SCALE)
+
+
+def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed:
+    """The time of a trace's attention. Rotating and appending keys, where they are merged into it, take none.
+
+    Raises InputError if the device cannot compute in the kernel's dtype.
+    """
+    from ridgeline.predict.gpu.kernels import needed
+
+    found = attend(device, constants, kernel.sequences, kernel.compute)
+    return needed(found.seconds, found.needs)
+
+
+KIND = Kind(
+    name="attention",
+    numbers=("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "heads", "kv_heads", "head_dim"),
+    constants=AttentionConstants,
+    seconds=seconds,
+    fit=fit,
+    share=20,
+    zero=frozenset({"prefill_chunk", "kv_prefill", "n_decode", "kv_decode"}),
+    defaults={"heads": 32, "kv_heads": 8, "head_dim": 128},
+    kernel=kernel_time,
+)

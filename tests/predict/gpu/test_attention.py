@@ -1,0 +1,183 @@
+"""Attention's time on GPUs: against measured steps, and what must follow from how the kernel works."""
+
+from dataclasses import astuple, replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ridgeline.hardware import load_device
+from ridgeline.ops.count import most_keys
+from ridgeline.ops.protocol import Mask, Span
+from ridgeline.ops.trace import SequenceWork
+from ridgeline.predict.calibrate.calibrate import judge
+from ridgeline.predict.calibrate.choose import choose
+from ridgeline.predict.calibrate.points import read_file
+from ridgeline.predict.gpu.attention import KIND, fit, seconds
+from ridgeline.predict.gpu.flash import AttentionConstants, attend
+from ridgeline.predict.gpu.kinds import Points
+
+DEVICE = load_device("rtx-4090")
+MEASURED = read_file(Path(str(files("ridgeline.validation") / "measured/attention_rtx-4090.csv.gz")))[
+    "attention"
+]
+CHOSEN = choose(MEASURED, KIND.share)
+FITTED_TO, JUDGED = MEASURED.take(CHOSEN), MEASURED.take(np.delete(np.arange(len(MEASURED)), CHOSEN))
+DECODES, ALONE = JUDGED["prefill_chunk"] == 0, JUDGED["n_decode"] == 0
+LONG = np.maximum(JUDGED["kv_prefill"], JUDGED["kv_decode"]) > 2048
+#: A machine that shares no constant with the one whose constants the fit starts from.
+OTHER = AttentionConstants(8, 0.7, 0.2, 0.6, 0.8, 6, 5, 20)
+
+
+def errors(constants, points):
+    return np.abs(seconds(DEVICE, constants, points) / points.seconds - 1)
+
+
+def decode(count, keys, heads=32, kv_heads=8, head_dim=128, cached=0):
+    return SequenceWork(1, count, 4 * heads * head_dim * keys, cached, keys, heads, kv_heads, head_dim)
+
+
+def prompt(rows, past=0, heads=32, kv_heads=8, head_dim=128):
+    pairs = rows * past + rows * (rows + 1) // 2
+    return SequenceWork(rows, 1, 4 * heads * head_dim * pairs, 0, past + rows, heads, kv_heads, head_dim)
+
+
+def points(**columns):
+    sizes = {"heads": 32, "kv_heads": 8, "head_dim": 128, **columns}
+    arrays = np.broadcast_arrays(*(np.asarray(sizes[name]) for name in KIND.numbers))
+    return Points("attention", dict(zip(KIND.numbers, arrays, strict=True)), np.ones(len(arrays[0])))
+
+
+# -- measured steps ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("which", "most"), [(DECODES, 0.08), (ALONE, 0.05), (~DECODES & ~ALONE, 0.055), (LONG, 0.06)]
+)
+def test_twenty_points_predict_the_others(which, most):
+    assert len(FITTED_TO) == 20
+    assert which.sum() > 80
+    assert errors(fit(DEVICE, FITTED_TO), JUDGED.take(which)).mean() < most
+
+
+def test_the_card_s_constants_are_as_good():
+    found = judge(DEVICE, {"attention": JUDGED})["attention"]
+    assert found.mean < 0.055
+    assert found.median < 0.04
+
+
+@pytest.mark.parametrize("kept", ["prompts alone", "short contexts"])
+def test_what_the_points_do_not_show_is_predicted_too(kept):
+    """Fitted to one part of the measured steps, judged on all others."""
+    part = ALONE if kept == "prompts alone" else ~LONG
+    chosen = np.flatnonzero(part)[:: max(1, int(part.sum()) // 20)]
+    constants = fit(DEVICE, JUDGED.take(chosen))
+    assert errors(constants, JUDGED.take(~part)).mean() < 0.08
+
+
+def test_the_fit_finds_the_constants_of_another_machine():
+    """From exact times of steps of all kinds, although it starts from quite other constants."""
+    truth = replace(FITTED_TO, seconds=seconds(DEVICE, OTHER, FITTED_TO))
+    found = fit(DEVICE, truth)
+    assert errors(found, truth).mean() < 0.02
+    judged = replace(JUDGED, seconds=seconds(DEVICE, OTHER, JUDGED))
+    assert errors(found, judged).mean() < 0.04
+    assert errors(AttentionConstants(), judged).mean() > 0.15
+
+
+# -- what must follow ----------------------------------------------------------------------------
+
+
+def test_long_decodes_take_as_long_as_reading_their_keys():
+    keys = 16384 * 128 * 2 * 8 * 128 * 2
+    found = attend(DEVICE, AttentionConstants(memory=1.0), [decode(128, 16384)], "bf16")
+    assert float(found.seconds) == pytest.approx(keys / DEVICE.bandwidth, rel=0.02)
+
+
+def test_a_smaller_cache_format_is_read_faster():
+    full = attend(DEVICE, AttentionConstants(), [decode(64, 8192, cached=8192 * 4096)], "bf16").seconds
+    half = attend(DEVICE, AttentionConstants(), [decode(64, 8192, cached=8192 * 2048)], "bf16").seconds
+    assert 0.5 * full < half < 0.57 * full
+
+
+def test_a_lone_row_of_a_mixed_step_costs_as_much_as_a_tile_of_rows():
+    """Without a chunk its heads share a tile, and many units read its keys."""
+    few = [
+        attend(DEVICE, AttentionConstants(), [prompt(n), decode(4, 8192)], "bf16").seconds for n in (16, 64)
+    ]
+    assert few[0] == pytest.approx(few[1], rel=0.02)
+    assert few[0] > 1.5 * attend(DEVICE, AttentionConstants(), [decode(4, 8192)], "bf16").seconds
+
+
+def test_heads_that_share_keys_read_them_once_only_while_they_run_together():
+    """In mixed steps of 128 sequences on 128 units, one head at a time: from L2 if one head's keys fit in
+    it (72 MiB), else from memory again."""
+    fits, exceeds = (
+        float(attend(DEVICE, AttentionConstants(), [prompt(16), decode(128, n)], "bf16").needs["memory"])
+        for n in (1024, 4096)
+    )
+    assert exceeds == pytest.approx(4 * 4 * fits, rel=0.02)
+
+
+def test_exponentials_bind_where_heads_are_small_and_products_fast():
+    fast = replace(DEVICE, matrix={"bf16": 1000e12}, exp_rate=2e12)
+    needs = attend(fast, AttentionConstants(), [prompt(2048, head_dim=64)], "bf16").needs
+    assert max(needs, key=needs.get) == "exp"
+
+
+def test_arrays_give_what_numbers_give():
+    chunks, counts = np.array([0, 64, 0, 2048, 256]), np.array([3, 0, 200, 17, 1])
+    found = seconds(
+        DEVICE,
+        AttentionConstants(),
+        points(prefill_chunk=chunks, kv_prefill=chunks, n_decode=counts, kv_decode=777),
+    )
+    for i, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
+        works = ([prompt(chunk, chunk)] if chunk else []) + ([decode(count, 778)] if count else [])
+        assert float(attend(DEVICE, AttentionConstants(), works, "bf16").seconds) == pytest.approx(
+            found[i], rel=1e-12
+        )
+
+
+def test_more_keys_rows_or_sequences_never_take_less_by_much():
+    """Whole waves and splits make steps, but no cliffs downwards."""
+    grid = 2 ** np.arange(4, 15)
+    for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"):
+        sizes = {"prefill_chunk": 256, "kv_prefill": 512, "n_decode": 16, "kv_decode": 1024, name: grid}
+        times = seconds(DEVICE, AttentionConstants(), points(**sizes))
+        assert (times[1:] > 0.95 * times[:-1]).all()
+
+
+def test_all_constants_are_used():
+    works = points(prefill_chunk=[0, 512, 0], kv_prefill=0, n_decode=[2, 9, 99], kv_decode=[9000, 300, 999])
+    plain = seconds(DEVICE, AttentionConstants(), works)
+    for i, value in enumerate(astuple(AttentionConstants())):
+        changed = list(astuple(AttentionConstants()))
+        changed[i] = value / 2
+        assert (seconds(DEVICE, AttentionConstants(*changed), works) != plain).any()
+
+
+@pytest.mark.parametrize("mask", [Mask(True), Mask(False), Mask(True, (7, 0)), Mask(False, (3, 2))])
+def test_the_row_that_sees_most_is_counted(mask):
+    left, right = mask.window
+    span = Span(9, 14)
+    seen = [
+        sum(
+            (not mask.causal or key <= query)
+            and (left < 0 or key >= query - left)
+            and (right < 0 or key <= query + right)
+            for key in range(span.keys)
+        )
+        for query in range(span.past, span.keys)
+    ]
+    assert most_keys(span, mask) == max(seen)
+
+
+def test_a_trace_says_how_its_heads_are_cut():
+    from ridgeline.analysis.step import trace_step
+    from ridgeline.models import declare, load_config
+
+    trace = trace_step(declare(load_config("llama-3.1-8b")), [Span(5, 11), Span(1, 7, 3)])
+    [works] = [kernel.sequences for _, kernel in trace.kernels() if kernel.kind == "attend"]
+    assert [(w.keys, w.heads, w.kv_heads, w.head_dim) for w in works] == [(16, 32, 8, 128), (8, 32, 8, 128)]
