@@ -28,6 +28,7 @@ from ridgeline.ops.formats import storage_format
 from ridgeline.predict.collectives import Links, chosen, constants_of
 from ridgeline.predict.layout import Layout
 from ridgeline.predict.prediction import Prediction
+from ridgeline.predict.tiers import Tier, tier_of
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,10 @@ def _assumptions(task: Task, layout: Layout, shown: Figures) -> Iterator[str]:
             "collectives take latencies and shares of bandwidth as fitted to A100 nodes; the network's are "
             "assumed"
         )
-    if not device.kernels and not device.calibration:
+    tier = tier_of(device)
+    if tier is Tier.DATASHEET:
         yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"
+    if tier is Tier.GENERIC:
+        yield "kernels reach as much of the device's rates as those of calibrated devices do"
     if not shown.fits:
         yield "the devices hold the model, which in fact does not fit in their memory"

@@ -18,6 +18,7 @@ from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import Role, Trace, Value
 from ridgeline.predict.placement import Costs, Flow, Placement, best, flows, given
 from ridgeline.predict.prediction import Prediction, predict
+from ridgeline.predict.tiers import Tier, tier_of
 
 #: What links unlike devices unless it is said: PCIe 4 x16 in one direction, and the time that a copy takes to
 #: begin.
@@ -67,7 +68,7 @@ class Placed:
     operators: tuple[PlacedOperator, ...]
     best: Choice
     choices: tuple[Choice, ...]
-    basis: Mapping[str, str]
+    basis: Mapping[str, Mapping[str, str]]
     assumptions: tuple[str, ...]
 
 
@@ -123,8 +124,8 @@ def place(
         operators=tuple(_operators(traces[0], used, names, costs, found)),
         best=shown[0],
         choices=tuple(shown),
-        basis={s: str(source) for p in predictions for s, source in p.basis.items()},
-        assumptions=tuple(_assumptions(shown[0], link_bandwidth, link_latency)),
+        basis={p.device: {s: str(source) for s, source in p.basis.items()} for p in predictions},
+        assumptions=tuple(_assumptions(shown[0], devices, link_bandwidth, link_latency)),
     )
 
 
@@ -207,9 +208,13 @@ def _operators(
         )
 
 
-def _assumptions(chosen: Choice, bandwidth: float, latency: float) -> Iterator[str]:
+def _assumptions(
+    chosen: Choice, devices: Sequence[Device], bandwidth: float, latency: float
+) -> Iterator[str]:
     yield f"devices exchange {bandwidth / 1e9:,.3g} GB/s after {latency * 1e6:,.3g} µs"
     yield "operators run one after another, each on one device, the same in every layer"
-    yield "every kernel reaches its device's rates: an optimistic estimate, not a forecast"
+    rated = [device.name for device in devices if tier_of(device) is Tier.DATASHEET]
+    if rated:
+        yield f"every kernel reaches the rates of {', '.join(rated)}: an optimistic estimate there"
     if not chosen.fits:
         yield "the devices hold the model, which in fact does not fit in their memory in any placement"

@@ -40,7 +40,8 @@ def show_placement(console: Console, found: Placed) -> None:
         table.add_row(choice.rule, *row, Text(over, style="red"))
     console.print(table)
     console.print()
-    console.print(f"[dim]Figures of the devices: {stands_on(found.basis)}.[/dim]")
+    for name, basis in found.basis.items():
+        console.print(f"[dim]Figures of {name}: {stands_on(basis)}.[/dim]")
     for line in found.assumptions:
         console.print(f"[dim]Assumed: {line}.[/dim]")
 

@@ -26,7 +26,7 @@ def test_a_layout_shows_what_bounds_it_and_what_it_exchanges():
         "the bubble",
         "mlp.down: all_reduce",
         "one-shot, small",
-        "assumed launch, collectives",
+        "assumed attention, collectives",
         "Assumed: nothing is computed while tensor-parallel ranks exchange",
     ):
         assert said in text, said

@@ -13,8 +13,8 @@ from ridgeline.predict.collectives import COLLECTIVES, CollectiveConstants, Link
 from ridgeline.predict.gpu.fitting import Prior, fit_constants
 from ridgeline.predict.gpu.kinds import Kind, Points
 
-#: How far constants lie from what is usual. What a link's protocols reach differs little; how long they take to
-#: begin differs more, and what a cluster's network reaches most.
+#: How far constants lie from what is usual. What protocols reach of a link differs little; how long they
+#: take to begin differs more, and what a cluster's network reaches most.
 SPREADS: Mapping[str, float] = {
     "small_start": 0.7,
     "bulk_start": 0.5,
