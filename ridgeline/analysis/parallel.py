@@ -20,11 +20,13 @@ from ridgeline.analysis.replica import (
     decode_sizes,
     prefill_sizes,
 )
+from ridgeline.analysis.step import trace_step
 from ridgeline.engine.request import refuse_encoder
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster, load_cluster
 from ridgeline.models import ModelConfig, declare, load_config
 from ridgeline.ops.formats import storage_format
+from ridgeline.ops.protocol import Span
 from ridgeline.predict.collectives import Links, chosen, constants_of
 from ridgeline.predict.layout import Layout
 from ridgeline.predict.prediction import Prediction
@@ -160,6 +162,7 @@ def _task(model, cluster, prompt, output, batch, weights, cache) -> tuple[Task, 
         )
     built = declare(config, None if weights is None else storage_format(weights))
     cache_format = built.plain_format if cache is None else storage_format(cache)
+    trace_step(built, [Span(1)], cache_format=cache_format)  # refuses what has no step of its own
     return Task(built, cluster, prompt, output, cache_format), workload, weights or config.format
 
 

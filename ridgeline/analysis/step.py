@@ -29,9 +29,8 @@ def trace_step(
     logits: str = "last",
     context: Context | None = None,
 ) -> Trace:
-    """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays. A ``context``
-    says how
-    ranks share these sequences; then it is one rank's step.
+    """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays. With a ``context``
+    it is the step of one of the ranks that share these sequences.
 
     A decoder keeps its keys and values in ``cache_format`` (by default that of the weights which are never
     quantised); an encoder has no cache. ``logits`` are wanted of each sequence's ``last`` row or of ``all``.

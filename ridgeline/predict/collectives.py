@@ -57,8 +57,8 @@ class CollectiveConstants:
     bulk_network: float = 0.8
     reduce_link: float = 0.7
     reduce_network: float = 0.8
-    port_sharing: float = 1.5
-    ports: float = 4.0
+    port_sharing: float = 1.0
+    ports: float = 8.0
 
 
 def seconds(

@@ -19,7 +19,7 @@ from ridgeline.predict.collectives import (
     constants_of,
     seconds,
 )
-from ridgeline.predict.gpu.collective import KIND
+from ridgeline.predict.gpu.collective import BEGIN, KIND
 from ridgeline.predict.gpu.fitting import rounded
 from ridgeline.validation.profiles import profiled_points
 
@@ -83,14 +83,14 @@ def test_the_datasheet_alone_takes_less_than_was_measured(measured):
     assert numpy.mean(KIND.roofline(DEVICE, judged) < judged.seconds) > 0.999
 
 
-def test_what_the_points_do_not_tell_of_stays_usual(measured):
+def test_what_the_points_do_not_tell_of_stays_where_the_fit_began(measured):
     points = measured[1]
     alone = points.take((points["collective"] == "send_recv") & (points["per_node"] == 2))
     alone = alone.take(numpy.arange(0, len(alone), 60))
     found = KIND.fit(DEVICE, alone)
     for name in ("bulk_network", "bulk_network_hop", "reduce_link", "ports"):
-        assert getattr(found, name) == pytest.approx(getattr(CollectiveConstants(), name))
-    assert error(found, alone) < error(CollectiveConstants(), alone)
+        assert getattr(found, name) == pytest.approx(getattr(BEGIN, name))
+    assert error(found, alone) < error(BEGIN, alone)
 
 
 # -- by hand -------------------------------------------------------------------------------------

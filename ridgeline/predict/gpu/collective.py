@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -31,7 +31,10 @@ SPREADS: Mapping[str, float] = {
     "port_sharing": 0.5,
     "ports": 1.0,
 }
-PRIORS = {name: Prior(getattr(CollectiveConstants(), name), spread) for name, spread in SPREADS.items()}
+#: Without a calibration every device has a port to itself, as its file says. A fit begins where devices share
+#: them, and where the node's ports are too few for all: a limit that does not bind teaches nothing.
+BEGIN = replace(CollectiveConstants(), port_sharing=1.5, ports=4.0)
+PRIORS = {name: Prior(getattr(BEGIN, name), spread) for name, spread in SPREADS.items()}
 #: A relative error counts squared up to this one: libraries choose algorithms by thresholds that jump.
 TOLERANCE = 0.1
 
@@ -47,7 +50,7 @@ def seconds_of(device: Device, constants: CollectiveConstants, points: Points) -
 
 
 def fit(device: Device, points: Points) -> CollectiveConstants:
-    """Constants fitted to all of ``points``; what they don't tell of stays usual."""
+    """Constants fitted to all of ``points``; what they don't tell of stays as in BEGIN."""
     return fit_constants(
         CollectiveConstants,
         PRIORS,
