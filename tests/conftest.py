@@ -15,6 +15,8 @@ os.environ.setdefault("RIDGELINE_THREADS", "1")
 import pytest
 from hypothesis import settings
 
+from tests.browser import browser  # noqa: F401
+
 # No deadlines: a shared machine is slow at times. `make test` draws the same examples every time, so that a
 # change is judged by what it changed; `make test-all` draws new ones.
 settings.register_profile("repeat", deadline=None, derandomize=True)

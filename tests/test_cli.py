@@ -9,7 +9,7 @@ import pytest
 
 COMMANDS = (
     *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo"),
-    *("models", "devices", "parallel", "place"),
+    *("calibrate", "models", "devices", "parallel", "place"),
 )
 
 
@@ -112,8 +112,50 @@ def test_validate_holds_and_shows_the_errata(tmp_path):
     shown = ridgeline("validate", cache=tmp_path)
     assert shown.returncode == 0
     assert "erratum" in shown.stdout
+    assert "h100-sxm" in shown.stdout
     results = json.loads(ridgeline("validate", "--json", cache=tmp_path).stdout)
-    assert all(r["ok"] for r in results)
+    assert all(r["ok"] for r in (*results["figures"], *results["profiles"]))
+
+
+POINTS = "rows,width,op,time_us\n1,4096,add,2\n64,4096,add,2\n512,4096,add,4\n4096,4096,add,31\n"
+
+
+def test_calibrate_writes_a_device_that_explain_uses(tmp_path):
+    (tmp_path / "points.csv").write_text(POINTS)
+    gemm = "m,n,k,time_us\n" + "".join(f"{m},4096,4096,{20 + m / 20}\n" for m in range(1, 400, 40))
+    (tmp_path / "gemm.csv").write_text(gemm)
+    asked = ("calibrate", "--from", str(tmp_path / "points.csv"), "--from", str(tmp_path / "gemm.csv"))
+    output = str(tmp_path / "my.toml")
+    shown = ridgeline(*asked, "--on", "h200", "--points", "9", "--output", output, cache=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for words in ("calibrated with 9 points", "launch_us", "start_us", "fitted to", "the rest", "my.toml"):
+        assert words in shown.stdout
+    explained = json.loads(ridgeline("explain", "gpt2", "--on", output, "--json", cache=tmp_path).stdout)
+    assert explained["tier"] == "calibrated"
+    assert explained["basis"]["gemm"] == explained["basis"]["elementwise"] == "calibrated"
+    assert list(explained["phases"][0]["seconds_by_tier"]) == ["datasheet", "generic", "calibrated"]
+
+
+def test_calibrate_judges_by_other_files(tmp_path):
+    (tmp_path / "points.csv").write_text(POINTS)
+    (tmp_path / "others.csv").write_text(POINTS.replace(",31", ",62"))
+    asked = ("calibrate", "--from", "points.csv", "--on", "h100", "--judge", "others.csv", "--json")
+    asked = [str(tmp_path / word) if word.endswith("csv") else word for word in asked]
+    found = json.loads(ridgeline(*asked, cache=tmp_path).stdout)
+    assert found["judged"]["elementwise"]["points"] == 4
+    assert found["judged"]["elementwise"]["mean"] > found["kinds"][0]["fitted"]["mean"]
+    refused = ridgeline(*asked[:4], "epyc-9654", cache=tmp_path)
+    assert refused.returncode == 2
+    assert "no GPU: run `ridgeline measure`" in refused.stderr
+
+
+def test_a_tier_is_chosen_and_an_absent_one_refused(tmp_path):
+    shown = ridgeline("explain", "gpt2", "--on", "h100", "--tier", "datasheet", cache=tmp_path)
+    assert "By tier: datasheet" in shown.stdout
+    assert "optimistic" in shown.stdout
+    refused = ridgeline("explain", "gpt2", "--on", "h200", "--tier", "calibrated", cache=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "it has: datasheet, generic" in refused.stderr
 
 
 def broken_folder(path, config):

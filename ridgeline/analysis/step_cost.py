@@ -30,9 +30,9 @@ class StepCost:
     measured with), at ``tier`` or the best that it has; without a device, FLOPs and bytes alone.
 
     A step is taken as three kinds of sequences: the one that decodes with the longest context, for which a
-    GPU may have to wait, the others that decode, with the mean of theirs, and those that prefill, all with the
-    same number of rows, behind so many cached tokens that the query-key pairs are as many as in the step.
-    Steps that agree in DIGITS of these cost the same.
+    GPU may have to wait, the others that decode, with the mean of theirs, and those that prefill, all with
+    the same number of rows, behind so many cached tokens that the query-key pairs are as many as in the
+    step. Steps that agree in DIGITS of these cost the same.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Json, Model, app
+from ridgeline.cli.app import CountedWeights, Json, Model, app
 from ridgeline.errors import InputError
 
 Plot = Annotated[
@@ -126,3 +126,32 @@ def _numbers(option: str, given: str) -> list[int]:
         return list(dict.fromkeys(int(number) for number in given.split(",")))
     except ValueError:
         raise InputError(f"{option} {given!r}: give whole numbers separated by commas") from None
+
+
+@app.command(
+    epilog="Example: ridgeline report llama-3-8b --on h100 --prompt 2048 --batch 8 --out report.html"
+)
+def report(
+    model: Model,
+    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
+    output: Annotated[int | None, typer.Option(help="New tokens of each request; 128 if not given.")] = None,
+    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    weights: CountedWeights = "auto",
+    cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
+) -> None:
+    """Write all that is predicted of a model on a device as one page, which needs nothing beside it."""
+    from ridgeline.analysis.explain import explain
+    from ridgeline.hardware import load_device
+    from ridgeline.models import load_config
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report import write_report
+    from ridgeline.report.studies import study
+
+    refuse_unwritable(out)
+    config, device = load_config(model), load_device(on)
+    given = support.counted_format(weights)
+    found = explain(config, device, prompt=prompt, output=output, batch=batch, weights=given, cache=cache)
+    write_report(out, found, device, studies=study(found, config, device))
+    support.say(f"wrote {out}")

@@ -10,6 +10,7 @@ from ridgeline.analysis.explain import Attention
 from ridgeline.loading import FORMATS
 from ridgeline.models import builtin_names, load_config
 from ridgeline.ops.formats import get_format
+from ridgeline.predict.tiers import tier_of
 from ridgeline.report.units import nbytes, rate, seconds
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def explain_command(explanation: Explanation, device: Device) -> str:
     if explanation.request is not None:
         words += ["--cache", explanation.cache_format]
     words += ["--attention", explanation.attention, "--pairs", explanation.pairs]
+    if explanation.tier != tier_of(device):
+        words += ["--tier", explanation.tier]
     return shlex.join(["ridgeline", "explain", *map(str, words)])
 
 
@@ -71,6 +74,7 @@ def device_rows(device: Device, dtype: str) -> Iterator[tuple[str, str, str]]:
         (device.levels[-1].name, "memory", _level(device.levels[-1])),
         ("launch of a kernel", "launch", seconds(device.launch_seconds)),
         ("kernel times", "kernels", "on fixed shapes"),
+        ("constants of time models", "calibration", ", ".join(device.calibration)),
     ]
     for figure, section, value in figures:
         if section in device.provenance:

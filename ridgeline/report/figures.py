@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ridgeline.report.joined import JoinedPhase
 from ridgeline.report.markup import Card
-from ridgeline.report.units import count, nbytes, seconds, signed_percent
+from ridgeline.report.units import BOUNDS, count, nbytes, percent, seconds, signed_percent
 
 if TYPE_CHECKING:
-    from ridgeline.analysis.explain import Explanation, MemoryUse, Request
+    from ridgeline.analysis.explain import Explanation, MemoryUse, Phase, Request
 
 
 def headline_cards(explanation: Explanation, phases: Sequence[JoinedPhase]) -> Iterator[Card]:
@@ -21,7 +21,9 @@ def headline_cards(explanation: Explanation, phases: Sequence[JoinedPhase]) -> I
     if request is not None:
         yield _first_token(request, phases[0])
         if request.tpot_seconds is not None:
-            yield _card("TPOT", seconds(request.tpot_seconds), "time per output token")
+            basis = "The mean of the steps after the first token, each at its own context. "
+            tpot = seconds(request.tpot_seconds)
+            yield _card("TPOT", tpot, "time per output token", basis=basis + phase_basis(phases[-1].phase))
     yield _memory(explanation.memory)
 
 
@@ -32,7 +34,8 @@ def _throughput(joined: JoinedPhase) -> Card:
     if joined.check is not None:
         notes.append(f"measured {count(joined.check.rows / joined.check.measured)} tokens/s")
         notes.append(f"error {signed_percent(joined.check.error)}")
-    return _card(phase.name.capitalize(), f"{count(phase.tokens_per_second)} tokens/s", *notes)
+    said = f"{count(phase.tokens_per_second)} tokens/s"
+    return _card(phase.name.capitalize(), said, *notes, basis=phase_basis(phase))
 
 
 def _first_token(request: Request, prefill: JoinedPhase) -> Card:
@@ -41,15 +44,28 @@ def _first_token(request: Request, prefill: JoinedPhase) -> Card:
     if prefill.check is not None:
         notes.append(f"measured {seconds(prefill.check.measured)}")
         notes.append(f"error {signed_percent(prefill.check.error)}")
-    return _card("TTFT", seconds(request.ttft_seconds), *notes)
+    basis = "The prefill of the prompt, whose last row gives the token. " + phase_basis(prefill.phase)
+    return _card("TTFT", seconds(request.ttft_seconds), *notes, basis=basis)
 
 
 def _memory(memory: MemoryUse) -> Card:
     capacity = nbytes(memory.device)
     verdict = "fits" if memory.fits else f"does not fit, {count(memory.total / memory.device)} times as much"
-    return _card("Memory", nbytes(memory.total), f"of {capacity}", verdict)
+    basis = (
+        "Weights, KV cache and the most that activations take at once, counted from the model's definition."
+    )
+    return _card("Memory", nbytes(memory.total), f"of {capacity}", verdict, basis=basis)
 
 
-def _card(label: str, quantity: str, *notes: str) -> Card:
+def phase_basis(phase: Phase) -> str:
+    """What a phase's time is computed from, what binds most of it, and where the figures are from."""
+    bound, took = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
+    tiers = ", ".join(f"{section} {tier}" for section, tier in phase.basis.items())
+    counted = f"{count(phase.flops.total)} FLOP and {nbytes(phase.bytes)}, counted"
+    share = f"{BOUNDS.get(bound, bound)} bind {percent(took / phase.seconds)} of the time"
+    return f"{counted}; {share}. Stands on: {tiers}."
+
+
+def _card(label: str, quantity: str, *notes: str, basis: str = "") -> Card:
     value, unit = quantity.split(" ")
-    return Card(label, value, unit, notes)
+    return Card(label, value, unit, notes, basis)

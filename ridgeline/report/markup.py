@@ -29,6 +29,7 @@ class Card:
     value: str
     unit: str
     notes: tuple[str, ...]
+    basis: str = ""
 
 
 def section(anchor: str, title: str, *parts: str) -> str:
@@ -51,7 +52,7 @@ def cards(shown: Iterable[Card]) -> str:
     for card in shown:
         notes = "".join(f"<dd>{escape(note)}</dd>" for note in card.notes)
         items.append(
-            f'<div><dt>{escape(card.label)}</dt><dd class="value">{escape(card.value)} '
+            f'<div><dt>{escape(card.label)}</dt><dd class="value">{based(card.value, card.basis)} '
             f"<small>{escape(card.unit)}</small></dd>{notes}</div>"
         )
     return f'<dl class="cards">{"".join(items)}</dl>'
@@ -89,6 +90,67 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], l
 
 def _cell(letter: str, text: str) -> str:
     return f"<code>{escape(text)}</code>" if letter == "c" and text else escape(text)
+
+
+@dataclass(frozen=True)
+class Tab:
+    """A part of the page that shows alone; ``body`` is HTML."""
+
+    anchor: str
+    title: str
+    body: str
+
+
+def tabbed(tabs: Sequence[Tab]) -> str:
+    """The tabs' titles, and below them their parts, of which page.js shows one at a time."""
+    titles = "".join(
+        f'<button type="button" role="tab" id="tab-{t.anchor}" aria-controls="panel-{t.anchor}" '
+        f'data-panel="{t.anchor}" aria-selected="false">{escape(t.title)}</button>'
+        for t in tabs
+    )
+    panels = "\n".join(
+        f'<div role="tabpanel" id="panel-{t.anchor}" aria-labelledby="tab-{t.anchor}">{t.body}</div>'
+        for t in tabs
+    )
+    return f'<div role="tablist" aria-label="Parts of the report">{titles}</div>\n{panels}'
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell of a sortable table says, the number that it is sorted by, and what it stands on."""
+
+    text: str
+    value: float | None = None
+    basis: str = ""
+
+
+def sortable(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], layout: str) -> str:
+    """A table like :func:`table` that the reader sorts by clicking on a column's head."""
+    align = [' class="number"' if letter == "r" else "" for letter in layout]
+    head = "".join(
+        f'<th scope="col"{a}><button type="button">{escape(c)}</button></th>'
+        for a, c in zip(align, columns, strict=True)
+    )
+    body = []
+    for row in rows:
+        cells = []
+        for i, (a, cell) in enumerate(zip(align, row, strict=True)):
+            tag, scope = ("td", "") if i else ("th", ' scope="row"')
+            value = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
+            cells.append(f"<{tag}{scope}{a}{value}>{based(cell.text, cell.basis)}</{tag}>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}">'
+        f'<table class="sortable"><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def based(text: str, basis: str) -> str:
+    """Text that shows what it stands on when the reader points at it or reaches it by key."""
+    if not basis:
+        return escape(text)
+    return f'<span tabindex="0" data-basis="{escape(basis)}">{escape(text)}</span>'
 
 
 def folded(summary: str, *parts: str) -> str:

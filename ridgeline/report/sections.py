@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ridgeline import __version__
 from ridgeline.report.basis import device_rows, explain_command, report_rows
+from ridgeline.report.capacity import growth
 from ridgeline.report.charts import MEMORY_PAINTS, classes_of, memory_by_use, signed_errors, time_by_class
 from ridgeline.report.figures import headline_cards
 from ridgeline.report.joined import JoinedPhase
@@ -26,11 +27,15 @@ from ridgeline.report.markup import (
     symbol,
     table,
 )
+from ridgeline.report.operators import operators_table
 from ridgeline.report.roofline import roofline
-from ridgeline.report.style import class_paint, class_symbol, in_order, phase_colour
-from ridgeline.report.units import BOUNDS, count, nbytes, percent, rate, seconds, signed_percent
+from ridgeline.report.style import class_paint, class_symbol, dress, in_order, phase_colour
+from ridgeline.report.units import BOUNDS, count, nbytes, percent, seconds, signed_percent
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from ridgeline.analysis.capacity import Capacity
     from ridgeline.analysis.check import Check, PhaseCheck
     from ridgeline.analysis.explain import Explanation
     from ridgeline.hardware import Device
@@ -80,7 +85,7 @@ def roofline_section(device: Device, dtype: str, phases: Sequence[JoinedPhase]) 
             f"{dtype} does."
         ),
         paragraph(f"No arithmetic, so no place on the chart: {', '.join(without)}.") if without else "",
-        folded("Every operator in numbers", *(_operators(joined) for joined in phases)),
+        *(operators_table(joined, device, dtype) for joined in phases),
     )
 
 
@@ -101,25 +106,6 @@ def _roofline_key(phases: Sequence[JoinedPhase]) -> Iterator[tuple[str, str]]:
             yield symbol("circle", colour), f"{name}, measured"
     for name in in_order(o.op_class for joined in phases for o in joined.operators if o.computes):
         yield symbol(class_symbol(name), "var(--muted)", hollow=True), name
-
-
-def _operators(joined: JoinedPhase) -> str:
-    columns = ("operator", "class", "calls", "FLOP/byte", "FLOP/s", "bound by", "predicted", "share")
-    total = joined.phase.seconds
-    rows = (
-        (
-            o.name,
-            o.op_class,
-            count(o.calls),
-            count(o.intensity) if o.computes else "-",
-            rate(o.flops / o.predicted, "FLOP") if o.computes else "-",
-            o.bound,
-            seconds(o.predicted),
-            percent(o.predicted / total),
-        )
-        for o in joined.operators
-    )
-    return table(f"{joined.phase.name}, predicted", columns, rows, "llrrrlrr")
 
 
 def time_section(phases: Sequence[JoinedPhase]) -> str:
@@ -165,6 +151,43 @@ def memory_section(explanation: Explanation) -> str:
         chart("memory-chart", says, memory_by_use(memory)),
         table("Memory by use", ("use", "bytes", "what it is"), rows, "lrl"),
     )
+
+
+def capacity_section(found: Capacity) -> str:
+    """What fits with each format, and how memory grows with the context."""
+    rows = [
+        (
+            f"{h.weights}, cache {h.cache}",
+            nbytes(h.weight_bytes),
+            nbytes(h.cache_bytes_per_token),
+            count(h.tokens),
+            count(h.largest_batch),
+            count(h.longest_context),
+        )
+        for h in found.holdings
+    ]
+    columns = (
+        "weights and cache",
+        "weights",
+        "a token",
+        "tokens that fit",
+        f"sequences of {count(found.context)}",
+        "longest" if found.batch == 1 else f"longest of {count(found.batch)}",
+    )
+    says = (
+        f"Memory over the context for each pair of formats, up to the {nbytes(found.usable_bytes)} there are."
+    )
+    return section(
+        "capacity",
+        "What fits",
+        chart("capacity-chart", says, _capacity_chart(found)),
+        table("What fits in memory", columns, rows, "lrrrrr"),
+    )
+
+
+def _capacity_chart(found: Capacity) -> Figure:
+    figure = dress(growth(found), 400)
+    return figure.update_layout(title=None, showlegend=True, legend={"orientation": "h", "y": -0.2})
 
 
 def errors_section(check: Check) -> str:

@@ -44,6 +44,11 @@ def test_pairs_are_those_that_a_causal_mask_lets_through():
     assert shape((3, 0), (2, 10)).prefill_pairs == (1 + 2 + 3) + (11 + 12)
 
 
+def test_the_longest_context_is_that_of_a_sequence_that_decodes():
+    assert shape((1, 9), (1, 40), (5, 90)).decode_longest == 40
+    assert shape((5, 90)).decode_longest == 0
+
+
 def test_a_report_splits_the_time_and_holds_it_against_the_roofline():
     record = StepRecord(10.0, 10.1, 10.5, 10.6, shape((1, 9)))
     report = StepReport.of(record, Estimates(StepEstimate(2e9, 1e9, 0.3, "memory", 0.2)))

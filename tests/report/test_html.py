@@ -91,15 +91,22 @@ def test_plotly_is_there_once_and_is_most_of_the_file(decoder, cpu, tmp_path, ch
 def test_the_sections_come_in_their_order(page):
     assert [h["id"] for h in page.all("h2")] == [
         "figures",
-        "roofline",
         "time",
-        "memory",
         "errors",
+        "sample",
+        "roofline",
+        "memory",
         "basis",
         "assumptions",
-        "sample",
     ]
     assert len(page.all("h1")) == 1
+
+
+def test_every_tab_has_its_panel(page):
+    tabs = [b for b in page.all("button") if b.get("role") == "tab"]
+    panels = {d["id"]: d for d in page.all("div") if d.get("role") == "tabpanel"}
+    assert [panels[t["aria-controls"]]["aria-labelledby"] for t in tabs] == [t["id"] for t in tabs]
+    assert len(panels) == len(tabs) == 4
 
 
 def test_every_chart_has_its_place_and_says_what_it_shows(page):

@@ -28,11 +28,12 @@ def choose(points: Points, most: int) -> np.ndarray:
 
 
 def _places(values: np.ndarray) -> list[np.ndarray]:
-    """Where each value lies between the least (0) and the greatest (1): by rank and, of numbers, by size."""
+    """Where each number lies between the least (0) and the greatest (1), by rank and by size; each word lies
+    apart from all others."""
+    if values.dtype.kind not in "fiu":
+        return [0.5 * (values == word) for word in np.unique(values)]
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - counts / 2)[inverse] / len(values)
-    if values.dtype.kind not in "fiu":
-        return [rank]
     size = np.log1p(values.astype(float))
     span = size.max() - size.min()
     return [rank, 0.5 * (size - size.min()) / span if span else np.zeros(len(values))]

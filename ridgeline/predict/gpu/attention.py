@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Relative error beyond which a point's pull on the constants grows no more: the model is no better.
 SCALE = 0.06
+#: Bytes of an element of the points, which are in bf16.
+BYTES = 2
 
 
 def seconds(device: Device, constants: AttentionConstants, points: Points) -> ndarray:
@@ -36,6 +38,17 @@ def sequences(points: Points) -> tuple[SequenceWork, SequenceWork]:
         SequenceWork(np.maximum(chunk, 1), np.minimum(chunk, 1), pair * pairs, 0, past + chunk, *shape),
         SequenceWork(1, count, pair * (cached + 1), 0, cached + 1, *shape),
     )
+
+
+def roofline(device: Device, points: Points) -> ndarray:
+    """The datasheet's bound: products, exponentials, keys and values read once, and a launch."""
+    works = sequences(points)
+    flops = sum(w.count * w.flops for w in works)
+    products = flops / device.matrix_rate("bf16")
+    exponentials = flops / (4 * points["head_dim"]) / device.exp_rate
+    keys = sum(w.count * w.keys for w in works) * points["kv_heads"] * points["head_dim"]
+    reading = 2 * BYTES * keys / device.bandwidth
+    return device.launch_seconds + np.maximum(np.maximum(products, exponentials), reading)
 
 
 def fit(device: Device, points: Points) -> AttentionConstants:
@@ -69,4 +82,5 @@ KIND = Kind(
     zero=frozenset({"prefill_chunk", "kv_prefill", "n_decode", "kv_decode"}),
     defaults={"heads": 32, "kv_heads": 8, "head_dim": 128},
     kernel=kernel_time,
+    roofline=roofline,
 )

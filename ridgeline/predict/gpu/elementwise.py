@@ -92,7 +92,8 @@ def elementwise_time(
     at_least: Any = 0.0,
 ) -> ElementwiseTime:
     """The time over [rows, width], either of which may be an array. The kernel moves ``nbytes``, else 2
-    an element and pass; its instructions take ``at_least`` so many seconds, as other units may say."""
+    an element and pass; its arithmetic takes ``at_least`` so many seconds, as units that a pattern does not
+    know may need."""
     moved = 2.0 * pattern.distinct * rows * width if nbytes is None else nbytes
     issued = moved * (pattern.passes / pattern.distinct)
     clock = device.clock_hz or USUAL_CLOCK_HZ
@@ -103,11 +104,10 @@ def elementwise_time(
         cached = np.clip((most - moved / device.on_chip.cache) / (most - least), 0.0, 1.0)
     memory = issued / (device.bandwidth * constants.memory) * (1 - cached + cached / constants.cache)
     issue = issued * padding * pattern.work / (constants.issue * device.units * clock)
-    vector = np.maximum(issue, at_least)
     row = constants.row * pattern.row * width / clock
-    work = (memory**OVERLAP + vector**OVERLAP + row**OVERLAP) ** (1 / OVERLAP)
+    work = (memory**OVERLAP + np.maximum(issue, at_least) ** OVERLAP + row**OVERLAP) ** (1 / OVERLAP)
     start = constants.start_us * 1e-6 * pattern.start
-    return ElementwiseTime(start + work, start + row, vector, memory)
+    return ElementwiseTime(start + work, start + row, issue, memory)
 
 
 def seconds(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -14,23 +12,7 @@ import pytest
 from tests.server.page.stub import Stub, serving
 from tests.server.page.visit import Visit
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 DESKTOP = {"width": 1280, "height": 800}
-
-
-# Not for longer than a module: Playwright keeps an event loop running, beside which no other can run.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright for Python")
-    if CHROMIUM is None:
-        pytest.skip(f"needs one of {', '.join(NAMES)} on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        # Chromium's sandbox refuses to run as root.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

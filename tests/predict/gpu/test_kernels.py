@@ -1,0 +1,107 @@
+"""A trace's kernels on a GPU: their bounds, what they stand on, and the tiers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ridgeline.analysis.step import predict_step, trace_step
+from ridgeline.errors import InputError
+from ridgeline.hardware import Provenance, load_device
+from ridgeline.models import declare, load_config
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.trace import NAIVE_ATTENTION, UNFUSED
+from ridgeline.predict import predict
+from ridgeline.predict.gpu.gemm import seconds
+from ridgeline.predict.gpu.generic import constants_of
+from ridgeline.predict.tiers import Tier, tier_of, tiers_of
+
+LLAMA = declare(load_config("llama-2-7b"), "fp16")
+H100, H200 = load_device("h100-sxm"), load_device("h200")
+
+
+def test_a_linear_layer_takes_what_its_shape_takes():
+    prediction = predict_step(LLAMA, H100, [Span(300)])
+    qkv = next(k for k in prediction.kernels if k.op == "attention.qkv")
+    assert qkv.seconds == pytest.approx(seconds(H100, constants_of(H100, "gemm"), 300, 12288, 4096))
+
+
+def test_the_best_founded_tier_is_taken_and_named():
+    assert predict_step(LLAMA, H100, [Span(1)]).tier is Tier.CALIBRATED
+    assert predict_step(LLAMA, H200, [Span(1)]).tier is Tier.GENERIC
+    assert predict_step(LLAMA, load_device("epyc-9654"), [Span(1)]).tier is Tier.DATASHEET
+    assert predict_step(LLAMA, H100, [Span(1)], tier="datasheet").tier is Tier.DATASHEET
+
+
+def test_every_prediction_says_of_each_kind_where_its_constants_come_from():
+    own, others = (predict_step(LLAMA, device, [Span(1)]).basis for device in (H100, H200))
+    assert own["gemm"] is own["elementwise"] is Provenance.CALIBRATED
+    assert others["gemm"] is others["elementwise"] is Provenance.ASSUMED
+    assert own["memory"] is Provenance.DATASHEET
+    assert "launch" not in own  # the constants have their own
+
+
+@pytest.mark.parametrize("span", [Span(1, 512), Span(700), Span(1, 100, count=32)])
+@pytest.mark.parametrize("lowering", [None, NAIVE_ATTENTION, UNFUSED])
+def test_no_kernel_but_one_in_cache_beats_the_datasheet_by_much(span, lowering):
+    """The A100's constants lie below its rates; what goes beyond them does so through the L2."""
+    device = load_device("a100-80gb")
+    trace = trace_step(LLAMA, [span])
+    trace = trace if lowering is None else trace.lowered(lowering)
+    best, found = (predict(trace, device, tier) for tier in ("datasheet", "calibrated"))
+    assert found.seconds > best.seconds
+    for least, kernel in zip(best.kernels, found.kernels, strict=True):
+        assert kernel.seconds > 0
+        if kernel.op_class == "linear" and kernel.flops.matrix:
+            assert kernel.seconds > least.seconds - device.launch_seconds, kernel.name
+
+
+def test_a_sweep_equals_its_points_one_by_one():
+    pasts, rows = np.array([1, 77, 3000]), np.array([5, 600, 1000])
+    swept = predict_step(LLAMA, H100, [Span(rows, pasts)]).seconds
+    alone = [
+        predict_step(LLAMA, H100, [Span(int(r), int(p))]).seconds for r, p in zip(rows, pasts, strict=True)
+    ]
+    assert swept == pytest.approx(alone)
+
+
+def test_a_slow_exponential_unit_is_the_bound_of_a_softmax_on_a_gpu_too():
+    slow = replace(H100, exp_rate=1e9)
+    prediction = predict(trace_step(LLAMA, [Span(512)]).lowered(UNFUSED), slow)
+    softmax = next(k for k in prediction.kernels if k.kind == "softmax")
+    assert softmax.bound == "exp"
+    assert softmax.seconds > softmax.flops.exp / 1e9
+    fast = next(
+        k
+        for k in predict(trace_step(LLAMA, [Span(512)]).lowered(UNFUSED), H100).kernels
+        if k.kind == "softmax"
+    )
+    assert fast.bound != "exp"
+
+
+def test_a_fused_activation_waits_for_slow_exponentials():
+    slow = replace(H100, exp_rate=1e9)
+    gate_up = next(k for k in predict_step(LLAMA, slow, [Span(512)]).kernels if k.op == "mlp.gate_up")
+    assert gate_up.bound == "exp"
+    assert gate_up.seconds > gate_up.flops.exp / 1e9
+
+
+def test_training_has_a_time_at_every_tier():
+    from ridgeline.ops.count import Count
+
+    ops = Count(activations="bf16", train=True)
+    trace = ops.trace(LLAMA.forward(ops, ops.batch([Span(256)], logits="all"))).backward()
+    best, found = (predict(trace, H100, tier).seconds for tier in ("datasheet", "calibrated"))
+    assert best < found < 4 * best
+
+
+def test_a_device_has_the_tiers_that_it_has_figures_for():
+    assert tiers_of(H100) == ("datasheet", "generic", "calibrated")
+    assert tiers_of(load_device("apple-m4-max")) == ("datasheet",)
+    assert tier_of(H200) == "generic"
+    with pytest.raises(
+        InputError, match="h200 has no figures for tier calibrated; it has: datasheet, generic"
+    ):
+        tier_of(H200, "calibrated")
+    with pytest.raises(InputError, match="unknown tier 'best'; choose one of: datasheet, generic"):
+        tier_of(H200, "best")
