@@ -8,7 +8,18 @@ import sys
 import pytest
 
 RUNNING = ("generate", "measure", "check", "bench", "eval", "demo")
-PREDICTING = ("explain", "simulate", "compare", "capacity", "advise", "decoding", "calibrate", "validate")
+PREDICTING = (
+    "explain",
+    "simulate",
+    "compare",
+    "capacity",
+    "advise",
+    "decoding",
+    "calibrate",
+    "validate",
+    "parallel",
+    "place",
+)
 COMMANDS = (*RUNNING, *PREDICTING, "models", "devices")
 
 

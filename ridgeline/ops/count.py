@@ -31,8 +31,10 @@ from ridgeline.ops.protocol import (
 from ridgeline.ops.trace import (
     FUSED,
     Access,
+    Comm,
     Flops,
     Kernel,
+    LayerRun,
     Loop,
     Lowering,
     OpCost,
@@ -65,6 +67,8 @@ ACTIVATION_COST: dict[str, tuple[int, int]] = {
 NORM_COST = {"rms": 4, "layer": 7}
 #: Vector operations a query-key pair in the softmax: scale, maximum, subtract, sum, divide.
 SOFTMAX_COST = 5
+#: What ranks that share a weight do together in the operators here.
+COLLECTIVES = frozenset({"all_reduce", "all_gather"})
 #: Vector operations a rotated element: two multiplications and an addition.
 ROTATE_COST = 3
 
@@ -160,6 +164,7 @@ class Count:
         self._values: list[Value] = []
         self._weights: dict[int, tuple[Weight, Value]] = {}
         self._repeat = 1
+        self._layers: list[LayerRun] = []
 
     # -- building a pass ---------------------------------------------------------------------
 
@@ -186,7 +191,8 @@ class Count:
 
     def trace(self, output: Value) -> Trace:
         """The finished program, whose result is ``output``."""
-        return Trace(tuple(self._ops), tuple(self._loops), tuple(self._values), self.lowering, output)
+        ops, loops, values = tuple(self._ops), tuple(self._loops), tuple(self._values)
+        return Trace(ops, loops, values, self.lowering, output, layers=tuple(self._layers))
 
     # -- the operators -----------------------------------------------------------------------
 
@@ -195,7 +201,12 @@ class Count:
         table = self._weight(weight)
         y = self._activation(weight.name, (rows, width), table)
         reads = (whole(ids), Access(table, minimum(rows, weight.shape[0]) * width))  # a row again is at hand
-        self._emit(weight.name, "embed", self._part("embed", reads, (whole(y),), Flops(), rows))
+        parts = [self._part("embed", reads, (whole(y),), Flops(), rows)]
+        if weight.shard is not None:
+            found, y = y, self._activation(weight.name, y.shape, y)
+            reduction = self._part("all_reduce", (whole(found),), (whole(y),), Flops(), rows)
+            parts.append(replace(reduction, comm=Comm("all_reduce", y.nbytes, weight.shard.ranks, "tensor")))
+        self._emit(weight.name, "embed", *parts)
         return y
 
     def norm(self, x: Value, norm: Norm) -> Value:
@@ -218,6 +229,9 @@ class Count:
         # Where activations have a format of their own, they are converted to the weights' as they are read.
         compute = x.format if self.lowering.activations is None else product_format(weight.format)
         steps = [("matmul", out, (matrix,), Flops(matrix=2 * rows * width * out))]
+        shard = weight.shard
+        if shard is not None and shard.cut == "inputs":
+            steps.append(("all_reduce", out, (), Flops()))
         if bias is not None:
             steps.append(("bias", out, (self._weight(bias),), Flops(vector=rows * out)))
         if activation is not None:
@@ -228,6 +242,8 @@ class Count:
             steps.append(("activation", out, (), work))
         if residual is not None:
             steps.append(("residual", out, (residual,), Flops(vector=rows * out)))
+        if shard is not None and shard.cut == "vocab":
+            steps.append(("all_gather", out * shard.ranks, (), Flops()))
         parts, y = [], x
         for kind, columns, others, work in steps:
             inputs, last = (y, *others), len(parts) == len(steps) - 1
@@ -235,7 +251,8 @@ class Count:
             y = make(weight.name, (rows, columns), *inputs)
             function = activation if kind == "activation" else ""
             reads = tuple(whole(v) for v in inputs)
-            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function))
+            comm = Comm(kind, y.nbytes, shard.ranks, "tensor") if kind in COLLECTIVES else None
+            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function, comm=comm))
         self._emit(name or weight.name, "linear", *parts)
         return y
 
@@ -340,6 +357,7 @@ class Count:
             self._repeat = count
             x = body(layer, x)
             self._repeat = 1
+            self._layers.append(LayerRun((start,), len(self._ops), count, entry))
             if count > 1:
                 self._loops.append(Loop(start, len(self._ops), count, entry, x))
         return x

@@ -33,6 +33,20 @@ PER_LAYER = {"per_layer": True}
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "silu_gated"]
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which part of a weight a rank holds, of ``ranks`` that share it.
+
+    ``outputs``: some of a matrix's outputs, so that a product's result stays divided among the ranks.
+    ``inputs``: some of its inputs, so that products are partial sums, which the ranks add before the
+    epilogue. ``vocab``: some rows of a table: looked-up rows are added over the ranks, logits are
+    gathered.
+    """
+
+    cut: Literal["outputs", "inputs", "vocab"]
+    ranks: int
+
+
 @dataclass(eq=False)
 class Weight:
     """A parameter: its role in the layer, its shape, how it is stored, and its data, if any.
@@ -40,7 +54,7 @@ class Weight:
     ``name`` is the role without the layer's number (``attention.qkv``), so that a trace, which
     holds identical layers once, and a profile, which meets each of them, can be joined by it.
     A matrix is ``[out, in]``. ``stored`` is the shape with the padding that it has in memory, if it
-    has any.
+    has any. ``shard`` says that these are one rank's part of a weight.
     """
 
     name: str
@@ -48,6 +62,7 @@ class Weight:
     format: str
     data: Any = None
     stored: tuple[int, ...] | None = None
+    shard: Shard | None = None
 
     @property
     def numel(self) -> int:
@@ -286,7 +301,7 @@ class Layered:
 
 def _signature(record: Any) -> Any:
     if isinstance(record, Weight):
-        return (record.name, record.shape, record.format, record.stored)
+        return (record.name, record.shape, record.format, record.stored, record.shard)
     fields = getattr(type(record), "__dataclass_fields__", None)
     if fields is None:
         return record

@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import reduce
 from math import prod
 
+from ridgeline.errors import InputError
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number, maximum
 
@@ -113,6 +114,22 @@ class SequenceWork:
 
 
 @dataclass(frozen=True)
+class Comm:
+    """What ``ranks`` ranks exchange along one ``axis`` of a layout (tensor, context, ...): ``bytes`` of the
+    whole tensor, as :mod:`ridgeline.predict.collectives` counts them, ``times`` over.
+
+    If it ``overlaps``, it goes on while the other kernels of its operator compute.
+    """
+
+    collective: str
+    bytes: Number
+    ranks: int
+    axis: str
+    times: Number = 1
+    overlaps: bool = False
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One launch: what it reads and writes in memory, and its operations.
 
@@ -120,7 +137,7 @@ class Kernel:
     share what is read of the weights or the cache, from which a measured machine looks up the
     speed of its kernels. ``function`` names what an activation or a norm computes, since its
     derivative depends on it. ``sequences`` are those that attention serves, for readings that
-    compute them one by one.
+    compute them one by one. ``comm`` is what a kernel that communicates exchanges.
     """
 
     kind: str
@@ -131,6 +148,7 @@ class Kernel:
     rows: Number = 1
     function: str = ""
     sequences: tuple[SequenceWork, ...] = ()
+    comm: Comm | None = None
 
     @property
     def bytes(self) -> Number:
@@ -192,10 +210,11 @@ class OpCost:
     repeat: int = 1
 
     def kernels(self, lowering: Lowering) -> tuple[Kernel, ...]:
-        """The kernels that the parts make when ``lowering`` merges them."""
+        """The kernels that the parts make when ``lowering`` merges them. Nothing merges with a part that
+        communicates: what follows begins when every rank has its result."""
         groups: list[list[Kernel]] = []
         for part in self.parts:
-            if groups and lowering.merges(self.kind, part.kind):
+            if groups and groups[-1][-1].comm is None and lowering.merges(self.kind, part.kind):
                 groups[-1].append(part)
             else:
                 groups.append([part])
@@ -230,8 +249,9 @@ class OpCost:
         )
         flops = reduce(Flops.__add__, (p.flops for p in group))
         lead = next((p for p in group if p.kind in MATRIX_PARTS), group[0])
+        epilogue = self.kind == "linear" and lead.kind not in MATRIX_PARTS  # what is left after a reduction
         return Kernel(
-            self.kind,
+            lead.kind if epilogue else self.kind,
             tuple(reads.values()),
             writes,
             flops,
@@ -257,6 +277,17 @@ class Loop:
 
 
 @dataclass(frozen=True)
+class LayerRun:
+    """A block of layers that comes ``count`` times: each begins at one of ``starts``, an operator's number,
+    the last ends before ``stop``, and the first takes ``entry``."""
+
+    starts: tuple[int, ...]
+    stop: int
+    count: int
+    entry: Value
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes by use. ``activations`` is the peak of what lives at once."""
 
@@ -270,7 +301,8 @@ class Memory:
 class Trace:
     """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
 
-    A value's id is its index in ``values``.
+    A value's id is its index in ``values``. ``layers`` are the forward pass's layers in order, alike ones
+    at once.
     """
 
     ops: tuple[OpCost, ...]
@@ -279,6 +311,7 @@ class Trace:
     lowering: Lowering
     output: Value
     forward: Trace | None = None
+    layers: tuple[LayerRun, ...] = ()
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""
@@ -324,7 +357,12 @@ class Trace:
         return memory(self)
 
     def backward(self) -> Trace:
-        """The trace extended by its backward pass: see :func:`ridgeline.ops.backward.extend`."""
+        """The trace extended by its backward pass: see :func:`ridgeline.ops.backward.extend`.
+
+        Raises InputError for a shard: what its backward pass exchanges is not counted.
+        """
+        if any(part.comm is not None for op in self.ops for part in op.parts):
+            raise InputError("the backward pass of a model that is shared among ranks is not counted yet")
         from ridgeline.ops.backward import extend
 
         return extend(self)
@@ -338,6 +376,7 @@ CLASSES = {
     "add": "elementwise",
     "embed": "embedding",
     "gather": "embedding",
+    "communicate": "communication",
 }
 
 
