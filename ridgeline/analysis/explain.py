@@ -13,9 +13,8 @@ from ridgeline.models import Model, ModelConfig, declare, load_config
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
-from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops
+from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Trace
 from ridgeline.predict import KernelTime, Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 
@@ -74,6 +73,7 @@ class Phase:
     seconds_by_tier: Mapping[str, float]
     basis: Mapping[str, str]
     unmeasured: tuple[str, ...]
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,9 @@ class MemoryUse:
 @dataclass(frozen=True)
 class Explanation:
     """What :func:`explain` found. ``product_format`` is what weights are multiplied in, and ``ridge`` that of
-    such products; ``tier`` is what the times stand on, and ``basis`` names where each part of the device's
-    figures comes from; ``assumptions`` is what a count cannot know or chose."""
+    such products; ``active_parameters`` are those that one token uses; ``tier`` is what the times stand on,
+    and ``basis`` names where each part of the device's figures comes from; ``assumptions`` is what a count
+    cannot know or chose."""
 
     model: str
     parameters: int
@@ -132,6 +133,7 @@ class Explanation:
     tier: str
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
+    active_parameters: int
 
 
 def explain(
@@ -182,7 +184,7 @@ def explain(
         prediction = predict_step(built, device, [span], logits=logits, pairs=shown, tier=chosen, **options)
         trace = trace_step(built, [span], logits=logits, **options)
         by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
-        return _phase(name, span, prediction, trace.memory().activations, by_tier)
+        return _phase(name, span, prediction, trace, by_tier)
 
     if config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
@@ -212,6 +214,7 @@ def explain(
         tier=str(chosen),
         basis={section: source for p in phases for section, source in p.basis.items()},
         assumptions=tuple(_assumptions(built, device, chosen, multiplied, shown, memory, phases)),
+        active_parameters=built.active_parameters(),
     )
 
 
@@ -232,7 +235,7 @@ def _check_window(config: ModelConfig, workload: Workload) -> None:
 
 
 def _phase(
-    name: str, span: Span, prediction: Prediction, activations: Number, by_tier: Mapping[str, float]
+    name: str, span: Span, prediction: Prediction, trace: Trace, by_tier: Mapping[str, float]
 ) -> Phase:
     tokens = span.rows * span.count
     flops, nbytes = prediction.flops, prediction.bytes
@@ -246,13 +249,14 @@ def _phase(
         bytes=nbytes,
         elements=prediction.elements,
         intensity=flops.total / nbytes,
-        activation_bytes=activations,
+        activation_bytes=trace.memory().activations,
         kernels=prediction.kernels,
         seconds_by_class=prediction.by_class(),
         seconds_by_bound=prediction.by_bound(),
         seconds_by_tier=by_tier,
         basis={section: str(provenance) for section, provenance in prediction.basis.items()},
         unmeasured=prediction.unmeasured,
+        assumptions=trace.assumptions,
     )
 
 
@@ -324,6 +328,9 @@ def _assumptions(
         yield "attention counts only the query-key pairs that the mask lets through"
     else:
         yield "operations count the full square of query-key pairs, times only the visible ones"
+    for p in phases:
+        for statement in p.assumptions:
+            yield f"{p.name}: {statement}"
     if multiplied == "int8":
         yield "activations are quantised to int8 on chip and multiplied so with the quantised weights"
     elif any(get_format(w.format).is_quantised for w in model.weights()):

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
+from ridgeline.ops import count_experts
 from ridgeline.ops.formats import product_format
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
     Activation,
@@ -160,6 +162,7 @@ class Count:
         self._values: list[Value] = []
         self._weights: dict[int, tuple[Weight, Value]] = {}
         self._repeat = 1
+        self._assumed: dict[str, None] = {}  # in order, each once
 
     # -- building a pass ---------------------------------------------------------------------
 
@@ -186,7 +189,12 @@ class Count:
 
     def trace(self, output: Value) -> Trace:
         """The finished program, whose result is ``output``."""
-        return Trace(tuple(self._ops), tuple(self._loops), tuple(self._values), self.lowering, output)
+        ops, loops, values = tuple(self._ops), tuple(self._loops), tuple(self._values)
+        return Trace(ops, loops, values, self.lowering, output, assumptions=tuple(self._assumed))
+
+    def assume(self, statement: str) -> None:
+        """Note what the count takes to be so because it cannot know."""
+        self._assumed[statement] = None
 
     # -- the operators -----------------------------------------------------------------------
 
@@ -315,6 +323,12 @@ class Count:
     def _pairs(self, span: Span, mask: Mask) -> Number:
         return span.rows * span.keys if self.pairs is Pairs.SQUARE else visible_pairs(span, mask)
 
+    def route(self, x: Value, router: Router) -> Value:
+        return count_experts.route(self, x, router)
+
+    def experts(self, x: Value, routes: Value, experts: Experts, *, residual: Value | None = None) -> Value:
+        return count_experts.experts(self, x, routes, experts, residual)
+
     def add(self, a: Value, b: Value) -> Value:
         y = self._activation("add", a.shape, a, b)
         work = Flops(vector=y.elements)
@@ -369,8 +383,8 @@ class Count:
     def _weight(self, weight: Weight) -> Value:
         known = self._weights.get(id(weight))
         if known is None:  # the weight is kept beside its value so that its id stays its own
-            shape = weight.stored or weight.shape
-            known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, self.train))
+            shape, wanted = weight.stored or weight.shape, self.train and weight.trained
+            known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, wanted))
             self._weights[id(weight)] = known
         return known[1]
 

@@ -3,6 +3,7 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
+A pass with experts can't be recorded, because its calls depend on what is computed: it is walked through.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ridgeline import kernels
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
-from ridgeline.ops.record import record
+from ridgeline.ops.record import Unrecordable, record
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.replay import Replay
 from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans
@@ -42,7 +43,7 @@ class Cpu(Reference):
         super().__init__(torch.float32, "cpu")
         keep_freed_memory()
         self.attention_format = attention_format
-        self._replays: dict[tuple, tuple[Model, Replay]] = {}
+        self._replays: dict[tuple, tuple[Model, Replay | None]] = {}
 
     # -- whole passes ---------------------------------------------------------------------------------
 
@@ -56,7 +57,10 @@ class Cpu(Reference):
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        return self._replay(model, logits, cache).run(ids, spans, logits, cache, segments)
+        replay = self._replay(model, logits, cache)
+        if replay is None:
+            return super().run(model, ids, spans, logits=logits, cache=cache, segments=segments)
+        return replay.run(ids, spans, logits, cache, segments)
 
     def profile(
         self,
@@ -68,16 +72,27 @@ class Cpu(Reference):
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> list[OpTime]:
-        return self._replay(model, logits, cache).profile(ids, spans, logits, cache, segments)
+        replay = self._replay(model, logits, cache)
+        if replay is None:
+            return super().profile(model, ids, spans, logits=logits, cache=cache, segments=segments)
+        return replay.profile(ids, spans, logits, cache, segments)
 
-    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay:
+    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay | None:
+        """The recorded pass; None of a model whose pass depends on what is computed."""
         all_rows = logits == "all"
         key = (id(model), all_rows, None if cache is None else cache.spec)
         if key not in self._replays:
-            recording = record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
             # The model is kept, so that its id stays its own.
-            self._replays[key] = model, Replay(recording)
+            self._replays[key] = model, self._recorded(model, all_rows, cache)
         return self._replays[key][1]
+
+    def _recorded(self, model: Model, all_rows: bool, cache: NativeCache | None) -> Replay | None:
+        try:
+            return Replay(
+                record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
+            )
+        except Unrecordable:
+            return None
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache:
         return NativeCache(spec, blocks)

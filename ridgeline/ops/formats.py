@@ -66,15 +66,20 @@ PANEL = 32
 
 
 def packed_shape(shape: tuple[int, ...], format: str, gated: bool) -> tuple[int, ...]:
-    """What a weight [out, in] that is packed for the native kernels takes in memory, padding included: whole
-    panels of outputs, those of a gated weight of 16 gates and what they gate, and whole groups of inputs.
+    """What a weight [out, in], or [experts, out, in], that is packed for the native kernels takes in memory,
+    padding included: whole panels of outputs, those of a gated weight of 16 gates and what they gate, and
+    whole groups of inputs.
 
     Left out is the padding of zero points, less than 64 bytes a panel.
     """
-    out, inputs = shape
+    *experts, out, inputs = shape
     found = get_format(format)
     panels = 2 * round_up(out // 2, PANEL // 2) if gated else round_up(out, PANEL)
-    return panels, round_up(inputs, found.group or 32 // found.bits)  # a step holds 4 bytes of every output
+    return (
+        *experts,
+        panels,
+        round_up(inputs, found.group or 32 // found.bits),
+    )  # a step holds 4 bytes of every output
 
 
 def product_format(format: str) -> str:

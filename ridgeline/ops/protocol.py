@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
+
+if TYPE_CHECKING:
+    from ridgeline.ops.mixture import Experts, Router
 
 T = Any  # a tensor of the reading: torch.Tensor, or a counted value
 Layer = TypeVar("Layer", bound="Layered")
@@ -39,8 +42,9 @@ class Weight:
 
     ``name`` is the role without the layer's number (``attention.qkv``), so that a trace, which
     holds identical layers once, and a profile, which meets each of them, can be joined by it.
-    A matrix is ``[out, in]``. ``stored`` is the shape with the padding that it has in memory, if it
-    has any.
+    A matrix is ``[out, in]``, those of experts ``[experts, out, in]``. ``stored`` is the shape with the
+    padding that it has in memory, if it has any. One that is not ``trained`` gets no gradient and is no
+    parameter: a buffer.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Weight:
     format: str
     data: Any = None
     stored: tuple[int, ...] | None = None
+    trained: bool = True
 
     @property
     def numel(self) -> int:
@@ -55,6 +60,10 @@ class Weight:
         for dim in self.shape:
             n *= dim
         return n
+
+    def part(self, number: int) -> Weight:
+        """One expert's matrix, [out, in]."""
+        return Weight(self.name, self.shape[1:], self.format, self.data[number])
 
     @property
     def nbytes(self) -> float:
@@ -259,6 +268,12 @@ class Ops(Protocol):
 
         Without a cache each sequence attends to its own rows. A row that sees no key is 0.
         """
+
+    def route(self, x: T, router: Router) -> T:
+        """Which experts every row takes, and with which weights: what :meth:`experts` is handed."""
+
+    def experts(self, x: T, routes: T, experts: Experts, *, residual: T | None = None) -> T:
+        """residual + sum over a row's experts of weight * down(act(gate x) * (up x)): [rows, width]."""
 
     def add(self, a: T, b: T) -> T: ...
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline.kernels.linear import PackedLinear
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.protocol import (
     Activation,
     Batch,
@@ -26,6 +27,7 @@ from ridgeline.ops.protocol import (
     Wanted,
     Weight,
 )
+from ridgeline.ops.routing import Routes, choose, mix
 from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans, make_batch, rotate, visible
 
 if TYPE_CHECKING:
@@ -160,6 +162,20 @@ class Reference:
         """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] in the cache's dtype
         -> as q."""
         return attention(q.transpose(0, 1), keys.to(self.dtype), values.to(self.dtype), mask, score)
+
+    def route(self, x: torch.Tensor, router: Router) -> Routes:
+        bias = None if router.bias is None else self._data(router.bias)
+        return choose(self.linear(x, router.weight), router, bias)
+
+    def experts(
+        self, x: torch.Tensor, routes: Routes, experts: Experts, *, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        def run(number: int, rows: torch.Tensor) -> torch.Tensor:
+            hidden = self.linear(rows, experts.gate_up.part(number), activation=experts.activation)
+            return self.linear(hidden, experts.down.part(number))
+
+        y = mix(x, routes, run)
+        return y if residual is None else self.add(residual, y)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a + b

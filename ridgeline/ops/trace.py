@@ -120,7 +120,8 @@ class Kernel:
     share what is read of the weights or the cache, from which a measured machine looks up the
     speed of its kernels. ``function`` names what an activation or a norm computes, since its
     derivative depends on it. ``sequences`` are those that attention serves, for readings that
-    compute them one by one.
+    compute them one by one. ``groups`` is the number of weights that are multiplied, each with ``rows``
+    rows of its own: the experts that are touched.
     """
 
     kind: str
@@ -131,6 +132,7 @@ class Kernel:
     rows: Number = 1
     function: str = ""
     sequences: tuple[SequenceWork, ...] = ()
+    groups: Number = 1
 
     @property
     def bytes(self) -> Number:
@@ -160,26 +162,31 @@ class Lowering:
 _EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
 _ATTENTION = frozenset(("attend", part) for part in ("softmax", "values"))
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
+#: A product reads its rows where they are and keeps its hidden values on chip until they are gated.
+_EXPERTS = frozenset(("experts", part) for part in ("matmul", "activation"))
 _BIAS_GRADIENT = frozenset({("linear_backward", "bias")})
 _ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_backward", "rotate"))
 
 #: Every operator is one kernel: what a fused implementation runs. Backward, a linear layer is one
 #: kernel for its activation and one for each product.
-FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRADIENT | _ROTATED_GRADIENT)
+FUSED = Lowering(
+    "fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _EXPERTS | _BIAS_GRADIENT | _ROTATED_GRADIENT
+)
 #: Linear layers keep their epilogue, attention writes its scores to memory.
-NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _BIAS_GRADIENT)
+NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _EXPERTS | _BIAS_GRADIENT)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
-#: The cpu reading: every operator is one kernel.
-CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION, activations="fp32")
+_GATED_EXPERTS = frozenset({("experts", "activation")})
+#: The cpu reading: every operator is one kernel, but for routing and experts, whose products are native.
+CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _GATED_EXPERTS, activations="fp32")
 #: The same, with the scores written to memory.
-CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE, activations="fp32")
+CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE | _GATED_EXPERTS, activations="fp32")
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
 
 #: The parts whose work is a matrix product.
-MATRIX_PARTS = frozenset({"matmul", "scores", "values"})
+MATRIX_PARTS = frozenset({"matmul", "down", "scores", "values"})
 
 
 @dataclass(frozen=True)
@@ -238,6 +245,7 @@ class OpCost:
             lead.compute,
             lead.rows,
             sequences=lead.sequences,
+            groups=lead.groups,
         )
 
 
@@ -270,7 +278,8 @@ class Memory:
 class Trace:
     """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
 
-    A value's id is its index in ``values``.
+    A value's id is its index in ``values``. ``assumptions`` say in a sentence each what the count took to
+    be so because it depends on what is computed.
     """
 
     ops: tuple[OpCost, ...]
@@ -279,6 +288,7 @@ class Trace:
     lowering: Lowering
     output: Value
     forward: Trace | None = None
+    assumptions: tuple[str, ...] = ()
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""
@@ -333,6 +343,8 @@ class Trace:
 CLASSES = {
     "linear": "linear",
     "attend": "attention",
+    "route": "experts",
+    "experts": "experts",
     "norm": "norm",
     "split": "norm",
     "add": "elementwise",

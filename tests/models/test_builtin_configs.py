@@ -51,6 +51,10 @@ PUBLISHED = {
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
     "bert-base": 109_514_298,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
 }
 
 #: Models whose size is published as a round figure only. The documents give the 52B model's
@@ -75,6 +79,8 @@ def twin_of(name):
     transformers = pytest.importorskip("transformers")
     raw = json.loads((BUILTIN / f"{name}.json").read_text())
     config = transformers.AutoConfig.for_model(**raw)
+    # Without data no token can be sent to its experts: their weights are gathered for every token instead.
+    config._experts_implementation = "batched_mm"
     with torch.device("meta"):
         return getattr(transformers, raw["architectures"][0])(config).eval()
 

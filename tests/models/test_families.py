@@ -137,6 +137,38 @@ LLAMAS = {
         },
     ),
 }
+MIXTURES = {
+    "mixtral": ("MixtralForCausalLM", {**LLAMA, "num_local_experts": 6, "num_experts_per_tok": 2}),
+    "mixtral with a window": (
+        "MixtralForCausalLM",
+        {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 9},
+    ),
+    "qwen3-moe": (
+        "Qwen3MoeForCausalLM",
+        {
+            **STRETCHED,
+            "num_experts": 10,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+        },
+    ),
+    "qwen3-moe with ordinary layers and weights that do not add up to 1": (
+        "Qwen3MoeForCausalLM",
+        {
+            **STRETCHED,
+            "num_hidden_layers": 5,
+            "num_experts": 7,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [3],
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 7,
+        },
+    ),
+}
 LEARNED_POSITIONS = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2 untied": (
@@ -149,7 +181,7 @@ LEARNED_POSITIONS = {
         {**OPT, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
 }
-DECODERS = {**LLAMAS, **LEARNED_POSITIONS}
+DECODERS = {**LLAMAS, **MIXTURES, **LEARNED_POSITIONS}
 ENCODERS = {
     "bert": ("BertForMaskedLM", BERT),
     "bert untied": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
@@ -163,6 +195,8 @@ GREEDY = (
     "mistral",
     "qwen2 with windows by layer",
     "qwen3",
+    "mixtral",
+    "qwen3-moe",
     "gpt2 untied",
     "opt untied",
 )

@@ -8,7 +8,7 @@ from ridgeline.ops.protocol import Layered, Span, Weight
 from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 
 LOWERINGS = (FUSED, NAIVE_ATTENTION, UNFUSED, TORCH_CPU)
-FAMILIES = ("llama-3-8b", "qwen3-0.6b", "mistral-7b", "gpt2", "opt-125m", "bert-base")
+FAMILIES = ("llama-3-8b", "qwen3-0.6b", "mistral-7b", "gpt2", "opt-125m", "mixtral-8x7b", "bert-base")
 
 
 class Unrolled(Count):
@@ -37,6 +37,9 @@ def small(family, *, layers=3):
     if config.family not in ("gpt2", "opt", "bert"):
         shape["windows"] = (4 if config.windows[0] >= 0 else -1,) * layers
         shape["rope"] = replace(config.rope, dim=shape["head_dim"])
+    if config.family in ("mixtral", "qwen3_moe"):
+        sparse = (*(True,) * (layers - 1), config.family == "mixtral")
+        shape |= {"experts": 5, "chosen": 2, "expert_intermediate": 24, "sparse": sparse}
     return declare(replace(config, **shape))
 
 
