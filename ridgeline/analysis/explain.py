@@ -302,7 +302,7 @@ def _memory(
     if model.config.is_decoder:
         spec = model.cache_spec(cache_format)
         elements = spec.elements_per_token
-        per_token = get_format(cache_format).nbytes((2 * spec.layers * spec.kv_heads, spec.head_dim))
+        per_token = spec.bytes_per_token
     free = max(device.memory_bytes - weights - activations, 0)
     return MemoryUse(
         weights=weights,

@@ -12,6 +12,7 @@ from typing import Any
 from ridgeline.models.model import Model
 from ridgeline.ops.count import Count
 from ridgeline.ops.formats import packed_shape
+from ridgeline.ops.latent import Latent
 from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.protocol import Layer, Span, Weight
 
@@ -30,6 +31,10 @@ class _Products(Count):
         if known != gated:
             raise ValueError(f"{weight.name} is multiplied with a gate and without, so it can't be packed")
         return super().linear(x, weight, activation=activation, **options)
+
+    def attend_latent(self, q: Any, kv: Any, latent: Latent, **options: Any) -> Any:
+        self.found[id(latent.up)] = (latent.up, False)
+        return super().attend_latent(q, kv, latent, **options)
 
     def route(self, x: Any, router: Router) -> Any:
         self.routers.append(router.weight)

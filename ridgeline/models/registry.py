@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, gpt2, llama, mixtral, opt
+from ridgeline.models import bert, deepseek, gpt2, llama, mixtral, opt
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -36,6 +36,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(llama.read_qwen3, llama.build, ("Qwen3ForCausalLM",)),
     "mixtral": Family(mixtral.read_mixtral, mixtral.build, ("MixtralForCausalLM",)),
     "qwen3_moe": Family(mixtral.read_qwen3_moe, mixtral.build, ("Qwen3MoeForCausalLM",)),
+    "deepseek_v2": Family(deepseek.read_v2, deepseek.build, ("DeepseekV2ForCausalLM",)),
+    "deepseek_v3": Family(deepseek.read_v3, deepseek.build, ("DeepseekV3ForCausalLM",)),
     "gpt2": Family(gpt2.read, gpt2.build, ("GPT2LMHeadModel",)),
     "opt": Family(opt.read, opt.build, ("OPTForCausalLM",)),
     "bert": Family(bert.read, bert.build, bert.ARCHITECTURES),

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ridgeline.errors import InputError
-from ridgeline.ops import backward_experts
+from ridgeline.ops import backward_experts, backward_latent
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.trace import Access, Flops, Kernel, Loop, OpCost, Role, Trace, Value, whole
@@ -312,6 +312,7 @@ def _embed(b: _Backward, op: OpCost) -> None:
 
 _RULES = {
     **backward_experts.RULES,
+    **backward_latent.RULES,
     "linear": _linear,
     "norm": _norms,
     "split": _norms,

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
-from ridgeline.ops import count_experts
+from ridgeline.ops import count_experts, count_latent
 from ridgeline.ops.formats import product_format
+from ridgeline.ops.latent import Latent
 from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
@@ -323,6 +324,20 @@ class Count:
     def _pairs(self, span: Span, mask: Mask) -> Number:
         return span.rows * span.keys if self.pairs is Pairs.SQUARE else visible_pairs(span, mask)
 
+    def attend_latent(
+        self,
+        q: Value,
+        kv: Value,
+        latent: Latent,
+        *,
+        spans: CountedSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: CountedCache | None = None,
+    ) -> Value:
+        return count_latent.attend_latent(self, q, kv, latent, spans, mask, rope, cache)
+
     def route(self, x: Value, router: Router) -> Value:
         return count_experts.route(self, x, router)
 
@@ -388,14 +403,16 @@ class Count:
             self._weights[id(weight)] = known
         return known[1]
 
-    def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, Value]:
-        """One layer's keys and values, as large as the spans' sequences are after this step."""
+    def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, ...]:
+        """One layer's keys and values, or its latents, as large as the spans' sequences are after this
+        step."""
         spec = cache.spec
         tokens = sum(round_up(s.keys, spec.block_size) * s.count for s in spans)
-        shape = (tokens, spec.kv_heads, spec.head_dim)
-        return (
-            self._value("keys", shape, spec.format, Role.CACHE),
-            self._value("values", shape, spec.format, Role.CACHE),
+        names = ("latents",) if spec.is_latent else ("keys", "values")
+        shapes = ((tokens, spec.kv_heads, size) for size in spec.sizes)
+        return tuple(
+            self._value(name, shape, spec.format, Role.CACHE)
+            for name, shape in zip(names, shapes, strict=True)
         )
 
     def _part(self, kind, reads, writes, flops: Flops, rows: Number) -> Kernel:

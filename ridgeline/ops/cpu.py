@@ -3,24 +3,28 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
-A pass with experts can't be recorded, because its calls depend on what is computed: it is walked through.
+A pass with experts or latents can't be recorded: the calls of one depend on what is computed, and the caches
+of the program hold no latents. Such a pass is walked through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
 from ridgeline import kernels
+from ridgeline.ops.attend_latent import expand, known_latents, split
+from ridgeline.ops.latent import Latent
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
 from ridgeline.ops.record import Unrecordable, record
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.replay import Replay
-from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans
+from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans
 from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
@@ -94,8 +98,8 @@ class Cpu(Reference):
         except Unrecordable:
             return None
 
-    def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache:
-        return NativeCache(spec, blocks)
+    def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache | TorchCache:
+        return TorchCache(spec, blocks) if spec.is_latent else NativeCache(spec, blocks)
 
     # -- one operator at a time -----------------------------------------------------------------------
 
@@ -145,6 +149,33 @@ class Cpu(Reference):
         rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (q, k, v))
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         return kernels.attention_varlen(*rounded, starts, starts, **options, out=out).flatten(1)
+
+    def attend_latent(
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        latent: Latent,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: TorchLayerCache | None = None,
+    ) -> torch.Tensor:
+        """Expanded for every sequence: latents are larger than the kernels' heads, and a form that went by the
+        number of rows would make a prompt's bits depend on its chunks."""
+        queries, stored = split(q, kv, latent, spans, rope, self)
+        known = known_latents(stored, spans, cache, torch.float32)
+        ends = torch.tensor([0, *accumulate(map(len, known))])
+        keys, values = expand(torch.cat(known), latent, self)
+        rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (queries, keys, values))
+        options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        out = torch.empty(len(q), latent.heads, latent.value)
+        starts = torch.tensor(spans.starts)
+        return kernels.attention_varlen(*rounded, starts, ends, **options, out=out).flatten(1)
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        return kernels.rotate(x, cos[:, 0].contiguous(), sin[:, 0].contiguous())
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return kernels.add(a, b)

@@ -19,6 +19,7 @@ from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
 
 if TYPE_CHECKING:
+    from ridgeline.ops.latent import Latent
     from ridgeline.ops.mixture import Experts, Router
 
 T = Any  # a tensor of the reading: torch.Tensor, or a counted value
@@ -124,11 +125,13 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding over a head's ``dim`` elements, halves rotated together."""
+    """Rotary position embedding over a head's ``dim`` elements, halves rotated together, or neighbours if
+    ``interleaved``."""
 
     dim: int
     theta: float
     scaling: RopeScaling | None = None
+    interleaved: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,17 +184,39 @@ class Spans(Protocol):
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The shape of a key/value cache: ``layers`` of blocks of ``block_size`` tokens."""
+    """The shape of a key/value cache: ``layers`` of blocks of ``block_size`` tokens.
+
+    ``value_dim`` is the size of a head's values, None that of its keys. At 0 there are none: the cache is one
+    of latents, of which values are made too.
+    """
 
     layers: int
     kv_heads: int
     head_dim: int
     format: str
     block_size: int = BLOCK_TOKENS
+    value_dim: int | None = None
+
+    @property
+    def is_latent(self) -> bool:
+        return self.value_dim == 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements of a head's key and of its value, or of its latent alone."""
+        if self.is_latent:
+            return (self.head_dim,)
+        return self.head_dim, self.head_dim if self.value_dim is None else self.value_dim
 
     @property
     def elements_per_token(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim
+        return self.layers * self.kv_heads * sum(self.sizes)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """As stored: where elements have scales, each head's key and value has one of its own at least."""
+        format = get_format(self.format)
+        return sum(format.nbytes((self.layers * self.kv_heads, size)) for size in self.sizes)
 
 
 class LayerCache(Protocol):
@@ -267,6 +292,25 @@ class Ops(Protocol):
         """Rotates q and k, appends k and v to the cache, attends: [rows, query * dim].
 
         Without a cache each sequence attends to its own rows. A row that sees no key is 0.
+        """
+
+    def attend_latent(
+        self,
+        q: T,
+        kv: T,
+        latent: Latent,
+        *,
+        spans: Spans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: LayerCache | None = None,
+    ) -> T:
+        """Attention to keys and values that are made of latents: [rows, heads * value].
+
+        ``q`` is [rows, heads * (content + rotated)], ``kv`` [rows, rank + rotated]: the latent before its
+        norm and the key that all heads share. Rotates, appends latents and rotated keys to the cache,
+        attends.
         """
 
     def route(self, x: T, router: Router) -> T:

@@ -18,6 +18,7 @@ from ridgeline.errors import InputError
 from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
+from ridgeline.ops.latent import Latent
 from ridgeline.ops.mixture import Router
 from ridgeline.ops.profile import Fold
 from ridgeline.ops.protocol import Activation, Batch, Heads, Layer, Mask, Norm, Rope, Score, Weight
@@ -34,7 +35,8 @@ _ALIGNMENT = 64
 
 
 class Unrecordable(Exception):
-    """Raised for a pass whose kernel calls depend on what is computed, so that no list of them serves."""
+    """Raised for a pass that no list of native calls serves: one whose calls depend on what is computed, or
+    that asks for what the program lacks."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,9 @@ class Record:
     def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
         """How a pass without a cache multiplies its own keys and values; cache number -1."""
         return _native.KvLayout(self._attention_format, k.heads, k.dim, v.dim), -1
+
+    def attend_latent(self, q: Matrix, kv: Matrix, latent: Latent, **options: object) -> Matrix:
+        raise Unrecordable("the native caches hold no latents")
 
     def route(self, x: Matrix, router: Router) -> Matrix:
         raise Unrecordable("which experts a row takes is known only when it is there")

@@ -15,6 +15,7 @@ from functools import reduce
 from math import prod
 
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.latent import Mla
 from ridgeline.ops.numbers import Number, maximum
 
 
@@ -148,19 +149,21 @@ class Lowering:
     """Which kinds of part are merged into the part before them, by the kind of the operator.
 
     ``activations`` is the format that this implementation keeps activations in, None for that of the
-    weights. A reading that executes is measured under the ``name`` of its lowering.
+    weights. ``mla`` is the form in which it runs latent attention, fixed when a pass is counted. A reading
+    that executes is measured under the ``name`` of its lowering.
     """
 
     name: str
     fused: frozenset[tuple[str, str]]
     activations: str | None = None
+    mla: Mla = Mla.AUTO
 
     def merges(self, op_kind: str, part_kind: str) -> bool:
         return (op_kind, part_kind) in self.fused
 
 
 _EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
-_ATTENTION = frozenset(("attend", part) for part in ("softmax", "values"))
+_ATTENTION = frozenset((op, part) for op in ("attend", "attend_latent") for part in ("softmax", "values"))
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
 #: A product reads its rows where they are and keeps its hidden values on chip until they are gated.
 _EXPERTS = frozenset(("experts", part) for part in ("matmul", "activation"))
@@ -178,15 +181,15 @@ NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _EXPERTS | _BIAS_GRADI
 UNFUSED = Lowering("unfused", frozenset())
 _GATED_EXPERTS = frozenset({("experts", "activation")})
 #: The cpu reading: every operator is one kernel, but for routing and experts, whose products are native.
-CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _GATED_EXPERTS, activations="fp32")
+CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _GATED_EXPERTS, "fp32", Mla.EXPANDED)
 #: The same, with the scores written to memory.
-CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE | _GATED_EXPERTS, activations="fp32")
+CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE | _GATED_EXPERTS, "fp32", Mla.EXPANDED)
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
 
 #: The parts whose work is a matrix product.
-MATRIX_PARTS = frozenset({"matmul", "down", "scores", "values"})
+MATRIX_PARTS = frozenset({"matmul", "down", "expand", "absorb", "project", "scores", "values"})
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,7 @@ class Trace:
 CLASSES = {
     "linear": "linear",
     "attend": "attention",
+    "attend_latent": "attention",
     "route": "experts",
     "experts": "experts",
     "norm": "norm",

@@ -372,7 +372,7 @@ def test_generation_keeps_nothing_for_gradients(make):
     try:
         core = generator.start([generator.requests.make([5], max_tokens=3)])
         list(run(core))
-        assert not core.runner.cache.layer(0).keys.requires_grad
+        assert not core.runner.cache.layer(0).stored[0].requires_grad
     finally:
         for weight in weights:
             weight.requires_grad_(False)

@@ -30,8 +30,10 @@ def test_all_matrices_are_multiplied_but_those_that_are_only_looked_up(family):
 def test_every_layers_weights_are_met_once(family):
     model = small(family, layers=3)
     names = [weight.name for weight, _ in products(model)]
-    down = "mlp.experts.down" if family == "mixtral-8x7b" else "mlp.down"
-    assert names.count("attention.qkv") == names.count(down) == 3
+    both = {"mixtral-8x7b": ("attention.qkv", "mlp.experts.down"), "deepseek-v3": ("attention.kv_up", "head")}
+    first, last = both.get(family, ("attention.qkv", "mlp.down"))
+    assert names.count(first) == 3
+    assert names.count(last) == (1 if last == "head" else 3)
     assert len({id(weight) for weight, _ in products(model)}) == len(names)
 
 
