@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ridgeline.analysis.step import activation_format, default_lowering, predict_step, trace_step
@@ -13,6 +13,7 @@ from ridgeline.models import Model, ModelConfig, declare, load_config
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
+from ridgeline.ops.latent import Mla
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Trace
 from ridgeline.predict import KernelTime, Prediction, predict
@@ -111,9 +112,9 @@ class MemoryUse:
 @dataclass(frozen=True)
 class Explanation:
     """What :func:`explain` found. ``product_format`` is what weights are multiplied in, and ``ridge`` that of
-    such products; ``active_parameters`` are those that one token uses; ``tier`` is what the times stand on,
-    and ``basis`` names where each part of the device's figures comes from; ``assumptions`` is what a count
-    cannot know or chose."""
+    such products; ``active_parameters`` are those that one token uses; ``mla`` is the form of latent
+    attention, if it was chosen; ``tier`` is what the times stand on, and ``basis`` names where each part of
+    the device's figures comes from; ``assumptions`` is what a count cannot know or chose."""
 
     model: str
     parameters: int
@@ -134,6 +135,7 @@ class Explanation:
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
     active_parameters: int
+    mla: str | None
 
 
 def explain(
@@ -148,13 +150,16 @@ def explain(
     attention: str = Attention.FUSED,
     pairs: str = Pairs.VISIBLE,
     tier: str | None = None,
+    mla: str | None = None,
 ) -> Explanation:
     """Predict prefill, a decode step and a whole request of ``model`` on the device ``on``.
 
     ``model`` is a built-in name, a folder, or a hub id; ``on`` a device name, a TOML file, or
     ``this``. ``weights`` and ``cache`` are storage formats (``int4-g128``, ``int8``, ...),
     ``attention`` is ``fused`` or ``naive``, ``pairs`` ``visible`` or ``square``. ``tier`` is datasheet,
-    generic, calibrated or measured: by default the best founded that the device has.
+    generic, calibrated or measured: by default the best founded that the device has. ``mla`` is the form of
+    latent attention: ``expanded``, ``absorbed``, or ``auto``, which takes the one of fewer operations. By
+    default it is auto, and on a measured machine expanded, as the native kernels run it.
 
     ``output`` is 128 tokens unless given; an encoder has neither output nor cache.
 
@@ -177,6 +182,10 @@ def explain(
         multiplied = product_format(weights or config.format)
     if _choice("attention", attention, Attention) is Attention.NAIVE:
         lowering = NAIVE[lowering.name]
+    if mla is not None:
+        if not (config.is_decoder and built.cache_spec(cache_format).is_latent):
+            raise InputError(f"{config.name} has no latent attention, so mla is not for it: leave it out")
+        lowering = replace(lowering, mla=_choice("mla", mla, Mla))
     shown = _choice("pairs", pairs, Pairs)
     options = {"cache_format": cache_format, "lowering": lowering}
 
@@ -215,6 +224,7 @@ def explain(
         basis={section: source for p in phases for section, source in p.basis.items()},
         assumptions=tuple(_assumptions(built, device, chosen, multiplied, shown, memory, phases)),
         active_parameters=built.active_parameters(),
+        mla=mla,
     )
 
 

@@ -69,6 +69,7 @@ def attend_latent(
     form = Mla.EXPANDED if count.train else count.lowering.mla
     for run, items in zip((_expanded, _absorbed), _by_form(spans, latent, form), strict=True):
         if items:
+            count.assume(f"latent attention runs {run.__name__.strip('_')}")
             parts += run(count, inputs, latent, items, mask, block, out)
     count._emit("attention", "attend_latent", *parts)
     return out

@@ -162,8 +162,8 @@ class Cpu(Reference):
         rope: Rope | None = None,
         cache: TorchLayerCache | None = None,
     ) -> torch.Tensor:
-        """Expanded for every sequence: latents are larger than the kernels' heads, and a form that went by the
-        number of rows would make a prompt's bits depend on its chunks."""
+        """Expanded for every sequence: latents are larger than the kernels' heads, and with a form that went
+        by the number of rows a prompt's bits would depend on its chunks."""
         queries, stored = split(q, kv, latent, spans, rope, self)
         known = known_latents(stored, spans, cache, torch.float32)
         ends = torch.tensor([0, *accumulate(map(len, known))])

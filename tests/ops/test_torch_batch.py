@@ -16,8 +16,8 @@ TOLERANCE = 1e-5  # of the largest logit
 READINGS = {"reference": Reference(), "torch-cpu": TorchCpu(torch.float32)}
 VOCAB = 61
 LONGEST = 24
-#: One family with RoPE, grouped heads, biases and windows; one with learned positions; one with latents, whose
-#: steps run expanded and absorbed, and with experts.
+#: One family with RoPE, grouped heads, biases and windows; one with learned positions; one with experts and
+#: with latents, whose steps run expanded and absorbed.
 MODELS = {
     "qwen2": (
         "Qwen2ForCausalLM",
