@@ -179,7 +179,7 @@ def explain(
     activations = multiplied = activation_format(built, lowering)
     if lowering.activations is not None:  # the native kernels: they pack weights and multiply in their kind
         pad_products(built)
-        multiplied = product_format(weights or config.format)
+        multiplied = product_format(weights or config.stored_format)
     if _choice("attention", attention, Attention) is Attention.NAIVE:
         lowering = NAIVE[lowering.name]
     if mla is not None:
@@ -207,7 +207,7 @@ def explain(
     return Explanation(
         model=config.name,
         parameters=built.parameter_count(),
-        weight_format=weights or config.format,
+        weight_format=weights or config.stored_format,
         activation_format=activations,
         product_format=multiplied,
         cache_format=cache_format,

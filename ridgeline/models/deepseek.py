@@ -41,7 +41,9 @@ LATENT_EPS = 1e-6
 class DeepseekConfig(ModelConfig):
     """``q_rank`` is the rank of the queries' latent, None where there is none; ``rank``, ``content``,
     ``rotated`` and ``value`` are the sizes of :class:`~ridgeline.ops.latent.Latent`. The first ``dense``
-    layers have no experts. ``shared`` experts take every token. ``scale`` multiplies scores."""
+    layers have no experts. ``shared`` experts take every token. ``scale`` multiplies scores. ``quantised`` is
+    what the matrices are published as, None for ``format``. ``spare_layers`` more in the checkpoint, which
+    predict further ahead, are no part of the model."""
 
     rope: Rope
     eps: float
@@ -65,7 +67,12 @@ class DeepseekConfig(ModelConfig):
     groups: int
     open_groups: int
     group_score: Literal["max", "top2"]
+    quantised: str | None
     spare_layers: int = 0
+
+    @property
+    def stored_format(self) -> str:
+        return self.quantised or self.format
 
 
 @dataclass(frozen=True)
@@ -263,10 +270,32 @@ HARMLESS = (
     *("attention_dropout", "aux_loss_alpha", "ep_size", "num_nextn_predict_layers", "num_mtp_layers"),
     *("output_router_logits", "router_aux_loss_coef", "seq_aux"),
 )
+#: What transformers takes for a field that the config leaves out; null has a meaning of its own.
+V3_ABSENT = {
+    "first_k_dense_replace": 3,
+    "max_position_embeddings": 4096,
+    "moe_intermediate_size": 2048,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "num_nextn_predict_layers": 1,
+    "q_lora_rank": 1536,
+    "routed_scaling_factor": 2.5,
+    "topk_group": 4,
+}
+V2_ABSENT = {
+    "max_position_embeddings": 2048,
+    "moe_intermediate_size": 1407,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "q_lora_rank": 1536,
+    "routed_scaling_factor": 1.0,
+}
 
 
 def read_v3(raw: Mapping[str, Any], name: str) -> DeepseekConfig:
-    fields = Fields(raw, name)
+    fields = Fields({**V3_ABSENT, **raw}, name)
     routing = {
         "scoring": "sigmoid",
         "corrected": True,
@@ -276,11 +305,11 @@ def read_v3(raw: Mapping[str, Any], name: str) -> DeepseekConfig:
     }
     interleaved = fields.take("rope_interleave", bool, True)
     only = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
-    return _read(fields, routing, interleaved, only, shared=1, routed_scale=2.5)
+    return _read(fields, routing, interleaved, only)
 
 
 def read_v2(raw: Mapping[str, Any], name: str) -> DeepseekConfig:
-    fields = Fields(raw, name)
+    fields = Fields({**V2_ABSENT, **raw}, name)
     limited = fields.choice("topk_method", {"greedy": False, "group_limited_greedy": True}, "greedy")
     groups, open_groups = fields.size("n_group", 1), fields.size("topk_group", 1)
     routing = {
@@ -291,7 +320,7 @@ def read_v2(raw: Mapping[str, Any], name: str) -> DeepseekConfig:
         **(_groups(fields, groups, open_groups) if limited else {"groups": 1, "open_groups": 1}),
     }
     only = {"scoring_func": "softmax", "norm_topk_prob": False, "mlp_bias": False}
-    return _read(fields, routing, True, only, shared=2, routed_scale=1.0)
+    return _read(fields, routing, True, only)
 
 
 def _groups(fields: Fields, groups: int, open_groups: int) -> dict[str, int]:
@@ -305,13 +334,10 @@ def _read(
     routing: dict[str, Any],
     interleaved: bool,
     only: dict[str, Any],
-    *,
-    shared: int,
-    routed_scale: float,
 ) -> DeepseekConfig:
-    heads, window = fields.size("num_attention_heads"), fields.size("max_position_embeddings", 2048)
+    heads, window = fields.size("num_attention_heads"), fields.size("max_position_embeddings")
     content, rotated = fields.size("qk_nope_head_dim", 128), fields.size("qk_rope_head_dim", 64)
-    experts = fields.size("n_routed_experts", None) or fields.size("num_local_experts")
+    experts = fields.size("n_routed_experts")
     mixture = mixture_fields(fields, experts, fields.size("num_experts_per_tok"))
     _check_groups(fields, routing, **mixture)
     rope = read_rope(fields, rotated, window)
@@ -341,8 +367,9 @@ def _read(
         value=fields.size("v_head_dim", 128),
         dense=fields.take("first_k_dense_replace", int, 0),
         expert_intermediate=fields.size("moe_intermediate_size"),
-        shared=fields.size("n_shared_experts", shared),
-        routed_scale=fields.take("routed_scaling_factor", float, routed_scale),
+        shared=fields.size("n_shared_experts"),
+        routed_scale=fields.take("routed_scaling_factor", float),
+        quantised=_quantised(fields),
         spare_layers=fields.take("num_nextn_predict_layers", int, 0),
         **mixture,
         **routing,
@@ -352,6 +379,20 @@ def _read(
     defaults = {**only, **derived, "moe_layer_freq": 1, "pretraining_tp": 1, "partial_rotary_factor": 1.0}
     fields.finish(harmless=HARMLESS, defaults=defaults)
     return config
+
+
+def _quantised(fields: Fields) -> str | None:
+    """The storage format that ``quantization_config`` names: blocks of fp8, or none."""
+    raw = fields.take("quantization_config", dict, None)
+    if raw is None:
+        return None
+    inner = Fields(raw, f"{fields.where}: quantization_config")
+    block = inner.take("weight_block_size", list, None)
+    if inner.take("quant_method", str) != "fp8" or block != [128, 128]:
+        raise InputError(f"{inner.where}: only fp8 with a weight_block_size of [128, 128] is supported")
+    # How activations are quantised does not change what is stored.
+    inner.finish(harmless=("activation_scheme", "modules_to_not_convert"), defaults={"fmt": "e4m3"})
+    return "fp8-128x128"
 
 
 def _check_groups(fields: Fields, routing: dict[str, Any], experts: int, chosen: int) -> None:

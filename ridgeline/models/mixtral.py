@@ -130,7 +130,12 @@ def make_experts(
 #: Training's alone: auxiliary losses and noise.
 HARMLESS = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
 #: What transformers takes for a field that the config leaves out.
-MIXTRAL_ABSENT = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5}
+MIXTRAL_ABSENT = {
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+}
 QWEN3_MOE_ABSENT = {"num_key_value_heads": 4, "max_position_embeddings": 32768, "sliding_window": 4096}
 
 
@@ -153,11 +158,12 @@ def read_qwen3_moe(raw: Mapping[str, Any], name: str) -> MixtureConfig:
     def variant(fields: Fields, layers: int) -> dict[str, Any]:
         bias = fields.take("attention_bias", bool, False)
         sliding = fields.take("use_sliding_window", bool, False)
-        window = left_of(fields.size("sliding_window", None)) if sliding else -1
+        window = fields.size("sliding_window", None)
+        windows = (left_of(window) if sliding else -1,) * layers
         stacked = fields.size("num_local_experts", None)  # as transformers 5 calls them
         experts = fields.size("num_experts", stacked or 128)
         return {
-            **variant_fields(qkv_bias=bias, out_bias=bias, head_norms=True, windows=(window,) * layers),
+            **variant_fields(qkv_bias=bias, out_bias=bias, head_norms=True, windows=windows),
             **mixture_fields(fields, experts, fields.size("num_experts_per_tok", 8)),
             "expert_intermediate": fields.size("moe_intermediate_size", 768),
             "normalised": fields.take("norm_topk_prob", bool, False),

@@ -33,6 +33,12 @@ class ModelConfig:
     tied: bool
 
     @property
+    def stored_format(self) -> str:
+        """What the published weights are stored as: ``format``, or the quantised one of those that are
+        multiplied."""
+        return self.format
+
+    @property
     def is_decoder(self) -> bool:
         """Whether it generates, and so keeps a key/value cache."""
         return True

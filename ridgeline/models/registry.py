@@ -102,12 +102,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def declare(config: ModelConfig, format: str | None = None) -> Model:
-    """The model's structure without data, stored as ``format``, the config's by default.
+    """The model's structure without data, stored as ``format``, by default as it is published.
 
     A quantised format is that of all weights that are multiplied, the output head included; what is only
     looked up or added (an embedding of its own, norms, biases) keeps the config's.
     """
-    format = format or config.format
+    format = format or config.stored_format
     if not get_format(format).is_quantised:
         return build(config, Declared(format))
     model = build(config, Declared(config.format))

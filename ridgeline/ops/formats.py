@@ -17,13 +17,14 @@ class Format:
     """A storage format.
 
     ``bits`` are those of one element; ``group`` elements of a row share ``group_bits`` bits of
-    scale and zero point (group 0: the whole row shares them; None: no scales at all).
+    scale and zero point (group 0: the whole row shares them; None: no scales at all). Where several rows
+    share them too, ``group_bits`` is one row's part.
     """
 
     name: str
     bits: int
     group: int | None = None
-    group_bits: int = 0
+    group_bits: float = 0
 
     def nbytes(self, shape: tuple[Number, ...]) -> Number:
         """Bytes of a tensor of this shape; the last dimension is the row that groups divide."""
@@ -48,6 +49,7 @@ FORMATS: dict[str, Format] = {
         Format("bf16", 16),
         Format("fp16", 16),
         Format("fp8", 8, group=0, group_bits=32),
+        Format("fp8-128x128", 8, group=128, group_bits=32 / 128),  # as DeepSeek-V3 is published
         Format("int64", 64),
         Format("int32", 32),
         Format("int8", 8, group=0, group_bits=16),

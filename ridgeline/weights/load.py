@@ -26,6 +26,8 @@ NOT_READ = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
     r"|^cls\.predictions\.bias$"
 )
+#: What the tensors of a layer are called in families that have layers to spare.
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 #: Tensors that repeat another where the embeddings are tied, and the model's field that they repeat.
 TIED_COPIES = {
     "lm_head.weight": "head",
@@ -123,7 +125,7 @@ class CheckpointMaker:
     def refuse_surplus(self, model: Model) -> None:
         """A tensor that the pass never reads means that config and weights do not match."""
         for name in self.checkpoint.names():
-            if name in self.read or NOT_READ.search(name):
+            if name in self.read or NOT_READ.search(name) or self._is_spare(name):
                 continue
             original = getattr(model, TIED_COPIES.get(name, ""), None)
             if original is None or not self.config.tied:
@@ -133,6 +135,12 @@ class CheckpointMaker:
                     "together?"
                 )
             self._expect_copy(name, original)
+
+    def _is_spare(self, name: str) -> bool:
+        """Whether the tensor is one of the layers behind the main model's, which predict further ahead."""
+        layer = LAYER.match(name)
+        spare = getattr(self.config, "spare_layers", 0)
+        return layer is not None and 0 <= int(layer[1]) - self.config.layers < spare
 
     def _expect_copy(self, name: str, original: Weight) -> None:
         info = self.checkpoint.expect(name, original.shape)

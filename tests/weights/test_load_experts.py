@@ -86,3 +86,51 @@ def test_a_folder_of_experts_generates_the_same_tokens_alone_and_in_a_batch(twin
         torch.tensor([prompts[1]]), max_new_tokens=20, do_sample=False, attention_mask=torch.ones(1, 5)
     )
     assert together[1] == expected[0, 5:].tolist()
+
+
+DEEPSEEK = {
+    **{name: value for name, value in MIXTRAL.items() if name != "num_local_experts"},
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 12,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+
+
+def test_layers_that_predict_further_ahead_are_left_out(make_twin, tmp_path):
+    twin = make_twin("DeepseekV3ForCausalLM", **DEEPSEEK)
+    tensors = load_file(twin.folder / "model.safetensors")
+    extra = torch.zeros(3)
+    save_file({**tensors, "model.layers.2.eh_proj.weight": extra}, tmp_path / "model.safetensors")
+    config = load_config(twin.folder)
+    assert config.spare_layers == 1
+    assert load_model(config, tmp_path).parameter_count() == twin.ours.parameter_count()
+    save_file({**tensors, "model.layers.3.eh_proj.weight": extra}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="has no place in a deepseek_v3 model"):
+        load_model(config, tmp_path)
+
+
+def test_the_bias_of_the_choice_is_loaded_and_is_no_parameter(make_twin):
+    twin = make_twin("DeepseekV3ForCausalLM", **DEEPSEEK)
+    bias = twin.ours.layers[1].mlp.router.bias
+    assert torch.equal(bias.data, twin.theirs.model.layers[1].mlp.gate.e_score_correction_bias)
+    assert bias.data.abs().max() > 0
+    assert twin.ours.parameter_count() == sum(p.numel() for p in twin.theirs.parameters())
+
+
+@pytest.mark.parametrize("weights", ["fp16", "bf16", "int8", "int4-g32"])
+def test_a_model_of_latents_and_experts_generates_in_every_format(make_twin, weights):
+    loaded = load(make_twin("DeepseekV3ForCausalLM", **DEEPSEEK).folder, weights=weights)
+    options = {"max_tokens": 6, "stop_ids": ()}
+    together = loaded.generate([[1, 2, 3], [4, 5]], **options)
+    assert [len(result.ids) for result in together] == [6, 6]
+    if weights != "fp16":  # PyTorch's products of one row and of two may round apart
+        assert together[1].ids == loaded.generate([[4, 5]], **options)[0].ids
