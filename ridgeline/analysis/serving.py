@@ -110,7 +110,7 @@ def simulate(
         simulation=found,
         basis={section: str(source) for section, source in sections.items()},
         tier=str(chosen),
-        assumptions=tuple(_assumptions(chosen)),
+        assumptions=tuple(_assumptions(built, chosen)),
     )
 
 
@@ -136,8 +136,10 @@ def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_to
     return int(free / token_bytes)
 
 
-def _assumptions(tier: Tier) -> Iterator[str]:
+def _assumptions(model: Model, tier: Tier) -> Iterator[str]:
     yield "outputs are as long as the requests say, and prompts have no prefix in common"
+    if model.active_parameters() < model.parameter_count():
+        yield "experts are chosen uniformly, whatever other tokens choose"
     if tier is Tier.MEASURED:
         yield "tokens are chosen greedily, and nobody makes text of them"
     else:
