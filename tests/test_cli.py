@@ -8,7 +8,18 @@ import sys
 import pytest
 
 COMMANDS = (
-    *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo", "calibrate"),
+    *(
+        "explain",
+        "simulate",
+        "generate",
+        "measure",
+        "check",
+        "bench",
+        "eval",
+        "validate",
+        "demo",
+        "calibrate",
+    ),
     *("models", "devices"),
 )
 
