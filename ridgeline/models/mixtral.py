@@ -1,6 +1,7 @@
-"""Mixtral and Qwen3-MoE: Llama's block with a mixture of experts in the place of its MLP.
+"""Mixtral, Qwen2-MoE and Qwen3-MoE: Llama's block with a mixture of experts in the place of its MLP.
 
-Qwen3-MoE may keep ordinary MLPs in some layers, as ``decoder_sparse_step`` and ``mlp_only_layers`` say.
+Qwen's may keep ordinary MLPs in some layers, as ``decoder_sparse_step`` and ``mlp_only_layers`` say.
+Qwen2-MoE adds one large expert that every token takes, with a weight of its own: a mixture of one.
 """
 
 from __future__ import annotations
@@ -34,19 +35,27 @@ from ridgeline.ops.protocol import Batch, Ops, T
 class MixtureConfig(LlamaConfig):
     """``sparse`` says of each layer whether it has experts. ``intermediate`` is the width of ordinary MLPs,
     ``expert_intermediate`` that of an expert. ``normalised`` divides the weights of a token's experts by
-    their sum."""
+    their sum. ``shared`` is the width of an expert that every token takes, 0 for none."""
 
     experts: int
     chosen: int
     expert_intermediate: int
     normalised: bool
     sparse: tuple[bool, ...]
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class Mixture:
+    router: Router
+    experts: Experts
 
 
 @dataclass(frozen=True)
 class SparseLayer(AttentionLayer):
-    router: Router
-    experts: Experts
+    """``mixtures`` are added to the same row one after another."""
+
+    mixtures: tuple[Mixture, ...]
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,10 @@ class Mixtral(Llama):
             return decoder_layer(ops, self.config, layer, x, batch)
         x = attention_block(ops, self.config, layer, x, batch)
         h = ops.norm(x, layer.post_norm)
-        routes = ops.route(h, layer.router)
-        return ops.experts(h, routes, layer.experts, residual=x)
+        for mixture in layer.mixtures:
+            routes = ops.route(h, mixture.router)
+            x = ops.experts(h, routes, mixture.experts, residual=x)
+        return x
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,7 @@ class Names:
 
 NAMES = {
     "mixtral": Names("block_sparse_moe", "w1", "w3", "w2"),
+    "qwen2_moe": Names("mlp", "gate_proj", "up_proj", "down_proj"),
     "qwen3_moe": Names("mlp", "gate_proj", "up_proj", "down_proj"),
 }
 
@@ -96,7 +108,36 @@ def _build_layer(config: MixtureConfig, make: WeightMaker, index: int) -> Layer 
     experts = make_experts(
         make, prefix, names, config.experts, config.expert_intermediate, config.width, config.activation
     )
-    return SparseLayer(**attention, router=router, experts=experts)
+    mixtures = (Mixture(router, experts), *_shared(config, make, prefix))
+    return SparseLayer(**attention, mixtures=mixtures)
+
+
+def _shared(config: MixtureConfig, make: WeightMaker, prefix: str) -> tuple[Mixture, ...]:
+    """The expert of every token, as a mixture of one; none where there is none."""
+    if not config.shared:
+        return ()
+    width, inner = config.width, config.shared
+    gate = make.matrix("mlp.shared_router", Source(f"{prefix}.mlp.shared_expert_gate.weight", (1, width)))
+    module = f"{prefix}.mlp.shared_expert"
+
+    def sources(shape: tuple[int, int], *names: str) -> tuple[Source, ...]:
+        return tuple(Source(f"{module}.{name}.weight", shape) for name in names)
+
+    experts = Experts(
+        "mlp.shared",
+        make.experts(
+            "mlp.shared.gate_up",
+            Source(f"{module}.gate_up_proj", (1, 2 * inner, width)),
+            lambda _: sources((inner, width), "gate_proj", "up_proj"),
+        ),
+        make.experts(
+            "mlp.shared.down",
+            Source(f"{module}.stacked_down_proj", (1, width, inner)),
+            lambda _: sources((width, inner), "down_proj"),
+        ),
+        config.activation,
+    )
+    return (Mixture(Router(gate, 1, "sigmoid", normalised=False), experts),)
 
 
 def make_experts(
@@ -136,6 +177,7 @@ MIXTRAL_ABSENT = {
     "rms_norm_eps": 1e-5,
     "rope_theta": 1e6,
 }
+QWEN2_MOE_ABSENT = {"num_key_value_heads": 16, "max_position_embeddings": 32768}
 QWEN3_MOE_ABSENT = {"num_key_value_heads": 4, "max_position_embeddings": 32768, "sliding_window": 4096}
 
 
@@ -172,6 +214,26 @@ def read_qwen3_moe(raw: Mapping[str, Any], name: str) -> MixtureConfig:
 
     harmless = (*HARMLESS, "max_window_layers")  # all layers slide, or none
     return read_variant_of(MixtureConfig, {**QWEN3_MOE_ABSENT, **raw}, name, variant, harmless)
+
+
+def read_qwen2_moe(raw: Mapping[str, Any], name: str) -> MixtureConfig:
+    def variant(fields: Fields, layers: int) -> dict[str, Any]:
+        fields.take("sliding_window", int, None)  # applies only with use_sliding_window, which is refused
+        bias = fields.take("qkv_bias", bool, True)
+        kinds = fields.take("layer_types", list, ["full_attention"] * layers)
+        if kinds != ["full_attention"] * layers:
+            raise InputError(f"{fields.where}: layer_types may only name full_attention, {layers} times")
+        return {
+            **variant_fields(qkv_bias=bias, windows=(-1,) * layers),
+            **mixture_fields(fields, fields.size("num_experts", 60), fields.size("num_experts_per_tok", 4)),
+            "expert_intermediate": fields.size("moe_intermediate_size", 1408),
+            "shared": fields.size("shared_expert_intermediate_size", 5632),
+            "normalised": fields.take("norm_topk_prob", bool, False),
+            "sparse": _sparse(fields, layers),
+        }
+
+    harmless = (*HARMLESS, "max_window_layers")
+    return read_variant_of(MixtureConfig, {**QWEN2_MOE_ABSENT, **raw}, name, variant, harmless)
 
 
 def mixture_fields(fields: Fields, experts: int, chosen: int) -> dict[str, int]:

@@ -35,6 +35,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family(llama.read_qwen2, llama.build, ("Qwen2ForCausalLM",)),
     "qwen3": Family(llama.read_qwen3, llama.build, ("Qwen3ForCausalLM",)),
     "mixtral": Family(mixtral.read_mixtral, mixtral.build, ("MixtralForCausalLM",)),
+    "qwen2_moe": Family(mixtral.read_qwen2_moe, mixtral.build, ("Qwen2MoeForCausalLM",)),
     "qwen3_moe": Family(mixtral.read_qwen3_moe, mixtral.build, ("Qwen3MoeForCausalLM",)),
     "deepseek_v2": Family(deepseek.read_v2, deepseek.build, ("DeepseekV2ForCausalLM",)),
     "deepseek_v3": Family(deepseek.read_v3, deepseek.build, ("DeepseekV3ForCausalLM",)),

@@ -54,7 +54,8 @@ def experts(count: Count, x: Value, routes: Value, experts: Experts, residual: V
 
     (rows, width), chosen = x.shape, routes.shape[1]
     used = touched(experts.number, chosen, rows)
-    count.assume(_statement(experts.number, chosen, used))
+    if chosen < experts.number:
+        count.assume(_statement(experts.number, chosen, used))
     gate_up, down = count._weight(experts.gate_up), count._weight(experts.down)
     taken = rows * chosen
     gathered = count._scratch("gathered", (taken, width), x)

@@ -346,6 +346,8 @@ class Layered:
 def _signature(record: Any) -> Any:
     if isinstance(record, Weight):
         return (record.name, record.shape, record.format, record.stored)
+    if isinstance(record, tuple):
+        return tuple(map(_signature, record))
     fields = getattr(type(record), "__dataclass_fields__", None)
     if fields is None:
         return record

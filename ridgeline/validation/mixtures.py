@@ -17,6 +17,7 @@ from ridgeline.validation.passes import builtin
 
 MISTRAL = "Mistral AI 2023, Mixtral of experts"
 MISTRAL_22B = "Mistral AI 2024, Cheaper, Better, Faster, Stronger"
+QWEN_MOE = "Qwen Team 2024, Qwen1.5-MoE"
 QWEN3 = "Qwen3 model cards"
 V2 = "DeepSeek-AI 2024, arXiv:2405.04434, DeepSeek-V2"
 V3 = "DeepSeek-AI 2024, arXiv:2412.19437, DeepSeek-V3"
@@ -66,6 +67,7 @@ def training_gigaflops(model: str, length: int) -> float:
 _SIZES = (
     (MISTRAL, "announcement", "mixtral-8x7b", "46.7", active, "12.9"),
     (MISTRAL_22B, "announcement", "mixtral-8x22b", "141", active, "39"),
+    (QWEN_MOE, "announcement", "qwen1.5-moe-a2.7b", "14.3", active, "2.7"),
     (QWEN3, "model overview", "qwen3-30b-a3b", "30.5", active, "3.3", "3.4"),
     (QWEN3, "model overview", "qwen3-235b-a22b", "235", active, "22"),
     (V2, "appendix B", "deepseek-v2-lite", "15.7", active_without_embedding, "2.4", "2.5"),

@@ -5,7 +5,7 @@ import pytest
 from ridgeline.models import builtin_names, declare, load_config
 from tests.ops.small_models import small
 
-MIXTURES = ("mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3")
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3")
 
 
 @pytest.mark.parametrize("name", builtin_names())

@@ -149,6 +149,17 @@ MIXTURES = {
         "MixtralForCausalLM",
         {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 9},
     ),
+    "qwen2-moe": (
+        "Qwen2MoeForCausalLM",
+        {
+            **LLAMA,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "decoder_sparse_step": 2,
+        },
+    ),
     "qwen3-moe": (
         "Qwen3MoeForCausalLM",
         {

@@ -25,6 +25,7 @@ MINIMAL = {
     "qwen2": {"model_type": "qwen2", **SHAPE, "num_attention_heads": 32},
     "qwen3": {"model_type": "qwen3", **SHAPE, "num_attention_heads": 32},
     "mixtral": {"model_type": "mixtral", **SHAPE},
+    "qwen2_moe": {"model_type": "qwen2_moe", **SHAPE, "num_attention_heads": 16},
     "qwen3_moe": {"model_type": "qwen3_moe", **SHAPE},
     "deepseek_v2": {"model_type": "deepseek_v2", **SHAPE, "num_experts_per_tok": 6},
     "deepseek_v3": {"model_type": "deepseek_v3", **SHAPE, "num_attention_heads": 128},
@@ -99,8 +100,10 @@ def test_a_field_left_out_has_the_value_that_transformers_gives_it(minimal):
     assert ours.kv_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
     assert ours.window == theirs.max_position_embeddings
     assert ours.tied == theirs.tie_word_embeddings
-    if ours.family in ("mixtral", "qwen3_moe"):
-        assert (ours.experts, ours.chosen) == (theirs.num_local_experts, theirs.num_experts_per_tok)
+    if ours.family in ("mixtral", "qwen2_moe", "qwen3_moe"):
+        experts = getattr(theirs, "num_experts", None) or theirs.num_local_experts
+        assert (ours.experts, ours.chosen) == (experts, theirs.num_experts_per_tok)
+        assert ours.shared == getattr(theirs, "shared_expert_intermediate_size", 0)
         assert ours.expert_intermediate == getattr(theirs, "moe_intermediate_size", theirs.intermediate_size)
         assert ours.normalised == getattr(theirs, "norm_topk_prob", True)
     if ours.family not in ("gpt2", "opt", "bert"):
@@ -458,6 +461,8 @@ def test_which_layers_have_experts():
         ({**MIXTRAL, "num_local_experts": 0}, "num_local_experts"),
         ({**MIXTRAL, "mlp_bias": True}, "mlp_bias"),
         ({**MIXTRAL, "shared_experts": 2}, "shared_experts"),
+        ({**MINIMAL["qwen2_moe"], "use_sliding_window": True}, "use_sliding_window"),
+        ({**MINIMAL["qwen2_moe"], "layer_types": ["sliding_attention"] * 3}, "layer_types"),
         ({**QWEN3_MOE, "mlp_only_layers": [3]}, "mlp_only_layers"),
         ({**QWEN3_MOE, "mlp_only_layers": ["x"]}, "mlp_only_layers"),
         ({**V3, "scoring_func": "softmax"}, "scoring_func"),

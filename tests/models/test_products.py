@@ -40,7 +40,8 @@ def test_every_layers_weights_are_met_once(family):
 def test_the_weights_that_choose_experts_are_never_quantised():
     model = declare(load_config("mixtral-8x7b"), "int4-g128")
     assert {weight.format for weight in routers(model)} == {"bf16"}
-    assert model.layers[0].experts.gate_up.format == model.layers[0].experts.down.format == "int4-g128"
+    experts = model.layers[0].mixtures[0].experts
+    assert experts.gate_up.format == experts.down.format == "int4-g128"
 
 
 def test_an_experts_first_matrix_is_gated():

@@ -42,7 +42,7 @@ def small(family, *, layers=3):
         shape["rope"] = replace(config.rope, dim=shape["head_dim"])
     if config.family.startswith("deepseek"):
         shape |= {"kv_heads": 6, "head_dim": 16, "content": 10, "rotated": 6, "value": 8, "rank": 20}
-        shape |= {"q_rank": config.q_rank and 24, "rope": replace(config.rope, dim=6)}
+        shape |= {"quantised": None, "q_rank": config.q_rank and 24, "rope": replace(config.rope, dim=6)}
         shape |= {"experts": 8, "chosen": 3, "expert_intermediate": 24, "dense": 1}
         shape |= {"groups": min(config.groups, 4), "open_groups": min(config.open_groups, 2)}
         return declare(replace(config, **shape))

@@ -39,16 +39,16 @@ def test_stacked_experts_are_those_that_were_saved_one_by_one(twin, tmp_path):
     for ours, other in zip(twin.ours.weights(), stacked.weights(), strict=True):
         assert (ours.name, ours.shape) == (other.name, other.shape)
         assert torch.equal(ours.data, other.data)
-    packed = load_packed(config, tmp_path, "int8").layers[0].experts
+    packed = load_packed(config, tmp_path, "int8").layers[0].mixtures[0].experts
     for ours, other in zip(
-        load_packed(config, twin.folder, "int8").layers[0].experts.down.data, packed.down.data
+        load_packed(config, twin.folder, "int8").layers[0].mixtures[0].experts.down.data, packed.down.data
     ):
         assert torch.equal(ours.data, other.data)
 
 
 def test_an_experts_gate_comes_before_what_it_gates(twin):
     checkpoint = Checkpoint.open(twin.folder)
-    experts = twin.ours.layers[1].experts
+    experts = twin.ours.layers[1].mixtures[0].experts
     one = "model.layers.1.block_sparse_moe.experts.2"
     parts = [checkpoint.tensor(f"{one}.{name}.weight") for name in ("w1", "w3")]
     assert torch.equal(experts.gate_up.data[2], torch.cat(parts))
@@ -65,14 +65,14 @@ def test_a_missing_expert_is_named(twin, tmp_path):
 
 @pytest.mark.parametrize("format", ["bf16", "int8", "int4-g128"])
 def test_packed_experts_take_the_bytes_that_are_counted(twin, format):
-    experts = random_packed(load_config(twin.folder), format).layers[0].experts
+    experts = random_packed(load_config(twin.folder), format).layers[0].mixtures[0].experts
     for weight in (experts.gate_up, experts.down):
         assert weight.nbytes == sum(one.nbytes for one in weight.data)
         assert len(weight.data) == weight.shape[0] == 3
 
 
 def test_random_experts_differ_from_each_other(twin):
-    data = random_model(load_config(twin.folder)).layers[0].experts.down.data
+    data = random_model(load_config(twin.folder)).layers[0].mixtures[0].experts.down.data
     assert not torch.equal(data[0], data[1])
 
 
