@@ -20,7 +20,7 @@ from ridgeline.hardware.device import Device
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import Model, ModelConfig
 from ridgeline.models.products import pad_products
-from ridgeline.ops.formats import get_format, storage_format
+from ridgeline.ops.formats import storage_format
 from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from ridgeline.predict.tiers import Tier, tier_of
 
@@ -112,13 +112,13 @@ def simulate(
         model=config.name,
         device=device.name,
         device_title=device.title,
-        weight_format=weights or config.format,
+        weight_format=weights or config.stored_format,
         cache_format=cache_format,
         limits=EngineLimits(kv_tokens, batched_tokens, sequences, block_size, headroom),
         simulation=found,
         basis={section: str(source) for section, source in sections.items()},
         tier=str(chosen),
-        assumptions=tuple(_assumptions(chosen)),
+        assumptions=tuple(_assumptions(built, chosen)),
     )
 
 
@@ -135,7 +135,7 @@ def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_to
     rows = min(batched_tokens, model.config.window)
     step = trace_step(model, [Span(rows)], cache_format=cache_format, lowering=default_lowering(device))
     free = MEMORY_SHARE * device.memory_bytes - model.weight_bytes() - step.memory().activations
-    token_bytes = get_format(cache_format).nbytes((model.cache_spec(cache_format).elements_per_token,))
+    token_bytes = model.cache_spec(cache_format).bytes_per_token
     if free < token_bytes:
         raise InputError(
             f"{model.config.name} leaves no room for a cache on {device.name}: choose smaller weights "
@@ -144,8 +144,10 @@ def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_to
     return int(free / token_bytes)
 
 
-def _assumptions(tier: Tier) -> Iterator[str]:
+def _assumptions(model: Model, tier: Tier) -> Iterator[str]:
     yield "outputs are as long as the requests say, and prompts have no prefix in common"
+    if model.active_parameters() < model.parameter_count():
+        yield "experts are chosen uniformly, whatever other tokens choose"
     if tier is Tier.MEASURED:
         yield "tokens are chosen greedily, and nobody makes text of them"
     else:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
+from ridgeline.ops import count_experts, count_latent
 from ridgeline.ops.formats import product_format
+from ridgeline.ops.latent import Latent
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
     Activation,
@@ -165,6 +168,7 @@ class Count:
         self._weights: dict[int, tuple[Weight, Value]] = {}
         self._repeat = 1
         self._layers: list[LayerRun] = []
+        self._assumed: dict[str, None] = {}  # in order, each once
 
     # -- building a pass ---------------------------------------------------------------------
 
@@ -192,7 +196,19 @@ class Count:
     def trace(self, output: Value) -> Trace:
         """The finished program, whose result is ``output``."""
         ops, loops, values = tuple(self._ops), tuple(self._loops), tuple(self._values)
-        return Trace(ops, loops, values, self.lowering, output, layers=tuple(self._layers))
+        return Trace(
+            ops,
+            loops,
+            values,
+            self.lowering,
+            output,
+            layers=tuple(self._layers),
+            assumptions=tuple(self._assumed),
+        )
+
+    def assume(self, statement: str) -> None:
+        """Note what the count takes to be so because it cannot know."""
+        self._assumed[statement] = None
 
     # -- the operators -----------------------------------------------------------------------
 
@@ -332,6 +348,26 @@ class Count:
     def _pairs(self, span: Span, mask: Mask) -> Number:
         return span.rows * span.keys if self.pairs is Pairs.SQUARE else visible_pairs(span, mask)
 
+    def attend_latent(
+        self,
+        q: Value,
+        kv: Value,
+        latent: Latent,
+        *,
+        spans: CountedSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: CountedCache | None = None,
+    ) -> Value:
+        return count_latent.attend_latent(self, q, kv, latent, spans, mask, rope, cache)
+
+    def route(self, x: Value, router: Router) -> Value:
+        return count_experts.route(self, x, router)
+
+    def experts(self, x: Value, routes: Value, experts: Experts, *, residual: Value | None = None) -> Value:
+        return count_experts.experts(self, x, routes, experts, residual)
+
     def add(self, a: Value, b: Value) -> Value:
         y = self._activation("add", a.shape, a, b)
         work = Flops(vector=y.elements)
@@ -387,19 +423,21 @@ class Count:
     def _weight(self, weight: Weight) -> Value:
         known = self._weights.get(id(weight))
         if known is None:  # the weight is kept beside its value so that its id stays its own
-            shape = weight.stored or weight.shape
-            known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, self.train))
+            shape, wanted = weight.stored or weight.shape, self.train and weight.trained
+            known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, wanted))
             self._weights[id(weight)] = known
         return known[1]
 
-    def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, Value]:
-        """One layer's keys and values, as large as the spans' sequences are after this step."""
+    def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, ...]:
+        """One layer's keys and values, or its latents, as large as the spans' sequences are after this
+        step."""
         spec = cache.spec
         tokens = sum(round_up(s.keys, spec.block_size) * s.count for s in spans)
-        shape = (tokens, spec.kv_heads, spec.head_dim)
-        return (
-            self._value("keys", shape, spec.format, Role.CACHE),
-            self._value("values", shape, spec.format, Role.CACHE),
+        names = ("latents",) if spec.is_latent else ("keys", "values")
+        shapes = ((tokens, spec.kv_heads, size) for size in spec.sizes)
+        return tuple(
+            self._value(name, shape, spec.format, Role.CACHE)
+            for name, shape in zip(names, shapes, strict=True)
         )
 
     def _part(self, kind, reads, writes, flops: Flops, rows: Number) -> Kernel:

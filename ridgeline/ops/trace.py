@@ -16,6 +16,7 @@ from math import prod
 
 from ridgeline.errors import InputError
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.latent import Mla
 from ridgeline.ops.numbers import Number, maximum
 
 
@@ -137,7 +138,8 @@ class Kernel:
     share what is read of the weights or the cache, from which a measured machine looks up the
     speed of its kernels. ``function`` names what an activation or a norm computes, since its
     derivative depends on it. ``sequences`` are those that attention serves, for readings that
-    compute them one by one. ``comm`` is what a kernel that communicates exchanges.
+    compute them one by one. ``comm`` is what a kernel that communicates exchanges. ``groups`` is the number
+    of weights that are multiplied, each with ``rows`` rows of its own: the experts that are touched.
     """
 
     kind: str
@@ -149,6 +151,7 @@ class Kernel:
     function: str = ""
     sequences: tuple[SequenceWork, ...] = ()
     comm: Comm | None = None
+    groups: Number = 1
 
     @property
     def bytes(self) -> Number:
@@ -164,40 +167,47 @@ class Lowering:
     """Which kinds of part are merged into the part before them, by the kind of the operator.
 
     ``activations`` is the format that this implementation keeps activations in, None for that of the
-    weights. A reading that executes is measured under the ``name`` of its lowering.
+    weights. ``mla`` is the form in which it runs latent attention, fixed when a pass is counted. A reading
+    that executes is measured under the ``name`` of its lowering.
     """
 
     name: str
     fused: frozenset[tuple[str, str]]
     activations: str | None = None
+    mla: Mla = Mla.AUTO
 
     def merges(self, op_kind: str, part_kind: str) -> bool:
         return (op_kind, part_kind) in self.fused
 
 
 _EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
-_ATTENTION = frozenset(("attend", part) for part in ("softmax", "values"))
+_ATTENTION = frozenset((op, part) for op in ("attend", "attend_latent") for part in ("softmax", "values"))
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
+#: A product reads its rows where they are and keeps its hidden values on chip until they are gated.
+_EXPERTS = frozenset(("experts", part) for part in ("matmul", "activation"))
 _BIAS_GRADIENT = frozenset({("linear_backward", "bias")})
 _ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_backward", "rotate"))
 
 #: Every operator is one kernel: what a fused implementation runs. Backward, a linear layer is one
 #: kernel for its activation and one for each product.
-FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRADIENT | _ROTATED_GRADIENT)
+FUSED = Lowering(
+    "fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _EXPERTS | _BIAS_GRADIENT | _ROTATED_GRADIENT
+)
 #: Linear layers keep their epilogue, attention writes its scores to memory.
-NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _BIAS_GRADIENT)
+NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _EXPERTS | _BIAS_GRADIENT)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
-#: The cpu reading: every operator is one kernel.
-CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION, activations="fp32")
+_GATED_EXPERTS = frozenset({("experts", "activation")})
+#: The cpu reading: every operator is one kernel, but for routing and experts, whose products are native.
+CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _GATED_EXPERTS, "fp32", Mla.EXPANDED)
 #: The same, with the scores written to memory.
-CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE, activations="fp32")
+CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE | _GATED_EXPERTS, "fp32", Mla.EXPANDED)
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
 
 #: The parts whose work is a matrix product.
-MATRIX_PARTS = frozenset({"matmul", "scores", "values"})
+MATRIX_PARTS = frozenset({"matmul", "down", "expand", "absorb", "project", "scores", "values"})
 
 
 @dataclass(frozen=True)
@@ -258,6 +268,7 @@ class OpCost:
             lead.compute,
             lead.rows,
             sequences=lead.sequences,
+            groups=lead.groups,
         )
 
 
@@ -302,7 +313,8 @@ class Trace:
     """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
 
     A value's id is its index in ``values``. ``layers`` are the forward pass's layers in order, alike ones
-    at once.
+    at once. ``assumptions`` say in a sentence each what the count took to be so because it depends on what is
+    computed.
     """
 
     ops: tuple[OpCost, ...]
@@ -312,6 +324,7 @@ class Trace:
     output: Value
     forward: Trace | None = None
     layers: tuple[LayerRun, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""
@@ -371,6 +384,9 @@ class Trace:
 CLASSES = {
     "linear": "linear",
     "attend": "attention",
+    "attend_latent": "attention",
+    "route": "experts",
+    "experts": "experts",
     "norm": "norm",
     "split": "norm",
     "add": "elementwise",

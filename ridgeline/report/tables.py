@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.report.basis import check_command
-from ridgeline.report.units import BOUNDS, count, nbytes, rate, seconds
+from ridgeline.report.units import BOUNDS, count, nbytes, parameters, rate, seconds
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
@@ -49,8 +49,9 @@ def show_explanation(console: Console, found: Explanation, *, elements: bool = F
     """What a model would do on a device: phases, operators, memory, and what it stands on."""
     load = found.workload
     console.print(Text.assemble((found.model, "bold"), " on ", (found.device_title, "bold")))
+    size = parameters(found.parameters, found.active_parameters)
     console.print(
-        f"{count(found.parameters)} parameters in {found.weight_format}, cache in {found.cache_format}; "
+        f"{size} in {found.weight_format}, cache in {found.cache_format}; "
         f"{load.batch} x {load.prompt} prompt tokens, {load.output} new each"
     )
     console.print()
