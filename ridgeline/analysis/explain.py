@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ridgeline.analysis.step import activation_format, default_lowering, predict_step, trace_step
@@ -13,9 +13,9 @@ from ridgeline.models import Model, ModelConfig, declare, load_config
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
-from ridgeline.ops.numbers import Number
+from ridgeline.ops.latent import Mla
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops
+from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Trace
 from ridgeline.predict import KernelTime, Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 
@@ -74,6 +74,7 @@ class Phase:
     seconds_by_tier: Mapping[str, float]
     basis: Mapping[str, str]
     unmeasured: tuple[str, ...]
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ class MemoryUse:
 @dataclass(frozen=True)
 class Explanation:
     """What :func:`explain` found. ``product_format`` is what weights are multiplied in, and ``ridge`` that of
-    such products; ``tier`` is what the times stand on, and ``basis`` names where each part of the device's
-    figures comes from; ``assumptions`` is what a count cannot know or chose."""
+    such products; ``active_parameters`` are those that one token uses; ``mla`` is the form of latent
+    attention, if it was chosen; ``tier`` is what the times stand on, and ``basis`` names where each part of
+    the device's figures comes from; ``assumptions`` is what a count cannot know or chose."""
 
     model: str
     parameters: int
@@ -132,6 +134,8 @@ class Explanation:
     tier: str
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
+    active_parameters: int
+    mla: str | None
 
 
 def explain(
@@ -146,13 +150,16 @@ def explain(
     attention: str = Attention.FUSED,
     pairs: str = Pairs.VISIBLE,
     tier: str | None = None,
+    mla: str | None = None,
 ) -> Explanation:
     """Predict prefill, a decode step and a whole request of ``model`` on the device ``on``.
 
     ``model`` is a built-in name, a folder, or a hub id; ``on`` a device name, a TOML file, or
     ``this``. ``weights`` and ``cache`` are storage formats (``int4-g128``, ``int8``, ...),
     ``attention`` is ``fused`` or ``naive``, ``pairs`` ``visible`` or ``square``. ``tier`` is datasheet,
-    generic, calibrated or measured: by default the best founded that the device has.
+    generic, calibrated or measured: by default the best founded that the device has. ``mla`` is the form of
+    latent attention: ``expanded``, ``absorbed``, or ``auto``, which takes the one of fewer operations. By
+    default it is auto, and on a measured machine expanded, as the native kernels run it.
 
     ``output`` is 128 tokens unless given; an encoder has neither output nor cache.
 
@@ -172,9 +179,13 @@ def explain(
     activations = multiplied = activation_format(built, lowering)
     if lowering.activations is not None:  # the native kernels: they pack weights and multiply in their kind
         pad_products(built)
-        multiplied = product_format(weights or config.format)
+        multiplied = product_format(weights or config.stored_format)
     if _choice("attention", attention, Attention) is Attention.NAIVE:
         lowering = NAIVE[lowering.name]
+    if mla is not None:
+        if not (config.is_decoder and built.cache_spec(cache_format).is_latent):
+            raise InputError(f"{config.name} has no latent attention, so mla is not for it: leave it out")
+        lowering = replace(lowering, mla=_choice("mla", mla, Mla))
     shown = _choice("pairs", pairs, Pairs)
     options = {"cache_format": cache_format, "lowering": lowering}
 
@@ -182,7 +193,7 @@ def explain(
         prediction = predict_step(built, device, [span], logits=logits, pairs=shown, tier=chosen, **options)
         trace = trace_step(built, [span], logits=logits, **options)
         by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
-        return _phase(name, span, prediction, trace.memory().activations, by_tier)
+        return _phase(name, span, prediction, trace, by_tier)
 
     if config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
@@ -196,7 +207,7 @@ def explain(
     return Explanation(
         model=config.name,
         parameters=built.parameter_count(),
-        weight_format=weights or config.format,
+        weight_format=weights or config.stored_format,
         activation_format=activations,
         product_format=multiplied,
         cache_format=cache_format,
@@ -212,6 +223,8 @@ def explain(
         tier=str(chosen),
         basis={section: source for p in phases for section, source in p.basis.items()},
         assumptions=tuple(_assumptions(built, device, chosen, multiplied, shown, memory, phases)),
+        active_parameters=built.active_parameters(),
+        mla=mla,
     )
 
 
@@ -232,7 +245,7 @@ def _check_window(config: ModelConfig, workload: Workload) -> None:
 
 
 def _phase(
-    name: str, span: Span, prediction: Prediction, activations: Number, by_tier: Mapping[str, float]
+    name: str, span: Span, prediction: Prediction, trace: Trace, by_tier: Mapping[str, float]
 ) -> Phase:
     tokens = span.rows * span.count
     flops, nbytes = prediction.flops, prediction.bytes
@@ -246,13 +259,14 @@ def _phase(
         bytes=nbytes,
         elements=prediction.elements,
         intensity=flops.total / nbytes,
-        activation_bytes=activations,
+        activation_bytes=trace.memory().activations,
         kernels=prediction.kernels,
         seconds_by_class=prediction.by_class(),
         seconds_by_bound=prediction.by_bound(),
         seconds_by_tier=by_tier,
         basis={section: str(provenance) for section, provenance in prediction.basis.items()},
         unmeasured=prediction.unmeasured,
+        assumptions=trace.assumptions,
     )
 
 
@@ -298,7 +312,7 @@ def _memory(
     if model.config.is_decoder:
         spec = model.cache_spec(cache_format)
         elements = spec.elements_per_token
-        per_token = get_format(cache_format).nbytes((2 * spec.layers * spec.kv_heads, spec.head_dim))
+        per_token = spec.bytes_per_token
     free = max(device.memory_bytes - weights - activations, 0)
     return MemoryUse(
         weights=weights,
@@ -324,6 +338,9 @@ def _assumptions(
         yield "attention counts only the query-key pairs that the mask lets through"
     else:
         yield "operations count the full square of query-key pairs, times only the visible ones"
+    for p in phases:
+        for statement in p.assumptions:
+            yield f"{p.name}: {statement}"
     if multiplied == "int8":
         yield "activations are quantised to int8 on chip and multiplied so with the quantised weights"
     elif any(get_format(w.format).is_quantised for w in model.weights()):

@@ -73,7 +73,7 @@ def matrix_flops(model: Model, length: int, pairs: Pairs) -> tuple[Number, Numbe
     ops = Count(pairs=pairs)
     trace = ops.trace(model.forward(ops, ops.batch([Span(length)])))
     attention = mlp = 0
-    for op in (op for run in trace.layers for op in trace.ops[run.start : run.stop]):
+    for op in (op for run in trace.runs for op in trace.ops[run.start : run.stop]):
         work = sum(part.flops.matrix for part in op.parts if part.kind in MATRIX_PARTS) * op.repeat
         if _is_attention(op):
             attention += work

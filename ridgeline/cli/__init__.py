@@ -20,6 +20,7 @@ from ridgeline.cli import (  # noqa: F401
     predicting,
     running,
     serving,
+    sharing,
     training,
 )
 from ridgeline.cli.app import app

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ridgeline.errors import InputError
-from ridgeline.ops.backward_rules import RULES
+from ridgeline.ops.backward_rules import RULES, activation
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.recompute import AGAIN, Recompute, copy_of_run, policy_of
@@ -66,7 +66,7 @@ class Backward:
         output = self.forward.output
         self.gradients[output.id] = self.new_like(output, Role.ACTIVATION)
         whole_layers = self.policy is Recompute.FULL
-        runs = self.forward.layers if whole_layers else self.forward.loops
+        runs = self.forward.runs if whole_layers else self.forward.loops
         run_ending = {run.stop: run for run in runs}
         stop = len(self.forward.ops)
         while stop > 0:
@@ -198,7 +198,12 @@ class Backward:
     ) -> None:
         """Append a part that computes as ``like`` does, if anyone wants what it writes."""
         if writes:
-            self.parts.append(Kernel(kind, reads, writes, flops, like.compute, like.rows))
+            part = Kernel(kind, reads, writes, flops, like.compute, like.rows, groups=like.groups)
+            self.parts.append(part)
+
+    def activation(self, part: Kernel) -> None:
+        """Append the gradient of an activation whose result's gradient is there."""
+        activation(self, part, self.gradients[part.writes[0].value.id])
 
 
 def _with_roles_of(values: list[Value], op: OpCost) -> OpCost:

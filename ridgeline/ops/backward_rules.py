@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ridgeline.ops import backward_experts, backward_latent
 from ridgeline.ops.recompute import Recompute, attention_again
 from ridgeline.ops.trace import LSE, Access, Flops, Kernel, OpCost, Role, Value, whole
 
@@ -23,7 +24,7 @@ def _linear(b: Backward, op: OpCost) -> None:
     if "dropout" in parts:
         dy = _dropout(b, parts["dropout"], dy)
     if "activation" in parts:
-        dy = _activation(b, parts["activation"], dy)
+        dy = activation(b, parts["activation"], dy)
     product = parts["matmul"]
     x, weight = product.reads
     b.emit("matmul", (whole(dy), weight), b.gradients_for(x), product.flops, product)
@@ -34,7 +35,7 @@ def _linear(b: Backward, op: OpCost) -> None:
         b.emit("bias", (whole(dy),), sums, Flops(vector=dy.elements), parts["bias"])
 
 
-def _activation(b: Backward, part: Kernel, dy: Value) -> Value:
+def activation(b: Backward, part: Kernel, dy: Value) -> Value:
     (x,), (y,) = part.reads, part.writes
     from_result = part.function in FROM_RESULT
     dx = b.gradient_for(x.value)
@@ -172,6 +173,8 @@ def _loss(b: Backward, op: OpCost) -> None:
 
 
 RULES = {
+    **backward_experts.RULES,
+    **backward_latent.RULES,
     "linear": _linear,
     "norm": _norms,
     "split": _norms,

@@ -10,6 +10,7 @@ from ridgeline.validation import (
     dataflows,
     fast,
     flat,
+    mixtures,
     performance,
     publications,
     serving,
@@ -30,6 +31,7 @@ FIGURES: tuple[Figure, ...] = (
     *dataflows.FIGURES,
     *training.FIGURES,
     *publications.FIGURES,
+    *mixtures.FIGURES,
     *serving.FIGURES,
 )
 

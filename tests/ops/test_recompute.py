@@ -1,5 +1,7 @@
 """Recomputation: PyTorch's count with checkpoints, what is kept, and what stays the same."""
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def flops_with_checkpoints(architecture, fields):
     from torch.utils.flop_counter import FlopCounterMode
 
     model_class = getattr(transformers, architecture)
-    config = model_class.config_class(**fields, attn_implementation="eager")
+    config = model_class.config_class(**fields, attn_implementation="eager", experts_implementation="eager")
     model = model_class(config).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     ids = torch.zeros(SEQUENCES, ROWS, dtype=torch.long)
@@ -42,9 +44,7 @@ def test_full_recomputation_takes_the_matrix_flops_that_pytorch_counts_with_chec
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_recomputation_runs_every_layer_once_more(family, lowering):
     trace = count(small(family), 9, lowering=lowering, train=True)
-    layers = sum(
-        op.flops.matrix * op.repeat for run in trace.layers for op in trace.ops[run.start : run.stop]
-    )
+    layers = sum(op.flops.matrix * op.repeat for run in trace.runs for op in trace.ops[run.start : run.stop])
     extra = trace.backward("full").flops.matrix - trace.backward().flops.matrix
     assert extra == layers > 0
 
@@ -90,8 +90,10 @@ def test_layers_in_a_loop_cost_what_they_cost_one_by_one(family, layers, rows, l
         assert loop.by_class() == flat.by_class()
     else:  # unrolled layers are no layers to the trace
         flat = count(model, rows, reading=OneByOne, lowering=lowering, train=True).backward(policy)
-    assert (loop.flops, loop.bytes, loop.elements) == (flat.flops, flat.bytes, flat.elements)
-    assert loop.memory() == flat.memory()
+    assert loop.flops == flat.flops
+    # The experts that are touched are no whole number.
+    assert (loop.bytes, loop.elements) == pytest.approx((flat.bytes, flat.elements), rel=1e-12)
+    assert asdict(loop.memory()) == pytest.approx(asdict(flat.memory()), rel=1e-12)
 
 
 def test_only_the_layers_inputs_are_kept_in_full():
