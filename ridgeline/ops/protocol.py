@@ -44,11 +44,18 @@ class Shard:
     ``outputs``: some of a matrix's outputs, so that a product's result stays divided among the ranks.
     ``inputs``: some of its inputs, so that products are partial sums, which the ranks add before the
     epilogue. ``vocab``: some rows of a table: looked-up rows are added over the ranks, logits are
-    gathered.
+    gathered. ``experts``: some of the experts; the ranks are those of ``replicas`` replicas, which hand each
+    other the tokens of their experts.
     """
 
-    cut: Literal["outputs", "inputs", "vocab"]
+    cut: Literal["outputs", "inputs", "vocab", "experts"]
     ranks: int
+    replicas: int = 1
+
+    @property
+    def tensor(self) -> int:
+        """The ranks of one replica."""
+        return self.ranks // self.replicas
 
 
 @dataclass(eq=False)
