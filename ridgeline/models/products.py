@@ -12,7 +12,7 @@ from typing import Any
 from ridgeline.models.model import Model
 from ridgeline.ops.count import Count
 from ridgeline.ops.formats import packed_shape
-from ridgeline.ops.protocol import Layer, Span, Weight
+from ridgeline.ops.protocol import Layer, Weight
 
 
 class _Products(Count):
@@ -38,10 +38,7 @@ class _Products(Count):
 def products(model: Model) -> list[tuple[Weight, bool]]:
     """The weights of the linear layers, each once, and whether its first half of outputs gates the second."""
     ops = _Products()
-    cache = None
-    if model.config.is_decoder:
-        cache = ops.alloc_cache(model.cache_spec(model.plain_format), 0)
-    model.forward(ops, ops.batch([Span(1)], logits="all", cache=cache))
+    model.forward(ops, model.smallest_batch(ops))
     return list(ops.found.values())
 
 

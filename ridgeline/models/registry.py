@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, gpt2, llama, opt
+from ridgeline.models import bert, dit, gpt2, latte, llama, opt, pixart, sd3
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -22,7 +22,7 @@ DEMOS = {"demo": _DEMO / "model", "demo-draft": _DEMO / "draft"}
 
 @dataclass(frozen=True)
 class Family:
-    """How a ``model_type`` is read and built."""
+    """How a ``model_type`` of transformers, or a class of diffusers, is read and built."""
 
     read: Callable[[Mapping[str, Any], str], ModelConfig]
     build: Callable[[Any, WeightMaker], Model]
@@ -38,11 +38,23 @@ FAMILIES: dict[str, Family] = {
     "opt": Family(opt.read, opt.build, ("OPTForCausalLM",)),
     "bert": Family(bert.read, bert.build, bert.ARCHITECTURES),
 }
+#: Families whose configs are those of diffusers, which name a class instead of a ``model_type``.
+DIFFUSION: dict[str, Family] = {
+    "dit": Family(dit.read, dit.build, (dit.CLASS,)),
+    "pixart": Family(pixart.read, pixart.build, (pixart.CLASS,)),
+    "sd3": Family(sd3.read, sd3.build, (sd3.CLASS,)),
+    "latte": Family(latte.read, latte.build, (latte.CLASS,)),
+}
+#: What the class that DiT and PixArt once shared is now, by its norm.
+_SHARED_CLASS = "Transformer2DModel"
+_CLASS_OF_NORM = {"ada_norm_zero": dit.CLASS, "ada_norm_single": pixart.CLASS}
 
 
 def read_config(raw: Mapping[str, Any], name: str) -> ModelConfig:
     """A ``config.json``'s contents as a ModelConfig; InputError names what is not supported."""
     kind = raw.get("model_type")
+    if kind is None and "_class_name" in raw:
+        return _read_diffusion(raw, name)
     if kind is None:
         raise InputError(f"{name}: no 'model_type' in the config; is it a Hugging Face config.json?")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
@@ -60,6 +72,17 @@ def read_config(raw: Mapping[str, Any], name: str) -> ModelConfig:
                 f"{name}: architecture {architecture!r} is not supported for {kind}; use {known}"
             )
     return family.read({**raw, "architectures": architectures}, name)
+
+
+def _read_diffusion(raw: Mapping[str, Any], name: str) -> ModelConfig:
+    """The config of a class of diffusers."""
+    given = raw["_class_name"]
+    kind = _CLASS_OF_NORM.get(str(raw.get("norm_type"))) if given == _SHARED_CLASS else given
+    for family in DIFFUSION.values():
+        if kind in family.architectures:
+            return family.read(raw, name)
+    known = ", ".join(c for family in DIFFUSION.values() for c in family.architectures)
+    raise InputError(f"{name}: class {given!r} of diffusers is not supported; supported are: {known}")
 
 
 @cache
@@ -114,4 +137,4 @@ def declare(config: ModelConfig, format: str | None = None) -> Model:
 
 def build(config: ModelConfig, make: WeightMaker) -> Model:
     """The model with the weights that ``make`` supplies."""
-    return FAMILIES[config.family].build(config, make)
+    return {**FAMILIES, **DIFFUSION}[config.family].build(config, make)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
+from ridgeline.ops import count_diffusion
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
@@ -40,6 +41,7 @@ from ridgeline.ops.trace import (
     SequenceWork,
     Trace,
     Value,
+    carried,
     whole,
 )
 
@@ -167,7 +169,7 @@ class Count:
         self, spans: Sequence[Span], *, logits: str = "last", cache: CountedCache | None = None
     ) -> Batch:
         """A step over these spans: logits of each sequence's ``last`` row, or of ``all`` rows."""
-        counted = CountedSpans(tuple(_counted(s) for s in spans))
+        counted = counted_spans(spans)
         ids = self.input("ids", (counted.rows,))
         wanted = None if logits == "all" else self.input("logit_rows", (sum(s.count for s in counted),))
         return Batch(
@@ -198,9 +200,20 @@ class Count:
         self._emit(weight.name, "embed", self._part("embed", reads, (whole(y),), Flops(), rows))
         return y
 
-    def norm(self, x: Value, norm: Norm) -> Value:
-        y = self._activation(norm.weight.name, x.shape, x, self._weight(norm.weight))
-        self._emit(norm.weight.name, "norm", self._norm_part(x, y, norm))
+    def norm(
+        self,
+        x: Value,
+        norm: Norm,
+        *,
+        shift: Value | None = None,
+        scale: Value | None = None,
+        spans: CountedSpans | None = None,
+    ) -> Value:
+        weights = [self._weight(w) for w in (norm.weight, norm.bias) if w is not None]
+        if shift is not None:
+            return count_diffusion.modulated_norm(self, x, norm, shift, scale, weights)
+        y = self._activation(norm.name, x.shape, x, *weights)
+        self._emit(norm.name, "norm", self._norm_part(x, y, norm))
         return y
 
     def linear(
@@ -212,6 +225,8 @@ class Count:
         activation: Activation | None = None,
         residual: Value | None = None,
         name: str | None = None,
+        gate: Value | None = None,
+        spans: CountedSpans | None = None,
     ) -> Value:
         rows, (out, width) = x.shape[0], weight.shape
         matrix = self._weight(weight)
@@ -226,6 +241,8 @@ class Count:
             out = out // 2 if gated else out
             work = Flops(vector=rows * out * (vector + gated), exp=rows * out * exp)
             steps.append(("activation", out, (), work))
+        if gate is not None:
+            steps.append(("gate", out, (gate,), Flops(vector=rows * out)))
         if residual is not None:
             steps.append(("residual", out, (residual,), Flops(vector=rows * out)))
         parts, y = [], x
@@ -329,11 +346,31 @@ class Count:
         self._emit("take_rows", "gather", self._part("gather", reads, (whole(y),), Flops(), rows.shape[0]))
         return y
 
+    def activate(self, x: Value, activation: Activation) -> Value:
+        return count_diffusion.activate(self, x, activation)
+
+    def add_vector(self, x: Value, vector: Weight) -> Value:
+        return count_diffusion.add_vector(self, x, vector)
+
+    def columns(self, x: Value, parts: int) -> tuple[Value, ...]:
+        return count_diffusion.columns(self, x, parts)
+
+    def permute_rows(self, x: Value, order: Value) -> Value:
+        return count_diffusion.permute_rows(self, x, order)
+
+    def join_rows(self, a: Value, b: Value, *, first: CountedSpans, second: CountedSpans) -> Value:
+        return count_diffusion.join_rows(self, a, b)
+
+    def split_rows(self, x: Value, *, first: CountedSpans, second: CountedSpans) -> tuple[Value, Value]:
+        return count_diffusion.split_rows(self, x, first, second)
+
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Value], Value], x: Value) -> Value:
         if self._repeat > 1:
             raise ValueError("a loop inside the body of a loop is not counted")
         runs = runs_of_identical(layers)
-        if self.train and not x.needs_grad:  # the first layer alone has no input gradient
+        if self.train and not all(
+            v.needs_grad for v in carried(x)
+        ):  # the first layer alone has no input gradient
             runs = runs_of_identical(layers[:1]) + runs_of_identical(layers[1:])
         for layer, count in runs:
             start, entry = len(self._ops), x
@@ -341,7 +378,7 @@ class Count:
             x = body(layer, x)
             self._repeat = 1
             if count > 1:
-                self._loops.append(Loop(start, len(self._ops), count, entry, x))
+                self._loops.append(Loop(start, len(self._ops), count, carried(entry), carried(x)))
         return x
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> CountedCache:
@@ -388,14 +425,18 @@ class Count:
         return Kernel(kind, reads, writes, flops, self.activations, rows)
 
     def _norm_part(self, x: Value, y: Value, norm: Norm) -> Kernel:
-        reads = [whole(x), whole(self._weight(norm.weight))]
-        if norm.bias is not None:
-            reads.append(whole(self._weight(norm.bias)))
-        work = Flops(vector=NORM_COST[norm.kind] * x.elements)
+        reads = [whole(x), *(whole(self._weight(w)) for w in (norm.weight, norm.bias) if w is not None)]
+        left_out = (norm.weight is None) + (norm.kind == "layer" and norm.bias is None)
+        work = Flops(vector=(NORM_COST[norm.kind] - left_out) * x.elements)
         return Kernel("norm", tuple(reads), (whole(y),), work, self.activations, x.shape[0], norm.kind)
 
     def _emit(self, name: str, kind: str, *parts: Kernel) -> None:
         self._ops.append(OpCost(name, kind, parts, self._repeat))
+
+
+def counted_spans(spans: Sequence[Span]) -> CountedSpans:
+    """The spans, with numbers that a count works with."""
+    return CountedSpans(tuple(_counted(s) for s in spans))
 
 
 def _counted(span: Span) -> Span:

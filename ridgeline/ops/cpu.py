@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline import kernels
+from ridgeline.errors import InputError
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
@@ -20,6 +21,7 @@ from ridgeline.ops.record import record
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.replay import Replay
 from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans
+from ridgeline.ops.torch_diffusion import add_gated
 from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
@@ -88,10 +90,36 @@ class Cpu(Reference):
         out = torch.empty(len(ids), weight.shape[1])
         return kernels.embed(ids, weight.data, offset=offset, out=out)
 
-    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    def norm(
+        self,
+        x: torch.Tensor,
+        norm: Norm,
+        *,
+        shift: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
+    ) -> torch.Tensor:
+        if shift is not None:
+            return self._modulated(x, norm, shift, 1 + scale, spans)
+        weight = torch.ones(x.shape[-1]) if norm.weight is None else norm.weight.data
         if norm.kind == "rms":
-            return kernels.rms_norm(x, norm.weight.data, norm.eps)
-        return kernels.layer_norm(x, norm.weight.data, norm.bias.data, norm.eps)
+            return kernels.rms_norm(x, weight, norm.eps)
+        return kernels.layer_norm(x, weight, None if norm.bias is None else norm.bias.data, norm.eps)
+
+    def _modulated(
+        self, x: torch.Tensor, norm: Norm, shift: torch.Tensor, factor: torch.Tensor, spans: TorchSpans
+    ) -> torch.Tensor:
+        """A layer norm whose weight and bias are each sequence's own: one kernel a sequence."""
+        if norm.kind != "layer":
+            raise InputError(f"{norm.name}: only layer norms are modulated by the cpu reading")
+        if norm.bias is not None:
+            shift = shift + norm.bias.data * factor
+        if norm.weight is not None:
+            factor = factor * norm.weight.data
+        out = torch.empty_like(x)
+        for i, (_, start, stop) in enumerate(spans.pieces()):
+            kernels.layer_norm(x[start:stop], factor[i], shift[i].contiguous(), norm.eps, out[start:stop])
+        return out
 
     def linear(
         self,
@@ -102,8 +130,13 @@ class Cpu(Reference):
         activation: Activation | None = None,
         residual: torch.Tensor | None = None,
         name: str | None = None,
+        gate: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
     ) -> torch.Tensor:
-        return kernels.linear(x, weight.data, None if bias is None else bias.data, activation, residual)
+        vector = None if bias is None else bias.data
+        if gate is None:
+            return kernels.linear(x, weight.data, vector, activation, residual)
+        return add_gated(residual, kernels.linear(x, weight.data, vector, activation), gate, spans)
 
     def attend(
         self,
@@ -126,10 +159,10 @@ class Cpu(Reference):
             return kernels.attend(q, k, v, cache, sequences, cos=cos, sin=sin, **options).flatten(1)
         if rope is not None:
             q, k = kernels.rotate(q, cos, sin), kernels.rotate(k, cos, sin)
-        starts = torch.tensor(spans.starts)
+        starts, key_starts = torch.tensor(spans.starts), torch.tensor(spans.key_starts)
         rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (q, k, v))
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        return kernels.attention_varlen(*rounded, starts, starts, **options, out=out).flatten(1)
+        return kernels.attention_varlen(*rounded, starts, key_starts, **options, out=out).flatten(1)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return kernels.add(a, b)

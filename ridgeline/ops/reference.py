@@ -26,22 +26,23 @@ from ridgeline.ops.protocol import (
     Wanted,
     Weight,
 )
-from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans, make_batch, rotate, visible
+from ridgeline.ops.torch_batch import (
+    ACTIVATIONS,
+    TorchCache,
+    TorchLayerCache,
+    TorchSpans,
+    make_batch,
+    rotate,
+    visible,
+)
+from ridgeline.ops.torch_diffusion import DiffusionOperators
 
 if TYPE_CHECKING:
     from ridgeline.models.model import Model
     from ridgeline.ops.profile import OpTime
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": torch.nn.functional.silu,
-    "gelu": torch.nn.functional.gelu,
-    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-}
 
-
-class Reference:
+class Reference(DiffusionOperators):
     """The operators in plain PyTorch. ``dtype`` is what everything is computed in."""
 
     def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
@@ -93,13 +94,24 @@ class Reference:
     def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
         return torch.nn.functional.embedding(ids + offset, self._data(weight))
 
-    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
-        weight = self._data(norm.weight)
-        if norm.kind == "rms":
-            return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + norm.eps) * weight
-        centred = x - x.mean(-1, keepdim=True)
-        scaled = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + norm.eps)
-        return scaled * weight + self._data(norm.bias)
+    def norm(
+        self,
+        x: torch.Tensor,
+        norm: Norm,
+        *,
+        shift: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
+    ) -> torch.Tensor:
+        centred = x if norm.kind == "rms" else x - x.mean(-1, keepdim=True)
+        y = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + norm.eps)
+        if norm.weight is not None:
+            y = y * self._data(norm.weight)
+        if norm.bias is not None:
+            y = y + self._data(norm.bias)
+        if shift is not None:
+            y = y * (1 + spans.spread(scale)) + spans.spread(shift)
+        return y
 
     def linear(
         self,
@@ -110,12 +122,16 @@ class Reference:
         activation: Activation | None = None,
         residual: torch.Tensor | None = None,
         name: str | None = None,
+        gate: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
     ) -> torch.Tensor:
         y = x @ self._data(weight).T
         if bias is not None:
             y = y + self._data(bias)
         if activation is not None:
             y = activate(y, activation)
+        if gate is not None:
+            y = spans.spread(gate) * y
         if residual is not None:
             y = residual + y
         return y
@@ -146,9 +162,10 @@ class Reference:
         if cache is not None:
             cache.append(k, v, spans)
         outputs = []
-        for span, start, stop in spans.pieces():
+        for i, (span, start, stop) in enumerate(spans.pieces()):
             if cache is None:
-                keys, values = k[start:stop].transpose(0, 1), v[start:stop].transpose(0, 1)
+                own = slice(*spans.key_starts[i : i + 2])
+                keys, values = k[own].transpose(0, 1), v[own].transpose(0, 1)
             else:
                 keys, values = cache.read(span)
             outputs.append(self.attend_sequence(q[start:stop], keys, values, mask, score))

@@ -157,7 +157,9 @@ class Lowering:
         return (op_kind, part_kind) in self.fused
 
 
-_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
+_NATIVE_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
+_EPILOGUE = _NATIVE_EPILOGUE | {("linear", "gate")}
+_MODULATED_NORM = frozenset({("norm", "modulate")})
 _ATTENTION = frozenset(("attend", part) for part in ("softmax", "values"))
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
 _BIAS_GRADIENT = frozenset({("linear_backward", "bias")})
@@ -165,15 +167,18 @@ _ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_bac
 
 #: Every operator is one kernel: what a fused implementation runs. Backward, a linear layer is one
 #: kernel for its activation and one for each product.
-FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRADIENT | _ROTATED_GRADIENT)
+FUSED = Lowering(
+    "fused",
+    _EPILOGUE | _MODULATED_NORM | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRADIENT | _ROTATED_GRADIENT,
+)
 #: Linear layers keep their epilogue, attention writes its scores to memory.
-NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _BIAS_GRADIENT)
+NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _MODULATED_NORM | _BIAS_GRADIENT)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
-#: The cpu reading: every operator is one kernel.
-CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION, activations="fp32")
+#: The cpu reading: every operator is one kernel, but for a gate, which is multiplied and added in one more.
+CPU = Lowering("cpu", _NATIVE_EPILOGUE | _MODULATED_NORM | _ATTENTION | _CACHED_ATTENTION, activations="fp32")
 #: The same, with the scores written to memory.
-CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE, activations="fp32")
+CPU_NAIVE = Lowering("cpu, naive attention", _NATIVE_EPILOGUE | _MODULATED_NORM, activations="fp32")
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
@@ -230,8 +235,9 @@ class OpCost:
         )
         flops = reduce(Flops.__add__, (p.flops for p in group))
         lead = next((p for p in group if p.kind in MATRIX_PARTS), group[0])
+        whole_op = lead.kind in MATRIX_PARTS or group[0] is self.parts[0]
         return Kernel(
-            self.kind,
+            self.kind if whole_op else lead.kind,  # a gate that is added by itself multiplies no weight
             tuple(reads.values()),
             writes,
             flops,
@@ -243,7 +249,7 @@ class OpCost:
 
 @dataclass(frozen=True)
 class Loop:
-    """Operators ``start`` to ``stop`` run ``count`` times; ``entry`` becomes ``exit`` each time.
+    """Operators ``start`` to ``stop`` run ``count`` times; what ``entry`` holds becomes ``exit`` each time.
 
     A loop of the backward pass ``mirrors`` the forward loop whose iterations it undoes.
     """
@@ -251,9 +257,19 @@ class Loop:
     start: int
     stop: int
     count: int
-    entry: Value
-    exit: Value
+    entry: tuple[Value, ...]
+    exit: tuple[Value, ...]
     mirrors: Loop | None = None
+
+    @property
+    def entries(self) -> set[int]:
+        """The storage of what it enters with."""
+        return {value.storage for value in self.entry}
+
+
+def carried(x: Value | tuple[Value, ...]) -> tuple[Value, ...]:
+    """What layers hand to each other, one value or several, as a tuple."""
+    return x if isinstance(x, tuple) else (x,)
 
 
 @dataclass(frozen=True)
@@ -336,6 +352,9 @@ CLASSES = {
     "norm": "norm",
     "split": "norm",
     "add": "elementwise",
+    "add_vector": "elementwise",
+    "activate": "elementwise",
+    "layout": "layout",
     "embed": "embedding",
     "gather": "embedding",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.models.model import Model, ModelConfig, Source, stacked_shape
+from ridgeline.models.model import Model, ModelConfig, Source, matrix_shape, vector_shape
 from ridgeline.models.registry import build
 from ridgeline.ops.protocol import Weight
 from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE
@@ -23,7 +23,7 @@ DEFAULT_TRUNK_PREFIX = "model."
 #: other tasks than the one that is run, and the bias that an untied BERT leaves unused.
 NOT_READ = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
-    r"|^cls\.predictions\.bias$"
+    r"|^cls\.predictions\.bias$|^pos_embed\.pos_embed$"
 )
 #: Tensors that repeat another where the embeddings are tied, and the model's field that they repeat.
 TIED_COPIES = {
@@ -103,22 +103,23 @@ class CheckpointMaker:
         self.tensors: dict[str, list[str]] = {}
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        return self._weight(name, [self._find(source) for source in sources], transposed)
+        return self._weight(name, [self._find(source) for source in sources], 2, transposed)
 
     def table(self, name: str, source: Source) -> Weight:
         stand_ins = TIED_HEADS if name == "embedding" and self.config.tied else ()
-        return self._weight(name, [self._find(source, stand_ins)])
+        return self._weight(name, [self._find(source, stand_ins)], 2)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return self._weight(name, [self._find(source) for source in sources])
+        return self._weight(name, [self._find(source) for source in sources], 1)
 
     def refuse_surplus(self, model: Model) -> None:
         """A tensor that the pass never reads means that config and weights do not match."""
         for name in self.checkpoint.names():
             if name in self.read or NOT_READ.search(name):
                 continue
-            original = getattr(model, TIED_COPIES.get(name, ""), None)
-            if original is None or not self.config.tied:
+            tied = getattr(model, TIED_COPIES.get(name, ""), None) if self.config.tied else None
+            original = model.copied(name) if tied is None else tied
+            if original is None:
                 raise InputError(
                     f"{self.checkpoint.info(name).file}: tensor '{name}' has no place in a "
                     f"{self.config.family} model with this config; do config.json and the weights belong "
@@ -158,9 +159,12 @@ class CheckpointMaker:
         today = (name, bare, prefix + bare)
         return (*today, *(_old_norm(spelling) for spelling in today))
 
-    def _weight(self, name: str, stored: list[str], transposed: bool = False) -> Weight:
+    def _weight(self, name: str, stored: list[str], dims: int, transposed: bool = False) -> Weight:
+        """The weight of ``dims`` dimensions that the tensors make, one below the other."""
         self.tensors[name] = stored
-        tensors = [self.checkpoint.tensor(n).T if transposed else self.checkpoint.tensor(n) for n in stored]
+        found = (self.checkpoint.tensor(n) for n in stored)
+        flat = [t.flatten(dims - 1) if t.dim() > dims else t for t in found]
+        tensors = [t.T for t in flat] if transposed else flat
         rows = sum(t.shape[0] for t in tensors)
         first, dtype = tensors[0], self.dtype
         if dtype is None:
@@ -198,14 +202,14 @@ class RandomMaker:
         self.progress = progress
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        shape = stacked_shape(sources)
+        shape = matrix_shape(sources)
         return _made(name, self._draw(shape[::-1] if transposed else shape), self.progress)
 
     def table(self, name: str, source: Source) -> Weight:
         return _made(name, self._draw(source.shape), self.progress)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return _made(name, torch.full(stacked_shape(sources), fill, dtype=self.tile.dtype), self.progress)
+        return _made(name, torch.full(vector_shape(sources), fill, dtype=self.tile.dtype), self.progress)
 
     def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
         data = torch.empty(shape, dtype=self.tile.dtype)

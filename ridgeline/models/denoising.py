@@ -1,0 +1,172 @@
+"""What a diffusion Transformer is given at a step: noisy latents in patches, and what conditions them.
+
+Sequences are packed as everywhere: the patches of all images (or videos) one after another, those of a video
+frame by frame, those of a frame row by row. Guidance without a classifier runs every image twice, with its
+condition and without: that is two sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from ridgeline.errors import InputError
+from ridgeline.ops.numbers import Number
+from ridgeline.ops.protocol import Span, Spans, T
+
+if TYPE_CHECKING:
+    from ridgeline.models.diffusion import DiffusionConfig
+    from ridgeline.ops.count import Count
+
+#: Sines and cosines that a timestep is given as, in all these families.
+TIME_FEATURES = 256
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An image in patches; a video has several ``frames`` of them."""
+
+    rows: int
+    columns: int
+    frames: int = 1
+
+    @property
+    def places(self) -> int:
+        """Patches of a frame."""
+        return self.rows * self.columns
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.places
+
+
+@dataclass(frozen=True)
+class Spans3D:
+    """The same rows cut into sequences in different ways, whichever attention they are for.
+
+    ``images``: all patches of an image or video. ``frames``: those of a frame. ``tracks``: those of a place
+    in all frames, where rows are ordered by place. ``text``: the rows of each text. ``cross``: images that
+    read their texts. ``joint``: an image's rows and its text's.
+    """
+
+    images: Spans
+    frames: Spans
+    tracks: Spans
+    text: Spans | None = None
+    cross: Spans | None = None
+    joint: Spans | None = None
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """One step's input.
+
+    - ``patches`` [rows, channels * patch²]: the latents, channel by channel within a patch.
+    - ``positions`` [rows, width]: what is added for a patch's place.
+    - ``times`` [sequences, TIME_FEATURES]: each sequence's timestep, as sines and cosines.
+    - ``labels`` [sequences]: numbers of classes; that after the last means none.
+    - ``text`` [text rows, text width], ``pooled`` [sequences, pooled width]: the prompt, encoded.
+    - ``by_place``, ``by_frame`` [rows]: the orders that bring a video's rows from frame by frame to place by
+      place, and back; ``moments`` [rows, width]: what is added for a row's frame, ordered by place.
+    """
+
+    spans: Spans3D
+    patches: T
+    positions: T
+    times: T
+    labels: T | None = None
+    text: T | None = None
+    pooled: T | None = None
+    by_place: T | None = None
+    by_frame: T | None = None
+    moments: T | None = None
+
+
+def cut(
+    config: DiffusionConfig, grid: Grid, sequences: Number, text: Number, make: Callable[[Span], Spans]
+) -> Spans3D:
+    """The spans of ``sequences`` alike, each of ``grid`` and ``text`` text tokens; ``make`` lays one out."""
+    images = Span(grid.tokens, count=sequences)
+    spans = {
+        "images": images,
+        "frames": Span(grid.places, count=sequences * grid.frames),
+        "tracks": Span(grid.frames, count=sequences * grid.places),
+    }
+    if config.text_width:
+        spans["text"] = Span(text, count=sequences)
+        # All rows see all of the text's: keys - rows are "past", and fewer than none where the text is short.
+        spans["cross"] = Span(grid.tokens, past=text - grid.tokens, count=sequences)
+        spans["joint"] = Span(grid.tokens + text, count=sequences)
+    return Spans3D(**{name: make(span) for name, span in spans.items()})
+
+
+def shapes(config: DiffusionConfig, grid: Grid, sequences: Number, text: Number) -> dict[str, tuple]:
+    """The shape of every tensor of :class:`Denoising` that the model reads."""
+    rows = grid.tokens * sequences
+    found: dict[str, tuple] = {
+        "patches": (rows, config.in_channels * config.patch**2),
+        "positions": (rows, config.width),
+        "times": (sequences, TIME_FEATURES),
+    }
+    if config.classes:
+        found["labels"] = (sequences,)
+    if config.text_width:
+        found["text"] = (text * sequences, config.text_width)
+    if config.pooled_width:
+        found["pooled"] = (sequences, config.pooled_width)
+    if config.frames > 1:
+        found |= {"by_place": (rows,), "by_frame": (rows,)}
+        if grid.frames > 1:
+            found["moments"] = (rows, config.width)
+    return found
+
+
+#: What is looked up by: numbers of classes and of rows.
+INDICES = frozenset({"labels", "by_place", "by_frame"})
+
+
+def count_denoising(
+    ops: Count, config: DiffusionConfig, grid: Grid, sequences: Number = 1, text: Number | None = None
+) -> Denoising:
+    """The input of a counted step; ``sequences`` and ``text`` may be NumPy arrays."""
+    from ridgeline.ops.count import counted_spans
+
+    text = config.text_tokens if text is None else text
+    spans = cut(config, grid, sequences, text, lambda span: counted_spans([span]))
+    given = {
+        name: ops.input(name, shape, "int64" if name in INDICES else ops.activations)
+        for name, shape in shapes(config, grid, sequences, text).items()
+    }
+    return Denoising(spans, **given)
+
+
+def grid_of(
+    config: DiffusionConfig, height: int | None = None, width: int | None = None, frames: int | None = None
+) -> Grid:
+    """The patches of an image of ``height`` x ``width`` pixels, square if one is given, as the model was
+    trained if none is.
+
+    Raises InputError for a size that is no whole number of patches, or beyond what the model takes.
+    """
+    side = config.patch * config.downsampling
+    height = config.sample * config.downsampling if height is None else height
+    width = height if width is None else width
+    frames = config.frames if frames is None else frames
+    for name, value in (("image", height), ("image", width)):
+        if not isinstance(value, int) or value < side or value % side:
+            raise InputError(f"{name} must be a multiple of {side} pixels for {config.name}, not {value}")
+    if not isinstance(frames, int) or frames < 1:
+        raise InputError(f"frames must be a whole number from 1, not {frames}")
+    if frames > 1 and config.frames == 1:
+        raise InputError(f"{config.name} makes images, not videos: leave frames out")
+    grid = Grid(height // side, width // side, frames)
+    if config.most_places and max(grid.rows, grid.columns) > config.most_places:
+        most = config.most_places * side
+        raise InputError(f"{config.name} takes {most} x {most} pixels at most, not {height} x {width}")
+    return grid
+
+
+def given_fields(batch: Denoising) -> Sequence[str]:
+    """The names of the tensors that are there."""
+    return [f.name for f in fields(batch) if f.name != "spans" and getattr(batch, f.name) is not None]

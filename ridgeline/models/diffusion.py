@@ -1,0 +1,287 @@
+"""What diffusion Transformers have in common: modulated blocks, and how time and text become vectors.
+
+A block normalises without weights of its own. What scales and shifts the result, and what gates each
+residual branch, is computed from the timestep and the condition: adaLN-Zero (Peebles and Xie 2023,
+https://arxiv.org/abs/2212.09748). The MLP has two matrices and no gate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ridgeline.models.denoising import TIME_FEATURES, Denoising, Grid, count_denoising
+from ridgeline.models.fields import Fields
+from ridgeline.models.model import Model, ModelConfig, Source, WeightMaker
+from ridgeline.ops.protocol import Activation, Heads, Mask, Norm, Ops, Score, Spans, T, Weight
+
+#: Of the norms that a class of diffusers does not take from its config.
+FIXED_EPS = 1e-6
+#: What every family's MLP is: two matrices.
+ACTIVATIONS = {"gelu-approximate": "gelu_tanh"}
+#: Fields of diffusers' configs that do not touch the forward pass.
+HARMLESS = ("_class_name", "_diffusers_version", "dropout", "norm_num_groups", "upcast_attention", "decay")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(ModelConfig):
+    """The shape of a diffusion Transformer. It has no vocabulary, so ``vocab`` is 0.
+
+    - ``in_channels``, ``out_channels``: of a latent pixel; ``patch``: its pixels that make a token, a side.
+    - ``sample``: the side of the latent images that it was trained on; ``frames`` of them (1: no video).
+    - ``downsampling``: pixels of the image that a latent pixel stands for, a side.
+    - ``classes``: labels; ``text_width``, ``pooled_width``: of an encoded prompt; 0 where there is none.
+    - ``text_tokens``, ``steps``: of a prompt and of a sampler, where nobody says how many.
+    - ``most_places``: the most patches a side that positions reach; 0 is any number.
+    - ``stretch``: what positions are divided by; ``time_shift``: by how much fewer steps than half of
+      ``TIME_FEATURES`` the frequencies of time reach their least.
+    - ``normed_heads``: whether queries and keys are normalised, head by head.
+    """
+
+    in_channels: int
+    out_channels: int
+    patch: int
+    sample: int
+    eps: float
+    activation: str
+    steps: int
+    classes: int = 0
+    text_width: int = 0
+    text_tokens: int = 0
+    pooled_width: int = 0
+    frames: int = 1
+    downsampling: int = 8
+    most_places: int = 0
+    stretch: float = 1.0
+    normed_heads: bool = False
+    time_shift: int = 0
+
+    @property
+    def is_decoder(self) -> bool:
+        return False
+
+    @property
+    def is_diffusion(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class DiffusionModel(Model):
+    """Base of the families: a pass over a :class:`~ridgeline.models.denoising.Denoising`, which yields what
+    is predicted of every patch, [rows, patch² * out_channels]."""
+
+    config: DiffusionConfig
+
+    def smallest_batch(self, ops: Any) -> Denoising:
+        return count_denoising(ops, self.config, Grid(1, 1, min(self.config.frames, 2)), 1, 1)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A matrix with its bias."""
+
+    weight: Weight
+    bias: Weight
+
+
+@dataclass(frozen=True)
+class TwoLayers:
+    """A multilayer perceptron of two matrices."""
+
+    up: Dense
+    down: Dense
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """Attention over a sequence's own rows: queries, keys and values from one matrix."""
+
+    qkv: Dense
+    heads: Heads
+    out: Dense
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """Attention over a text's rows."""
+
+    query: Dense
+    keys: Dense
+    heads: Heads
+    out: Dense
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a stream of rows goes through: attention and an MLP, each normalised, modulated and gated."""
+
+    norm: Norm
+    attention: SelfAttention
+    mlp_norm: Norm
+    mlp: TwoLayers
+
+
+def dense(ops: Ops, x: T, layer: Dense, **options: Any) -> T:
+    return ops.linear(x, layer.weight, bias=layer.bias, **options)
+
+
+def two_layers(ops: Ops, x: T, layers: TwoLayers, activation: Activation, **options: Any) -> T:
+    return dense(ops, dense(ops, x, layers.up, activation=activation), layers.down, **options)
+
+
+def project(ops: Ops, x: T, attention: SelfAttention) -> tuple[T, T, T]:
+    """Queries, keys and values: [rows, heads, dim] each."""
+    return ops.split_heads(dense(ops, x, attention.qkv), attention.heads)
+
+
+def attend(ops: Ops, q: T, k: T, v: T, spans: Spans, heads: Heads) -> T:
+    """Every row sees every key of its sequence: nothing is causal, and there is no cache."""
+    return ops.attend(q, k, v, spans=spans, mask=Mask(causal=False), score=Score(heads.dim**-0.5))
+
+
+def cross_attend(ops: Ops, x: T, text: T, layer: CrossAttention, spans: Spans) -> T:
+    """x + attention of its rows over the text's; neither normalised nor gated (PixArt-alpha)."""
+    q, _, _ = ops.split_heads(dense(ops, x, layer.query), _queries(layer.heads))
+    _, k, v = ops.split_heads(dense(ops, text, layer.keys), _keys(layer.heads))
+    return dense(ops, attend(ops, q, k, v, spans, layer.heads), layer.out, residual=x)
+
+
+def attention_branch(
+    ops: Ops, x: T, block: Block, modulation: tuple[T, ...], images: Spans, over: Spans
+) -> T:
+    """x + gate * attention of the modulated rows, ``over`` these sequences."""
+    shift, scale, gate = modulation[:3]
+    h = ops.norm(x, block.norm, shift=shift, scale=scale, spans=images)
+    q, k, v = project(ops, h, block.attention)
+    a = attend(ops, q, k, v, over, block.attention.heads)
+    return dense(ops, a, block.attention.out, residual=x, gate=gate, spans=images)
+
+
+def mlp_branch(
+    ops: Ops, x: T, block: Block, modulation: tuple[T, ...], images: Spans, activation: Activation
+) -> T:
+    """x + gate * MLP of the modulated rows."""
+    shift, scale, gate = modulation[3:]
+    h = ops.norm(x, block.mlp_norm, shift=shift, scale=scale, spans=images)
+    return two_layers(ops, h, block.mlp, activation, residual=x, gate=gate, spans=images)
+
+
+def _queries(heads: Heads) -> Heads:
+    return Heads(heads.query, 0, heads.dim)
+
+
+def _keys(heads: Heads) -> Heads:
+    return Heads(0, heads.kv, heads.dim)
+
+
+# -- weights ------------------------------------------------------------------------------------------
+
+
+def make_dense(make: WeightMaker, name: str, rows: int, columns: int, *modules: str) -> Dense:
+    """A matrix and its bias, those of several modules one below the other."""
+    each = rows // len(modules)
+    return Dense(
+        make.matrix(name, *(Source(f"{m}.weight", (each, columns)) for m in modules)),
+        make.vector(f"{name}_bias", *(Source(f"{m}.bias", (each,)) for m in modules), fill=0.0),
+    )
+
+
+def make_patches(make: WeightMaker, config: DiffusionConfig) -> Dense:
+    """The convolution whose stride is its kernel: a matrix over the numbers of a patch."""
+    kernel = (config.width, config.in_channels, config.patch, config.patch)
+    return Dense(
+        make.matrix("patches", Source("pos_embed.proj.weight", kernel)),
+        make.vector("patches_bias", Source("pos_embed.proj.bias", (config.width,)), fill=0.0),
+    )
+
+
+def make_embedder(make: WeightMaker, name: str, source: str, inputs: int, width: int) -> TwoLayers:
+    """Two layers that make a vector of features, such as a timestep's."""
+    return TwoLayers(
+        make_dense(make, f"{name}.up", width, inputs, f"{source}.linear_1"),
+        make_dense(make, f"{name}.down", width, width, f"{source}.linear_2"),
+    )
+
+
+def make_time(make: WeightMaker, source: str, width: int) -> TwoLayers:
+    return make_embedder(make, "time", f"{source}.timestep_embedder", TIME_FEATURES, width)
+
+
+def make_attention(
+    make: WeightMaker,
+    config: DiffusionConfig,
+    name: str,
+    query: str,
+    key: str,
+    value: str,
+    out: str,
+    norms: tuple[str, str] | None = None,
+) -> SelfAttention:
+    """Attention from the modules that its projections are; ``norms`` are those of queries and keys."""
+    width = config.width
+    return SelfAttention(
+        make_dense(make, f"{name}.qkv", 3 * width, width, query, key, value),
+        make_heads(make, config, name, norms),
+        make_dense(make, f"{name}.out", width, width, out),
+    )
+
+
+def make_heads(
+    make: WeightMaker, config: DiffusionConfig, name: str, norms: tuple[str, str] | None = None
+) -> Heads:
+    heads = (config.heads, config.heads, config.head_dim)
+    if norms is None:
+        return Heads(*heads)
+    shape = (config.head_dim,)
+    made = (
+        make.vector(f"{name}.{which}_norm", Source(f"{source}.weight", shape), fill=1.0)
+        for which, source in zip(("query", "key"), norms, strict=True)
+    )
+    return Heads(*heads, *(Norm("rms", weight, FIXED_EPS) for weight in made))
+
+
+def make_mlp(make: WeightMaker, config: DiffusionConfig, name: str, source: str) -> TwoLayers:
+    return TwoLayers(
+        make_dense(make, f"{name}.up", config.intermediate, config.width, f"{source}.net.0.proj"),
+        make_dense(make, f"{name}.down", config.width, config.intermediate, f"{source}.net.2"),
+    )
+
+
+def bare_norm(name: str, eps: float) -> Norm:
+    """A layer norm without weights: what modulates it has them."""
+    return Norm("layer", None, eps, role=name)
+
+
+# -- config -------------------------------------------------------------------------------------------
+
+
+def read_fields(raw: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> Fields:
+    """The fields of a config of diffusers, those that it leaves out at the defaults of the class."""
+    return Fields({**defaults, **{k: v for k, v in raw.items() if v is not None}}, name)
+
+
+def common(fields: Fields, name: str, family: str, architecture: str) -> dict[str, Any]:
+    """What all families read alike."""
+    heads, head_dim = fields.size("num_attention_heads"), fields.size("attention_head_dim")
+    width, patch, sample = heads * head_dim, fields.size("patch_size"), fields.size("sample_size")
+    channels = fields.size("in_channels")
+    return {
+        "name": name,
+        "family": family,
+        "architecture": architecture,
+        "format": fields.format(),
+        "vocab": 0,
+        "width": width,
+        "layers": fields.layers("num_layers"),
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": head_dim,
+        "intermediate": 4 * width,
+        "window": (sample // patch) ** 2,
+        "tied": False,
+        "in_channels": channels,
+        "out_channels": fields.size("out_channels", channels),
+        "patch": patch,
+        "sample": sample,
+    }

@@ -1,0 +1,138 @@
+"""A denoising step's input as tensors, and images as patches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ridgeline.models.denoising import TIME_FEATURES, Denoising, Grid, cut
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.torch_batch import TorchSpans
+
+if TYPE_CHECKING:
+    from ridgeline.models.diffusion import DiffusionConfig
+
+#: The longest period of the sines of time and place.
+LONGEST = 10_000
+#: Timesteps of these models' noise go to here.
+TRAINED_STEPS = 1000
+
+
+def patchify(latents: torch.Tensor, patch: int) -> torch.Tensor:
+    """Latents [sequences, channels, frames, height, width] as rows of patches, a frame after the other:
+    [rows, channels * patch²], channel by channel within a patch."""
+    n, channels, frames, height, width = latents.shape
+    cut_up = latents.reshape(n, channels, frames, height // patch, patch, width // patch, patch)
+    return cut_up.permute(0, 2, 3, 5, 1, 4, 6).reshape(-1, channels * patch * patch)
+
+
+def unpatchify(patches: torch.Tensor, grid: Grid, patch: int) -> torch.Tensor:
+    """What a model predicts of each patch, [rows, patch² * channels], channels last, as latents
+    [sequences, channels, frames, height, width]."""
+    cut_up = patches.view(
+        -1, grid.frames, grid.rows, grid.columns, patch, patch, patches.shape[1] // patch**2
+    )
+    latents = cut_up.permute(0, 6, 1, 2, 4, 3, 5)
+    return latents.reshape(*latents.shape[:3], grid.rows * patch, grid.columns * patch)
+
+
+def denoising(
+    config: DiffusionConfig,
+    grid: Grid,
+    latents: torch.Tensor,
+    times: torch.Tensor,
+    *,
+    labels: torch.Tensor | None = None,
+    text: torch.Tensor | None = None,
+    pooled: torch.Tensor | None = None,
+) -> Denoising:
+    """The input of a step.
+
+    - ``latents``: [sequences, channels, frames, height, width]; ``times``: [sequences], of 0 to 1000.
+    - ``labels``: [sequences]; ``text``: [sequences, tokens, text width]; ``pooled``: [sequences, its width].
+    """
+    dtype, sequences = latents.dtype, len(latents)
+    tokens = 0 if text is None else text.shape[1]
+    spans = cut(config, grid, sequences, tokens, _laid_out)
+    batch = Denoising(
+        spans,
+        patchify(latents, config.patch),
+        positions(config, grid).to(dtype).repeat(sequences * grid.frames, 1),
+        time_features(times, config.time_shift).to(dtype),
+        labels,
+        None if text is None else text.flatten(0, 1),
+        pooled,
+    )
+    if config.frames == 1:
+        return batch
+    order = torch.arange(grid.tokens * sequences).view(sequences, grid.frames, grid.places)
+    by_place = order.transpose(1, 2).flatten()
+    moments = None
+    if grid.frames > 1:
+        rows = sines(torch.arange(grid.frames), config.width)
+        moments = rows.to(dtype).repeat(sequences * grid.places, 1)
+    return replace(batch, by_place=by_place, by_frame=by_place.argsort(), moments=moments)
+
+
+def random_denoising(
+    config: DiffusionConfig, grid: Grid, sequences: int, text: int, dtype: torch.dtype, seed: int = 0
+) -> Denoising:
+    """A step of noise: same seed, same step."""
+    generator = torch.Generator().manual_seed(seed)
+    side = config.patch
+    size = (sequences, config.in_channels, grid.frames, grid.rows * side, grid.columns * side)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    given = {}
+    if config.classes:
+        given["labels"] = torch.randint(config.classes + 1, (sequences,), generator=generator)
+    if config.text_width:
+        given["text"] = noise(sequences, text, config.text_width)
+    if config.pooled_width:
+        given["pooled"] = noise(sequences, config.pooled_width)
+    times = torch.rand(sequences, generator=generator) * TRAINED_STEPS
+    return denoising(config, grid, noise(*size), times, **given)
+
+
+def _laid_out(span: Span) -> TorchSpans:
+    return TorchSpans((replace(span, count=1),) * span.count, torch.device("cpu"))
+
+
+def positions(config: DiffusionConfig, grid: Grid) -> torch.Tensor:
+    """What is added for each place of a frame, [places, width]: sines of its column in the first half of the
+    columns, of its row in the second (float64).
+
+    Places are measured on the grid that the model was trained on, so that a larger image lies closer; a model
+    with a table of positions up to ``most_places`` a side takes the middle of it.
+    """
+    trained = config.sample // config.patch
+
+    def along(n: int) -> torch.Tensor:
+        whole = config.most_places or n
+        first = (whole - n) // 2
+        return torch.arange(first, first + n, dtype=torch.float64) / (whole / trained) / config.stretch
+
+    column, row = (sines(along(n), config.width // 2) for n in (grid.columns, grid.rows))
+    both = (column.repeat(grid.rows, 1), row.repeat_interleave(grid.columns, 0))
+    return torch.cat(both, dim=1)
+
+
+def sines(places: torch.Tensor, width: int) -> torch.Tensor:
+    """Sines, then cosines of ``places`` [n] at falling frequencies: [n, width], float64."""
+    half = width // 2
+    frequency = LONGEST ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = places.double()[:, None] * frequency
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def time_features(times: torch.Tensor, shift: int) -> torch.Tensor:
+    """Cosines, then sines of each timestep: [sequences, TIME_FEATURES], float64."""
+    half = TIME_FEATURES // 2
+    exponents = torch.arange(half, dtype=torch.float64) / (half - shift)
+    angles = times.double()[:, None] * torch.exp(-math.log(LONGEST) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
