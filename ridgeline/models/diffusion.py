@@ -73,6 +73,10 @@ class DiffusionModel(Model):
 
     config: DiffusionConfig
 
+    def context(self, grid: Grid, text: int) -> int:
+        """The most keys that a row sees at once."""
+        return max(grid.tokens, text)
+
     def smallest_batch(self, ops: Any) -> Denoising:
         return count_denoising(ops, self.config, Grid(1, 1, min(self.config.frames, 2)), 1, 1)
 
@@ -97,6 +101,7 @@ class TwoLayers:
 class SelfAttention:
     """Attention over a sequence's own rows: queries, keys and values from one matrix."""
 
+    name: str
     qkv: Dense
     heads: Heads
     out: Dense
@@ -135,16 +140,18 @@ def project(ops: Ops, x: T, attention: SelfAttention) -> tuple[T, T, T]:
     return ops.split_heads(dense(ops, x, attention.qkv), attention.heads)
 
 
-def attend(ops: Ops, q: T, k: T, v: T, spans: Spans, heads: Heads) -> T:
+def attend(ops: Ops, q: T, k: T, v: T, spans: Spans, heads: Heads, name: str) -> T:
     """Every row sees every key of its sequence: nothing is causal, and there is no cache."""
-    return ops.attend(q, k, v, spans=spans, mask=Mask(causal=False), score=Score(heads.dim**-0.5))
+    score = Score(heads.dim**-0.5)
+    return ops.attend(q, k, v, spans=spans, mask=Mask(causal=False), score=score, name=name)
 
 
 def cross_attend(ops: Ops, x: T, text: T, layer: CrossAttention, spans: Spans) -> T:
     """x + attention of its rows over the text's; neither normalised nor gated (PixArt-alpha)."""
     q, _, _ = ops.split_heads(dense(ops, x, layer.query), _queries(layer.heads))
     _, k, v = ops.split_heads(dense(ops, text, layer.keys), _keys(layer.heads))
-    return dense(ops, attend(ops, q, k, v, spans, layer.heads), layer.out, residual=x)
+    a = attend(ops, q, k, v, spans, layer.heads, "cross")
+    return dense(ops, a, layer.out, residual=x)
 
 
 def attention_branch(
@@ -154,7 +161,7 @@ def attention_branch(
     shift, scale, gate = modulation[:3]
     h = ops.norm(x, block.norm, shift=shift, scale=scale, spans=images)
     q, k, v = project(ops, h, block.attention)
-    a = attend(ops, q, k, v, over, block.attention.heads)
+    a = attend(ops, q, k, v, over, block.attention.heads, block.attention.name)
     return dense(ops, a, block.attention.out, residual=x, gate=gate, spans=images)
 
 
@@ -221,6 +228,7 @@ def make_attention(
     """Attention from the modules that its projections are; ``norms`` are those of queries and keys."""
     width = config.width
     return SelfAttention(
+        name,
         make_dense(make, f"{name}.qkv", 3 * width, width, query, key, value),
         make_heads(make, config, name, norms),
         make_dense(make, f"{name}.out", width, width, out),

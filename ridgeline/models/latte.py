@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ridgeline.models.denoising import Denoising
+from ridgeline.models.denoising import Denoising, Grid
 from ridgeline.models.diffusion import (
     HARMLESS,
     DiffusionConfig,
@@ -54,6 +54,9 @@ class Layer(Layered):
 class Latte(DiffusionModel):
     trunk: Trunk
     layers: tuple[Layer, ...]
+
+    def context(self, grid: Grid, text: int) -> int:
+        return max(grid.places, grid.frames, text)
 
     def forward(self, ops: Ops, batch: Denoising) -> T:
         spans, activation = batch.spans, self.config.activation

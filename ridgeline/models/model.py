@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ridgeline.errors import InputError
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, Span, T, Weight
 
@@ -45,6 +46,15 @@ class ModelConfig:
     def is_diffusion(self) -> bool:
         """Whether it denoises latents, and so knows no tokens."""
         return False
+
+
+def refuse_diffusion(config: ModelConfig) -> None:
+    """Raises InputError for a model that has no tokens to be asked about."""
+    if config.is_diffusion:
+        raise InputError(
+            f"{config.name} is a diffusion Transformer: it denoises images and knows no prompts or tokens; "
+            "explain and check take it, with --image"
+        )
 
 
 @dataclass(frozen=True)

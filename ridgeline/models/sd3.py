@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models.denoising import Denoising
+from ridgeline.models.denoising import Denoising, Grid
 from ridgeline.models.diffusion import (
     FIXED_EPS,
     HARMLESS,
@@ -95,6 +95,9 @@ class MMDiT(DiffusionModel):
     final_norm: Norm
     head: Dense
 
+    def context(self, grid: Grid, text: int) -> int:
+        return grid.tokens + text
+
     def forward(self, ops: Ops, batch: Denoising) -> T:
         images = batch.spans.images
         x = dense(ops, batch.patches, self.patches, residual=batch.positions)
@@ -129,7 +132,7 @@ class MMDiT(DiffusionModel):
             h = ops.norm(text, other.block.norm, shift=of_text[0], scale=of_text[1], spans=spans.text)
             theirs = project(ops, h, other.block.attention)
         q, k, v = (ops.join_rows(a, b, **parts) for a, b in zip(own, theirs, strict=True))
-        attended = attend(ops, q, k, v, spans.joint, image.block.attention.heads)
+        attended = attend(ops, q, k, v, spans.joint, image.block.attention.heads, "joint")
         a, b = ops.split_rows(attended, **parts)
         x = dense(ops, a, image.block.attention.out, residual=x, gate=modulation[2], spans=spans.images)
         x = mlp_branch(ops, x, image.block, modulation, spans.images, activation)

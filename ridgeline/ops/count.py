@@ -284,6 +284,7 @@ class Count:
         score: Score,
         rope: Rope | None = None,
         cache: CountedCache | None = None,
+        name: str = "attention",
     ) -> Value:
         rows, heads, dim = q.shape
         kv_heads, kv_width = k.shape[1], k.shape[1] * k.shape[2]
@@ -309,7 +310,7 @@ class Count:
         rows_a_span = reduce(maximum, (s.rows for s in spans), 0)
         scores = self._scratch("scores", (heads, square), q, k)
         weights = self._scratch("weights", (heads, square), scores)
-        out = self._activation("attention", (rows, heads * dim), weights, v)
+        out = self._activation(name, (rows, heads * dim), weights, v)
         product = Flops(matrix=2 * pairs * heads * dim)
         from_cache = 0 if cache is None else Access(k, kv_width).bytes + Access(v, kv_width).bytes
         shape = (heads, kv_heads, dim)
@@ -326,7 +327,7 @@ class Count:
             self._part("softmax", (whole(scores),), (whole(weights),), soft, rows_a_span),
             replace(weighting, compute=self.attention),
         ]
-        self._emit("attention", "attend", *parts)
+        self._emit(name, "attend", *parts)
         return out
 
     def _pairs(self, span: Span, mask: Mask) -> Number:

@@ -7,7 +7,8 @@ is one kernel: a linear layer with its bias, activation and residual, attention 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,8 +27,21 @@ from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
     from ridgeline.kernels import KVCache
+    from ridgeline.models.denoising import Denoising
     from ridgeline.models.model import Model
     from ridgeline.ops.profile import OpTime
+
+
+@contextmanager
+def _one_pool() -> Iterator[None]:
+    """Inside, PyTorch computes with one thread: workers of its pool would wait, spinning, on the cores that
+    the kernels' pool needs next."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Cpu(Reference):
@@ -80,6 +94,14 @@ class Cpu(Reference):
             # The model is kept, so that its id stays its own.
             self._replays[key] = model, Replay(recording)
         return self._replays[key][1]
+
+    def denoise(self, model: Model, batch: Denoising) -> torch.Tensor:
+        with _one_pool():
+            return super().denoise(model, batch)
+
+    def profile_denoising(self, model: Model, batch: Denoising) -> list[OpTime]:
+        with _one_pool():
+            return super().profile_denoising(model, batch)
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache:
         return NativeCache(spec, blocks)
@@ -149,6 +171,7 @@ class Cpu(Reference):
         score: Score,
         rope: Rope | None = None,
         cache: KVCache | None = None,
+        name: str = "attention",
     ) -> torch.Tensor:
         cos = sin = None
         if rope is not None:

@@ -19,7 +19,7 @@ _NAMES: dict[str, Callable[..., str]] = {
     "norm": lambda x, norm, **_: norm.name,
     "linear": lambda x, weight, name=None, **_: name or weight.name,
     "split_heads": lambda *_: "split_heads",
-    "attend": lambda *_, **__: "attention",
+    "attend": lambda *_, name="attention", **__: name,
     "add": lambda *_: "add",
     "take_rows": lambda *_: "take_rows",
     "activate": lambda x, activation: activation,

@@ -276,10 +276,12 @@ class Ops(Protocol):
         score: Score,
         rope: Rope | None = None,
         cache: LayerCache | None = None,
+        name: str = "attention",
     ) -> T:
         """Rotates q and k, appends k and v to the cache, attends: [rows, query * dim].
 
-        Without a cache each sequence attends to its own rows. A row that sees no key is 0.
+        Without a cache each sequence attends to its ``keys`` rows of k and v: its own, or another's in
+        cross-attention. A row that sees no key is 0. ``name`` is the operator's in traces.
         """
 
     def add(self, a: T, b: T) -> T: ...

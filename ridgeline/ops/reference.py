@@ -38,6 +38,7 @@ from ridgeline.ops.torch_batch import (
 from ridgeline.ops.torch_diffusion import DiffusionOperators
 
 if TYPE_CHECKING:
+    from ridgeline.models.denoising import Denoising
     from ridgeline.models.model import Model
     from ridgeline.ops.profile import OpTime
 
@@ -89,6 +90,18 @@ class Reference(DiffusionOperators):
 
         profile = Profile(self)
         model.forward(profile, self.batch(ids, spans, logits=logits, cache=cache, segments=segments))
+        return profile.take()
+
+    def denoise(self, model: Model, batch: Denoising) -> torch.Tensor:
+        """What the diffusion Transformer ``model`` predicts of every patch: [rows, patch² * channels]."""
+        return model.forward(self, batch)
+
+    def profile_denoising(self, model: Model, batch: Denoising) -> list[OpTime]:
+        """As :meth:`denoise`, for the seconds of each operator's calls."""
+        from ridgeline.ops.profile import Profile
+
+        profile = Profile(self)
+        model.forward(profile, batch)
         return profile.take()
 
     def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
@@ -155,6 +168,7 @@ class Reference(DiffusionOperators):
         score: Score,
         rope: Rope | None = None,
         cache: TorchLayerCache | None = None,
+        name: str = "attention",
     ) -> torch.Tensor:
         if rope is not None:
             cos, sin = spans.rotation(rope, self.dtype)
