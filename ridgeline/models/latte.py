@@ -35,8 +35,19 @@ from ridgeline.models.pixart import (
 from ridgeline.ops.protocol import Layered, Ops, T
 
 CLASS = "LatteTransformer3DModel"
-#: What the class takes where a config says nothing; what is not here has no default that could be computed.
-DEFAULTS = {"num_attention_heads": 16, "attention_head_dim": 88, "sample_size": 64, "video_length": 16}
+#: What the class takes where a config says nothing, some of which is then refused.
+DEFAULTS = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 88,
+    "num_layers": 1,
+    "sample_size": 64,
+    "video_length": 16,
+    "norm_eps": 1e-5,
+    "activation_fn": "geglu",
+    "norm_type": "layer_norm",
+    "norm_elementwise_affine": True,
+    "attention_bias": False,
+}
 #: Steps of diffusers' pipeline.
 STEPS = 50
 

@@ -133,9 +133,12 @@ class CheckpointMaker:
         # A few rows at a time, since a conversion takes memory.
         copy, tied = (self.checkpoint.tensor(n).split(64) for n in (name, *self.tensors[original.name]))
         if not all(torch.equal(a.to(dtype), b.to(dtype)) for a, b in zip(copy, tied)):
+            way_out = "set tie_word_embeddings to false if it is meant to"
+            if name not in TIED_COPIES:
+                way_out = "a model whose copies differ is not supported"
+            first = self.tensors[original.name][0]
             raise InputError(
-                f"{info.file}: tensor '{name}' differs from the one that config.json ties it to; "
-                "set tie_word_embeddings to false if it is meant to"
+                f"{info.file}: tensor '{name}' differs from '{first}', which it repeats; {way_out}"
             )
 
     def _find(self, source: Source, stand_ins: tuple[str, ...] = ()) -> str:
