@@ -243,6 +243,7 @@ class OpCost:
             flops,
             lead.compute,
             lead.rows,
+            lead.function,
             sequences=lead.sequences,
         )
 
