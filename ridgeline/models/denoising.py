@@ -8,7 +8,7 @@ condition and without: that is two sequences.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ridgeline.errors import InputError
@@ -18,9 +18,6 @@ from ridgeline.ops.protocol import Span, Spans, T
 if TYPE_CHECKING:
     from ridgeline.models.diffusion import DiffusionConfig
     from ridgeline.ops.count import Count
-
-#: Sines and cosines that a timestep is given as, in all these families.
-TIME_FEATURES = 256
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Spans3D:
 
     ``images``: all patches of an image or video. ``frames``: those of a frame. ``tracks``: those of a place
     in all frames, where rows are ordered by place. ``text``: the rows of each text. ``cross``: images that
-    read their texts. ``joint``: an image's rows and its text's.
+    read their texts. ``joint``: an image's rows and its text's; ``segments``: those two apart, in turn.
     """
 
     images: Spans
@@ -56,6 +53,7 @@ class Spans3D:
     text: Spans | None = None
     cross: Spans | None = None
     joint: Spans | None = None
+    segments: Spans | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Denoising:
 
     - ``patches`` [rows, channels * patch²]: the latents, channel by channel within a patch.
     - ``positions`` [rows, width]: what is added for a patch's place.
-    - ``times`` [sequences, TIME_FEATURES]: each sequence's timestep, as sines and cosines.
+    - ``times`` [sequences, time features]: each sequence's timestep, as sines and cosines.
     - ``labels`` [sequences]: numbers of classes; that after the last means none.
     - ``text`` [text rows, text width], ``pooled`` [sequences, pooled width]: the prompt, encoded.
     - ``by_place``, ``by_frame`` [rows]: the orders that bring a video's rows from frame by frame to place by
@@ -84,21 +82,27 @@ class Denoising:
 
 
 def cut(
-    config: DiffusionConfig, grid: Grid, sequences: Number, text: Number, make: Callable[[Span], Spans]
+    config: DiffusionConfig,
+    grid: Grid,
+    sequences: Number,
+    text: Number,
+    make: Callable[[Sequence[Span], Number], Spans],
 ) -> Spans3D:
-    """The spans of ``sequences`` alike, each of ``grid`` and ``text`` text tokens; ``make`` lays one out."""
-    images = Span(grid.tokens, count=sequences)
+    """The spans of ``sequences`` alike, each of ``grid`` and ``text`` text tokens; ``make`` lays out some
+    spans, one after another, that many times."""
+    images = Span(grid.tokens)
     spans = {
-        "images": images,
-        "frames": Span(grid.places, count=sequences * grid.frames),
-        "tracks": Span(grid.frames, count=sequences * grid.places),
+        "images": make([images], sequences),
+        "frames": make([Span(grid.places)], sequences * grid.frames),
+        "tracks": make([Span(grid.frames)], sequences * grid.places),
     }
     if config.text_width:
-        spans["text"] = Span(text, count=sequences)
+        spans["text"] = make([Span(text)], sequences)
         # All rows see all of the text's: keys - rows are "past", and fewer than none where the text is short.
-        spans["cross"] = Span(grid.tokens, past=text - grid.tokens, count=sequences)
-        spans["joint"] = Span(grid.tokens + text, count=sequences)
-    return Spans3D(**{name: make(span) for name, span in spans.items()})
+        spans["cross"] = make([Span(grid.tokens, past=text - grid.tokens)], sequences)
+        spans["joint"] = make([Span(grid.tokens + text)], sequences)
+        spans["segments"] = make([images, Span(text)], sequences)
+    return Spans3D(**spans)
 
 
 def shapes(config: DiffusionConfig, grid: Grid, sequences: Number, text: Number) -> dict[str, tuple]:
@@ -107,7 +111,7 @@ def shapes(config: DiffusionConfig, grid: Grid, sequences: Number, text: Number)
     found: dict[str, tuple] = {
         "patches": (rows, config.in_channels * config.patch**2),
         "positions": (rows, config.width),
-        "times": (sequences, TIME_FEATURES),
+        "times": (sequences, config.time_features),
     }
     if config.classes:
         found["labels"] = (sequences,)
@@ -115,7 +119,7 @@ def shapes(config: DiffusionConfig, grid: Grid, sequences: Number, text: Number)
         found["text"] = (text * sequences, config.text_width)
     if config.pooled_width:
         found["pooled"] = (sequences, config.pooled_width)
-    if config.frames > 1:
+    if config.has_tracks:
         found |= {"by_place": (rows,), "by_frame": (rows,)}
         if grid.frames > 1:
             found["moments"] = (rows, config.width)
@@ -133,7 +137,9 @@ def count_denoising(
     from ridgeline.ops.count import counted_spans
 
     text = config.text_tokens if text is None else text
-    spans = cut(config, grid, sequences, text, lambda span: counted_spans([span]))
+    spans = cut(
+        config, grid, sequences, text, lambda spans, n: counted_spans([replace(s, count=n) for s in spans])
+    )
     given = {
         name: ops.input(name, shape, "int64" if name in INDICES else ops.activations)
         for name, shape in shapes(config, grid, sequences, text).items()
@@ -150,7 +156,8 @@ def grid_of(
     Raises InputError for a size that is no whole number of patches, or beyond what the model takes.
     """
     side = config.patch * config.downsampling
-    height = config.sample * config.downsampling if height is None else height
+    if height is None:
+        height, width = (side * config.downsampling for side in (config.sample, config.sample_columns))
     width = height if width is None else width
     frames = config.frames if frames is None else frames
     for name, value in (("image", height), ("image", width)):
@@ -160,13 +167,10 @@ def grid_of(
         raise InputError(f"frames must be a whole number from 1, not {frames}")
     if frames > 1 and config.frames == 1:
         raise InputError(f"{config.name} makes images, not videos: leave frames out")
-    grid = Grid(height // side, width // side, frames)
+    if (frames - 1) % config.frame_stride:
+        raise InputError(f"frames must be 1 more than a multiple of {config.frame_stride}, not {frames}")
+    grid = Grid(height // side, width // side, (frames - 1) // config.frame_stride + 1)
     if config.most_places and max(grid.rows, grid.columns) > config.most_places:
         most = config.most_places * side
         raise InputError(f"{config.name} takes {most} x {most} pixels at most, not {height} x {width}")
     return grid
-
-
-def given_fields(batch: Denoising) -> Sequence[str]:
-    """The names of the tensors that are there."""
-    return [f.name for f in fields(batch) if f.name != "spans" and getattr(batch, f.name) is not None]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ridgeline.models.denoising import TIME_FEATURES, Denoising, Grid, count_denoising
+from ridgeline.models.denoising import Denoising, Grid, count_denoising
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import Model, ModelConfig, Source, WeightMaker
 from ridgeline.ops.protocol import Activation, Heads, Mask, Norm, Ops, Score, Spans, T, Weight
@@ -34,9 +34,14 @@ class DiffusionConfig(ModelConfig):
     - ``classes``: labels; ``text_width``, ``pooled_width``: of an encoded prompt; 0 where there is none.
     - ``text_tokens``, ``steps``: of a prompt and of a sampler, where nobody says how many.
     - ``most_places``: the most patches a side that positions reach; 0 is any number.
-    - ``stretch``: what positions are divided by; ``time_shift``: by how much fewer steps than half of
-      ``TIME_FEATURES`` the frequencies of time reach their least.
+    - ``stretch``: what positions are divided by.
     - ``normed_heads``: whether queries and keys are normalised, head by head.
+    - ``time_features``: sines and cosines that a timestep is given as; ``time_shift``: in how many steps
+      fewer than half of them their frequencies reach the least.
+    - ``sample_columns``: where latents are wider than high; ``frame_stride``: frames of a video that one of
+      its latent frames stands for, but for the first, which stands for itself.
+    - ``has_tracks``: whether there is attention within a place, over all frames.
+    - ``channels_first``: whether a patch is predicted channel by channel, and not pixel by pixel.
     """
 
     in_channels: int
@@ -55,7 +60,12 @@ class DiffusionConfig(ModelConfig):
     most_places: int = 0
     stretch: float = 1.0
     normed_heads: bool = False
+    time_features: int = 256
     time_shift: int = 0
+    sample_columns: int = 0
+    frame_stride: int = 1
+    has_tracks: bool = False
+    channels_first: bool = False
 
     @property
     def is_decoder(self) -> bool:
@@ -155,10 +165,11 @@ def cross_attend(ops: Ops, x: T, text: T, layer: CrossAttention, spans: Spans) -
 
 
 def attention_branch(
-    ops: Ops, x: T, block: Block, modulation: tuple[T, ...], images: Spans, over: Spans
+    ops: Ops, x: T, block: Block, modulation: tuple[T, T, T], images: Spans, over: Spans
 ) -> T:
-    """x + gate * attention of the modulated rows, ``over`` these sequences."""
-    shift, scale, gate = modulation[:3]
+    """x + gate * attention of the modulated rows, ``over`` these sequences; ``modulation`` is shift, scale
+    and gate of each of ``images``."""
+    shift, scale, gate = modulation
     h = ops.norm(x, block.norm, shift=shift, scale=scale, spans=images)
     q, k, v = project(ops, h, block.attention)
     a = attend(ops, q, k, v, over, block.attention.heads, block.attention.name)
@@ -166,10 +177,10 @@ def attention_branch(
 
 
 def mlp_branch(
-    ops: Ops, x: T, block: Block, modulation: tuple[T, ...], images: Spans, activation: Activation
+    ops: Ops, x: T, block: Block, modulation: tuple[T, T, T], images: Spans, activation: Activation
 ) -> T:
     """x + gate * MLP of the modulated rows."""
-    shift, scale, gate = modulation[3:]
+    shift, scale, gate = modulation
     h = ops.norm(x, block.mlp_norm, shift=shift, scale=scale, spans=images)
     return two_layers(ops, h, block.mlp, activation, residual=x, gate=gate, spans=images)
 
@@ -194,12 +205,12 @@ def make_dense(make: WeightMaker, name: str, rows: int, columns: int, *modules: 
     )
 
 
-def make_patches(make: WeightMaker, config: DiffusionConfig) -> Dense:
+def make_patches(make: WeightMaker, config: DiffusionConfig, source: str = "pos_embed") -> Dense:
     """The convolution whose stride is its kernel: a matrix over the numbers of a patch."""
     kernel = (config.width, config.in_channels, config.patch, config.patch)
     return Dense(
-        make.matrix("patches", Source("pos_embed.proj.weight", kernel)),
-        make.vector("patches_bias", Source("pos_embed.proj.bias", (config.width,)), fill=0.0),
+        make.matrix("patches", Source(f"{source}.proj.weight", kernel)),
+        make.vector("patches_bias", Source(f"{source}.proj.bias", (config.width,)), fill=0.0),
     )
 
 
@@ -211,8 +222,8 @@ def make_embedder(make: WeightMaker, name: str, source: str, inputs: int, width:
     )
 
 
-def make_time(make: WeightMaker, source: str, width: int) -> TwoLayers:
-    return make_embedder(make, "time", f"{source}.timestep_embedder", TIME_FEATURES, width)
+def make_time(make: WeightMaker, config: DiffusionConfig, source: str) -> TwoLayers:
+    return make_embedder(make, "time", f"{source}.timestep_embedder", config.time_features, config.width)
 
 
 def make_attention(
@@ -292,4 +303,5 @@ def common(fields: Fields, name: str, family: str, architecture: str) -> dict[st
         "out_channels": fields.size("out_channels", channels),
         "patch": patch,
         "sample": sample,
+        "sample_columns": sample,
     }

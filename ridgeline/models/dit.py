@@ -80,8 +80,8 @@ class DiT(DiffusionModel):
 
         def layer(layer: Layer, x: T) -> T:
             modulation = ops.columns(dense(ops, condition, layer.modulation), 6)
-            x = attention_branch(ops, x, layer.block, modulation, images, images)
-            return mlp_branch(ops, x, layer.block, modulation, images, self.config.activation)
+            x = attention_branch(ops, x, layer.block, modulation[:3], images, images)
+            return mlp_branch(ops, x, layer.block, modulation[3:], images, self.config.activation)
 
         x = ops.repeat(self.layers, layer, x)
         shift, scale = ops.columns(dense(ops, condition, self.final_modulation), 2)
@@ -110,7 +110,7 @@ def build(config: DiffusionConfig, make: WeightMaker) -> DiT:
     return DiT(
         config,
         make_patches(make, config),
-        make_time(make, embedder, width),
+        make_time(make, config, embedder),
         make.table("labels", labels),
         tuple(_build_layer(config, make, i) for i in range(config.layers)),
         make_dense(make, "final_modulation", 2 * width, width, "proj_out_1"),

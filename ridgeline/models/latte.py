@@ -107,6 +107,7 @@ def read(raw: Mapping[str, Any], name: str) -> DiffusionConfig:
         **read_text(fields),
         steps=STEPS,
         frames=fields.size("video_length"),
+        has_tracks=True,
         stretch=float(max(fields.size("sample_size") // 64, 1)),
     )
     fields.finish(

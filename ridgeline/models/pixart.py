@@ -114,10 +114,10 @@ def text_block(
     """Attention ``over`` these sequences, then to the text if the block reads it, then the MLP."""
     images = batch.spans.images
     modulation = ops.columns(ops.add_vector(given.vectors, layer.table), 6)
-    x = attention_branch(ops, x, layer.block, modulation, images, over)
+    x = attention_branch(ops, x, layer.block, modulation[:3], images, over)
     if layer.cross is not None:
         x = cross_attend(ops, x, given.text, layer.cross, batch.spans.cross)
-    return mlp_branch(ops, x, layer.block, modulation, images, activation)
+    return mlp_branch(ops, x, layer.block, modulation[3:], images, activation)
 
 
 def predict_patches(ops: Ops, x: T, trunk: Trunk, given: Conditions, images: Spans) -> T:
@@ -160,7 +160,7 @@ def build_trunk(config: DiffusionConfig, make: WeightMaker) -> Trunk:
     width = config.width
     return Trunk(
         make_patches(make, config),
-        make_time(make, "adaln_single.emb", width),
+        make_time(make, config, "adaln_single.emb"),
         make_dense(make, "modulation", 6 * width, width, "adaln_single.linear"),
         make_embedder(make, "text", "caption_projection", config.text_width, width),
         make.vector("final_table", Source("scale_shift_table", (2, width)), fill=0.0),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, dit, gpt2, latte, llama, opt, pixart, sd3
+from ridgeline.models import bert, cogvideox, dit, gpt2, latte, llama, opt, pixart, sd3
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -44,6 +44,7 @@ DIFFUSION: dict[str, Family] = {
     "pixart": Family(pixart.read, pixart.build, (pixart.CLASS,)),
     "sd3": Family(sd3.read, sd3.build, (sd3.CLASS,)),
     "latte": Family(latte.read, latte.build, (latte.CLASS,)),
+    "cogvideox": Family(cogvideox.read, cogvideox.build, (cogvideox.CLASS,)),
 }
 #: What the class that DiT and PixArt once shared is now, by its norm.
 _SHARED_CLASS = "Transformer2DModel"

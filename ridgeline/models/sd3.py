@@ -135,11 +135,11 @@ class MMDiT(DiffusionModel):
         attended = attend(ops, q, k, v, spans.joint, image.block.attention.heads, "joint")
         a, b = ops.split_rows(attended, **parts)
         x = dense(ops, a, image.block.attention.out, residual=x, gate=modulation[2], spans=spans.images)
-        x = mlp_branch(ops, x, image.block, modulation, spans.images, activation)
+        x = mlp_branch(ops, x, image.block, modulation[3:], spans.images, activation)
         if isinstance(other, LastText):
             return x, text
         text = dense(ops, b, other.block.attention.out, residual=text, gate=of_text[2], spans=spans.text)
-        return x, mlp_branch(ops, text, other.block, of_text, spans.text, activation)
+        return x, mlp_branch(ops, text, other.block, of_text[3:], spans.text, activation)
 
 
 def build(config: DiffusionConfig, make: WeightMaker) -> MMDiT:
@@ -148,7 +148,7 @@ def build(config: DiffusionConfig, make: WeightMaker) -> MMDiT:
     return MMDiT(
         config,
         make_patches(make, config),
-        make_time(make, embedder, width),
+        make_time(make, config, embedder),
         make_embedder(make, "pooled", f"{embedder}.text_embedder", config.pooled_width, width),
         make_dense(make, "text", width, config.text_width, "context_embedder"),
         tuple(_build_layer(config, make, i) for i in range(config.layers)),

@@ -356,6 +356,9 @@ class Count:
     def columns(self, x: Value, parts: int) -> tuple[Value, ...]:
         return count_diffusion.columns(self, x, parts)
 
+    def stack_columns(self, x: Value, parts: int) -> Value:
+        return count_diffusion.stack_columns(self, x, parts)
+
     def permute_rows(self, x: Value, order: Value) -> Value:
         return count_diffusion.permute_rows(self, x, order)
 

@@ -62,6 +62,12 @@ def columns(count: Count, x: Value, parts: int) -> tuple[Value, ...]:
     return tuple(count._view("columns", x, (rows, width // parts)) for _ in range(parts))
 
 
+def stack_columns(count: Count, x: Value, parts: int) -> Value:
+    rows, width = x.shape
+    count._emit("stack_columns", "split")
+    return count._view("stack_columns", x, (rows * parts, width // parts))
+
+
 def permute_rows(count: Count, x: Value, order: Value) -> Value:
     y = count._activation("permute_rows", x.shape, x)
     part = count._part("gather", (whole(x), whole(order)), (whole(y),), Flops(), x.shape[0])

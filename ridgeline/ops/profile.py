@@ -25,6 +25,7 @@ _NAMES: dict[str, Callable[..., str]] = {
     "activate": lambda x, activation: activation,
     "add_vector": lambda x, vector: vector.name,
     "columns": lambda *_: "columns",
+    "stack_columns": lambda *_: "stack_columns",
     "permute_rows": lambda *_: "permute_rows",
     "join_rows": lambda *_, **__: "join_rows",
     "split_rows": lambda *_, **__: "split_rows",
@@ -120,6 +121,9 @@ class Profile:
 
     def columns(self, x: T, parts: int) -> tuple[T, ...]:
         return self._timed("columns", x, parts)
+
+    def stack_columns(self, x: T, parts: int) -> T:
+        return self._timed("stack_columns", x, parts)
 
     def permute_rows(self, x: T, order: T) -> T:
         return self._timed("permute_rows", x, order)

@@ -298,6 +298,10 @@ class Ops(Protocol):
     def columns(self, x: T, parts: int) -> tuple[T, ...]:
         """x cut into ``parts`` of equally many columns: views."""
 
+    def stack_columns(self, x: T, parts: int) -> T:
+        """Each row cut into ``parts`` of equally many columns, laid one below the other: a view,
+        [rows * parts, columns / parts]."""
+
     def permute_rows(self, x: T, order: T) -> T:
         """Row i of the result is row ``order[i]`` of x; every row is taken once."""
 

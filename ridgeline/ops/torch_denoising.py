@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from ridgeline.models.denoising import TIME_FEATURES, Denoising, Grid, cut
+from ridgeline.models.denoising import Denoising, Grid, cut
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.torch_batch import TorchSpans
 
@@ -29,13 +30,15 @@ def patchify(latents: torch.Tensor, patch: int) -> torch.Tensor:
     return cut_up.permute(0, 2, 3, 5, 1, 4, 6).reshape(-1, channels * patch * patch)
 
 
-def unpatchify(patches: torch.Tensor, grid: Grid, patch: int) -> torch.Tensor:
-    """What a model predicts of each patch, [rows, patch² * channels], channels last, as latents
+def unpatchify(
+    patches: torch.Tensor, grid: Grid, patch: int, *, channels_first: bool = False
+) -> torch.Tensor:
+    """What a model predicts of each patch, [rows, patch² * channels], channels last or first, as latents
     [sequences, channels, frames, height, width]."""
-    cut_up = patches.view(
-        -1, grid.frames, grid.rows, grid.columns, patch, patch, patches.shape[1] // patch**2
-    )
-    latents = cut_up.permute(0, 6, 1, 2, 4, 3, 5)
+    channels = patches.shape[1] // patch**2
+    inner = (channels, patch, patch) if channels_first else (patch, patch, channels)
+    cut_up = patches.view(-1, grid.frames, grid.rows, grid.columns, *inner)
+    latents = cut_up.permute(0, 4, 1, 2, 5, 3, 6) if channels_first else cut_up.permute(0, 6, 1, 2, 4, 3, 5)
     return latents.reshape(*latents.shape[:3], grid.rows * patch, grid.columns * patch)
 
 
@@ -60,13 +63,13 @@ def denoising(
     batch = Denoising(
         spans,
         patchify(latents, config.patch),
-        positions(config, grid).to(dtype).repeat(sequences * grid.frames, 1),
-        time_features(times, config.time_shift).to(dtype),
+        positions(config, grid).to(dtype).repeat(sequences, 1),
+        time_features(times, config.time_features, config.time_shift).to(dtype),
         labels,
         None if text is None else text.flatten(0, 1),
         pooled,
     )
-    if config.frames == 1:
+    if not config.has_tracks:
         return batch
     order = torch.arange(grid.tokens * sequences).view(sequences, grid.frames, grid.places)
     by_place = order.transpose(1, 2).flatten()
@@ -99,27 +102,35 @@ def random_denoising(
     return denoising(config, grid, noise(*size), times, **given)
 
 
-def _laid_out(span: Span) -> TorchSpans:
-    return TorchSpans((replace(span, count=1),) * span.count, torch.device("cpu"))
+def _laid_out(spans: Sequence[Span], count: int) -> TorchSpans:
+    return TorchSpans(tuple(spans) * count, torch.device("cpu"))
 
 
 def positions(config: DiffusionConfig, grid: Grid) -> torch.Tensor:
-    """What is added for each place of a frame, [places, width]: sines of its column in the first half of the
-    columns, of its row in the second (float64).
+    """What is added for each patch of an image or video, [tokens, width], float64: sines of its column in the
+    first half, of its row in the second; where frames are told apart here, too, those of its frame in the
+    first quarter, and the others in the rest.
 
-    Places are measured on the grid that the model was trained on, so that a larger image lies closer; a model
-    with a table of positions up to ``most_places`` a side takes the middle of it.
+    Places are measured on the grid that the model was trained on, so that a larger image lies closer, unless
+    frames are measured too; a model with a table up to ``most_places`` a side takes the middle of it.
     """
+    together = config.frames > 1 and not config.has_tracks
     trained = config.sample // config.patch
 
     def along(n: int) -> torch.Tensor:
         whole = config.most_places or n
         first = (whole - n) // 2
-        return torch.arange(first, first + n, dtype=torch.float64) / (whole / trained) / config.stretch
+        scale = 1.0 if together else whole / trained
+        return torch.arange(first, first + n, dtype=torch.float64) / scale / config.stretch
 
-    column, row = (sines(along(n), config.width // 2) for n in (grid.columns, grid.rows))
-    both = (column.repeat(grid.rows, 1), row.repeat_interleave(grid.columns, 0))
-    return torch.cat(both, dim=1)
+    of_frames = config.width // 4 if together else 0
+    column, row = (sines(along(n), (config.width - of_frames) // 2) for n in (grid.columns, grid.rows))
+    both = torch.cat([column.repeat(grid.rows, 1), row.repeat_interleave(grid.columns, 0)], dim=1)
+    every = both.repeat(grid.frames, 1)
+    if not together:
+        return every
+    frames = sines(torch.arange(grid.frames), of_frames).repeat_interleave(grid.places, 0)
+    return torch.cat([frames, every], dim=1)
 
 
 def sines(places: torch.Tensor, width: int) -> torch.Tensor:
@@ -130,9 +141,9 @@ def sines(places: torch.Tensor, width: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def time_features(times: torch.Tensor, shift: int) -> torch.Tensor:
-    """Cosines, then sines of each timestep: [sequences, TIME_FEATURES], float64."""
-    half = TIME_FEATURES // 2
+def time_features(times: torch.Tensor, features: int, shift: int) -> torch.Tensor:
+    """Cosines, then sines of each timestep: [sequences, features], float64."""
+    half = features // 2
     exponents = torch.arange(half, dtype=torch.float64) / (half - shift)
     angles = times.double()[:, None] * torch.exp(-math.log(LONGEST) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -20,6 +20,9 @@ class DiffusionOperators:
     def columns(self, x: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
         return x.chunk(parts, dim=1)
 
+    def stack_columns(self, x: torch.Tensor, parts: int) -> torch.Tensor:
+        return x.reshape(len(x) * parts, -1)
+
     def permute_rows(self, x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         return self.take_rows(x, order)
 

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from diffusers import (
+    CogVideoXTransformer3DModel,
     DiTTransformer2DModel,
     LatteTransformer3DModel,
     PixArtTransformer2DModel,
@@ -45,6 +46,17 @@ LATTE = {
     "norm_elementwise_affine": False,
     "video_length": 5,
 }
+COGVIDEOX = {
+    "num_attention_heads": 3,
+    "attention_head_dim": 16,
+    "num_layers": 3,
+    "sample_height": 8,
+    "sample_width": 12,
+    "sample_frames": 9,
+    "time_embed_dim": 24,
+    "text_embed_dim": 20,
+    "max_text_seq_length": 7,
+}
 #: Class, config, and the height and width of an image in pixels: larger than what the model knows.
 CASES = {
     "dit": (DiTTransformer2DModel, {**SMALL, "out_channels": 8, "num_embeds_ada_norm": 10}, (96, 96)),
@@ -57,6 +69,7 @@ CASES = {
     "sd3": (SD3Transformer2DModel, MMDIT, (96, 64)),
     "sd3.5": (SD3Transformer2DModel, {**MMDIT, "qk_norm": "rms_norm"}, (64, 96)),
     "latte": (LatteTransformer3DModel, LATTE, (64, 96)),
+    "cogvideox": (CogVideoXTransformer3DModel, COGVIDEOX, (96, 64)),
 }
 SEQUENCES, TEXT = 2, 7
 #: How far apart the results may lie, of about 1: diffusers computes positions in float32.
@@ -88,9 +101,11 @@ class Twin:
 
     @torch.no_grad()
     def _draw(self):
-        """Weights from N(0, 0.05), the embedders of DiT's blocks all alike, as published ones are."""
+        """Weights from N(0, 0.05), those of norms around 1, the embedders of DiT's blocks all alike, as
+        published ones are."""
         for name, parameter in self.model.named_parameters():
-            parameter.normal_(0, 0.05)
+            of_norm = parameter.dim() == 1 and name.endswith("weight")
+            parameter.normal_(1.0 if of_norm else 0.0, 0.05)
             if (copy := re.fullmatch(r"transformer_blocks\.\d+\.(norm1\.emb\..+)", name)) is not None:
                 parameter.copy_(self.model.get_parameter(f"transformer_blocks.0.{copy.group(1)}"))
 
@@ -108,11 +123,14 @@ class Twin:
         given = {names[name]: value for name, value in self.conditions.items()}
         video = self.config.frames > 1
         latents = self.latents if video else self.latents[:, :, 0]
+        frames_first = self.config.family == "cogvideox"
+        latents = latents.transpose(1, 2) if frames_first else latents
         sample = self.model.double()(hidden_states=latents, timestep=self.times, **given).sample
+        sample = sample.transpose(1, 2) if frames_first else sample
         return sample if video else sample[:, :, None]
 
     def latents_of(self, patches):
-        return unpatchify(patches, self.grid, self.config.patch)
+        return unpatchify(patches, self.grid, self.config.patch, channels_first=self.config.channels_first)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -192,6 +210,7 @@ def attention_flops(twin):
         "dit": [grid.tokens**2],
         "pixart": [grid.tokens**2, grid.tokens * TEXT],
         "sd3": [(grid.tokens + TEXT) ** 2],
+        "cogvideox": [(grid.tokens + TEXT) ** 2],
         "latte": [grid.frames * grid.places**2, grid.places * grid.frames**2, grid.tokens * TEXT],
     }
     return 4 * config.width * config.layers * SEQUENCES * sum(pairs[config.family])
@@ -224,6 +243,9 @@ def test_the_mlp_has_two_matrices_and_no_gate(name):
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_norms_have_no_weights_of_their_own_but_those_of_heads(name):
     config = load_config(name)
+    if config.family == "cogvideox":  # its norms do, and the condition scales and shifts what they give
+        assert {"input_norm", "post_norm.bias"} <= {w.name for w in declare(config).weights()}
+        return
     streams = ("attention", "text.attention") if config.normed_heads else ()
     expected = {f"{stream}.{which}_norm" for stream in streams for which in ("query", "key")}
     assert {w.name for w in declare(config).weights() if "norm" in w.name} == expected

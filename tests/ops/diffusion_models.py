@@ -22,12 +22,22 @@ LATTE = {
     "attention_bias": True,
     "video_length": 3,
 }
+COGVIDEOX = {
+    **{name: value for name, value in WIDE.items() if name != "sample_size"},
+    "sample_height": 8,
+    "sample_width": 12,
+    "sample_frames": 9,
+    "time_embed_dim": 24,
+    "text_embed_dim": 20,
+    "max_text_seq_length": 7,
+}
 CONFIGS = {
     "dit": ("DiTTransformer2DModel", {**WIDE, "num_embeds_ada_norm": 10}),
     "pixart": ("PixArtTransformer2DModel", TEXTED),
     "sd3": ("SD3Transformer2DModel", MMDIT),
     "sd3.5": ("SD3Transformer2DModel", {**MMDIT, "qk_norm": "rms_norm"}),
     "latte": ("LatteTransformer3DModel", LATTE),
+    "cogvideox": ("CogVideoXTransformer3DModel", COGVIDEOX),
 }
 SEQUENCES, TEXT = 2, 5
 
@@ -38,7 +48,7 @@ def config_of(name):
 
 
 def grid_for(config):
-    return Grid(2, 3, config.frames)
+    return Grid(2, 3, 3 if config.frames > 1 else 1)
 
 
 def count_diffusion(name, *, reading=Count, sequences=SEQUENCES, **options):
