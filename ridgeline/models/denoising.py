@@ -65,6 +65,8 @@ class Denoising:
     - ``times`` [sequences, time features]: each sequence's timestep, as sines and cosines.
     - ``labels`` [sequences]: numbers of classes; that after the last means none.
     - ``text`` [text rows, text width], ``pooled`` [sequences, pooled width]: the prompt, encoded.
+    - ``sizes`` [2 sequences, time features], ``ratios`` [sequences, time features]: height and width of each
+      image in pixels, and height over width, as sines and cosines.
     - ``by_place``, ``by_frame`` [rows]: the orders that bring a video's rows from frame by frame to place by
       place, and back; ``moments`` [rows, width]: what is added for a row's frame, ordered by place.
     """
@@ -76,6 +78,8 @@ class Denoising:
     labels: T | None = None
     text: T | None = None
     pooled: T | None = None
+    sizes: T | None = None
+    ratios: T | None = None
     by_place: T | None = None
     by_frame: T | None = None
     moments: T | None = None
@@ -119,6 +123,9 @@ def shapes(config: DiffusionConfig, grid: Grid, sequences: Number, text: Number)
         found["text"] = (text * sequences, config.text_width)
     if config.pooled_width:
         found["pooled"] = (sequences, config.pooled_width)
+    if config.knows_size:
+        found["sizes"] = (2 * sequences, config.time_features)
+        found["ratios"] = (sequences, config.time_features)
     if config.has_tracks:
         found |= {"by_place": (rows,), "by_frame": (rows,)}
         if grid.frames > 1:

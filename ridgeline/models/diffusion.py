@@ -42,6 +42,7 @@ class DiffusionConfig(ModelConfig):
       its latent frames stands for, but for the first, which stands for itself.
     - ``has_tracks``: whether there is attention within a place, over all frames.
     - ``channels_first``: whether a patch is predicted channel by channel, and not pixel by pixel.
+    - ``knows_size``: whether the image's size is a condition, too.
     """
 
     in_channels: int
@@ -66,6 +67,7 @@ class DiffusionConfig(ModelConfig):
     frame_stride: int = 1
     has_tracks: bool = False
     channels_first: bool = False
+    knows_size: bool = False
 
     @property
     def is_decoder(self) -> bool:

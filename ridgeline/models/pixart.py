@@ -81,6 +81,14 @@ class Layer(Layered):
 
 
 @dataclass(frozen=True)
+class SizeEmbedder:
+    """Makes a third of a vector of an image's height, its width, and their ratio each."""
+
+    sizes: TwoLayers
+    ratio: TwoLayers
+
+
+@dataclass(frozen=True)
 class Trunk:
     """What surrounds the blocks of a model that is modulated by adaLN-single."""
 
@@ -91,6 +99,7 @@ class Trunk:
     final_table: Weight
     final_norm: Norm
     head: Dense
+    size: SizeEmbedder | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,11 @@ class Conditions:
 
 
 def conditions(ops: Ops, batch: Denoising, trunk: Trunk) -> Conditions:
-    time = two_layers(ops, batch.times, trunk.time, "silu")
+    size = None
+    if trunk.size is not None:
+        sizes = ops.unstack_rows(two_layers(ops, batch.sizes, trunk.size.sizes, "silu"), 2)
+        size = ops.join_columns(sizes, two_layers(ops, batch.ratios, trunk.size.ratio, "silu"))
+    time = two_layers(ops, batch.times, trunk.time, "silu", residual=size)
     vectors = dense(ops, ops.activate(time, "silu"), trunk.modulation)
     return Conditions(vectors, time, two_layers(ops, batch.text, trunk.text, "gelu_tanh"))
 
@@ -166,6 +179,15 @@ def build_trunk(config: DiffusionConfig, make: WeightMaker) -> Trunk:
         make.vector("final_table", Source("scale_shift_table", (2, width)), fill=0.0),
         bare_norm("final_norm", FIXED_EPS),
         make_dense(make, "head", config.patch**2 * config.out_channels, width, "proj_out"),
+        _build_size(config, make) if config.knows_size else None,
+    )
+
+
+def _build_size(config: DiffusionConfig, make: WeightMaker) -> SizeEmbedder:
+    third, source = config.width // 3, "adaln_single.emb"
+    return SizeEmbedder(
+        make_embedder(make, "sizes", f"{source}.resolution_embedder", config.time_features, third),
+        make_embedder(make, "ratio", f"{source}.aspect_ratio_embedder", config.time_features, third),
     )
 
 
@@ -199,12 +221,10 @@ def read(raw: Mapping[str, Any], name: str) -> DiffusionConfig:
         **read_text(fields),
         steps=STEPS,
         stretch=fields.take("interpolation_scale", float, float(max(sample // 64, 1))),
+        knows_size=fields.take("use_additional_conditions", bool, sample == 128),
     )
-    if fields.take("use_additional_conditions", bool, sample == 128):
-        raise InputError(
-            f"{name}: use_additional_conditions (true where sample_size is 128, unless given) is not"
-            " supported: sizes and aspect ratios as conditions are not counted"
-        )
+    if config.knows_size and config.width % 3:
+        raise InputError(f"{name}: width {config.width} must be a multiple of 3 to know the image's size")
     harmless = (*HARMLESS, "num_embeds_ada_norm")  # the class looks nothing up by it
     fields.finish(harmless=harmless, defaults={**COMPUTED, "cross_attention_dim": config.width})
     return config

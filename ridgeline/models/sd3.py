@@ -2,7 +2,7 @@
 
 Image and text are two streams with weights of their own, which meet in attention over the rows of both. The
 last layer has no use for its text rows: it only takes their keys and values (and the queries, whose results
-nobody reads, as the published code does).
+nobody reads, as the published code does). Some layers of SD3.5 attend over the image's rows once more.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from ridgeline.models.diffusion import (
     read_fields,
     two_layers,
 )
+from ridgeline.models.fields import Fields
 from ridgeline.models.model import WeightMaker
 from ridgeline.ops.protocol import Heads, Layered, Norm, Ops, T
 
@@ -79,9 +80,19 @@ class LastText:
 
 
 @dataclass(frozen=True)
+class MMDiTConfig(DiffusionConfig):
+    """``dual_layers``: the numbers of the layers that attend over the image's rows once more."""
+
+    dual_layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Layer(Layered):
+    """``dual``, if there is one, is attention over the image's rows alone; then nine vectors modulate."""
+
     image: Stream
     text: Stream | LastText
+    dual: SelfAttention | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ class MMDiT(DiffusionModel):
         spans, activation = batch.spans, self.config.activation
         parts = {"first": spans.images, "second": spans.text}
         image, other = layer.image, layer.text
-        modulation = ops.columns(dense(ops, condition, image.modulation), 6)
+        modulation = ops.columns(dense(ops, condition, image.modulation), 6 if layer.dual is None else 9)
         h = ops.norm(x, image.block.norm, shift=modulation[0], scale=modulation[1], spans=spans.images)
         own = project(ops, h, image.block.attention)
         if isinstance(other, LastText):
@@ -134,15 +145,21 @@ class MMDiT(DiffusionModel):
         q, k, v = (ops.join_rows(a, b, **parts) for a, b in zip(own, theirs, strict=True))
         attended = attend(ops, q, k, v, spans.joint, image.block.attention.heads, "joint")
         a, b = ops.split_rows(attended, **parts)
+        before = x
         x = dense(ops, a, image.block.attention.out, residual=x, gate=modulation[2], spans=spans.images)
-        x = mlp_branch(ops, x, image.block, modulation[3:], spans.images, activation)
+        if layer.dual is not None:
+            shift, scale, gate = modulation[6:]
+            h = ops.norm(before, image.block.norm, shift=shift, scale=scale, spans=spans.images)
+            a = attend(ops, *project(ops, h, layer.dual), spans.images, layer.dual.heads, layer.dual.name)
+            x = dense(ops, a, layer.dual.out, residual=x, gate=gate, spans=spans.images)
+        x = mlp_branch(ops, x, image.block, modulation[3:6], spans.images, activation)
         if isinstance(other, LastText):
             return x, text
         text = dense(ops, b, other.block.attention.out, residual=text, gate=of_text[2], spans=spans.text)
         return x, mlp_branch(ops, text, other.block, of_text[3:], spans.text, activation)
 
 
-def build(config: DiffusionConfig, make: WeightMaker) -> MMDiT:
+def build(config: MMDiTConfig, make: WeightMaker) -> MMDiT:
     """The model's tree of weights, under the names of diffusers' checkpoints."""
     width, embedder = config.width, "time_text_embed"
     return MMDiT(
@@ -158,9 +175,9 @@ def build(config: DiffusionConfig, make: WeightMaker) -> MMDiT:
     )
 
 
-def _build_layer(config: DiffusionConfig, make: WeightMaker, index: int) -> Layer:
+def _build_layer(config: MMDiTConfig, make: WeightMaker, index: int) -> Layer:
     prefix, width = f"transformer_blocks.{index}", config.width
-    last = index == config.layers - 1
+    last, dual = index == config.layers - 1, None
     own, own_norms, theirs, their_norms = (
         tuple(f"{prefix}.attn.{module}" for module in modules)
         for modules in (
@@ -172,8 +189,12 @@ def _build_layer(config: DiffusionConfig, make: WeightMaker, index: int) -> Laye
     )
     if not config.normed_heads:
         own_norms = their_norms = None
+    if index in config.dual_layers:
+        modules = (module.replace(".attn.", ".attn2.") for module in own)
+        norms = own_norms and tuple(module.replace(".attn.", ".attn2.") for module in own_norms)
+        dual = make_attention(make, config, "dual.attention", *modules, norms)
     image = Stream(
-        make_dense(make, "modulation", 6 * width, width, f"{prefix}.norm1.linear"),
+        make_dense(make, "modulation", (6 if dual is None else 9) * width, width, f"{prefix}.norm1.linear"),
         _block(config, make, "", make_attention(make, config, "attention", *own, own_norms), f"{prefix}.ff"),
     )
     vectors = 2 if last else 6
@@ -181,11 +202,11 @@ def _build_layer(config: DiffusionConfig, make: WeightMaker, index: int) -> Laye
     if last:
         qkv = make_dense(make, "text.attention.qkv", 3 * width, width, *theirs[:3])
         heads = make_heads(make, config, "text.attention", their_norms)
-        return Layer(index, image, LastText(modulation, bare_norm("text.input_norm", FIXED_EPS), qkv, heads))
+        text = LastText(modulation, bare_norm("text.input_norm", FIXED_EPS), qkv, heads)
+        return Layer(index, image, text, dual)
     attention = make_attention(make, config, "text.attention", *theirs, their_norms)
-    return Layer(
-        index, image, Stream(modulation, _block(config, make, "text.", attention, f"{prefix}.ff_context"))
-    )
+    text = Stream(modulation, _block(config, make, "text.", attention, f"{prefix}.ff_context"))
+    return Layer(index, image, text, dual)
 
 
 def _block(
@@ -199,9 +220,9 @@ def _block(
     )
 
 
-def read(raw: Mapping[str, Any], name: str) -> DiffusionConfig:
+def read(raw: Mapping[str, Any], name: str) -> MMDiTConfig:
     fields = read_fields(raw, DEFAULTS, name)
-    config = DiffusionConfig(
+    config = MMDiTConfig(
         **common(fields, name, "sd3", CLASS),
         eps=FIXED_EPS,
         activation="gelu_tanh",
@@ -211,11 +232,19 @@ def read(raw: Mapping[str, Any], name: str) -> DiffusionConfig:
         pooled_width=fields.size("pooled_projection_dim"),
         most_places=fields.size("pos_embed_max_size"),
         normed_heads=fields.choice("qk_norm", {"": False, "rms_norm": True}, ""),
+        dual_layers=_dual_layers(fields),
     )
     projected = fields.size("caption_projection_dim")
     if projected != config.width:
         raise InputError(
             f"{name}: caption_projection_dim={projected} must be {config.width}, the width of both streams"
         )
-    fields.finish(harmless=HARMLESS, defaults={"dual_attention_layers": []})
+    fields.finish(harmless=HARMLESS)
     return config
+
+
+def _dual_layers(fields: Fields) -> tuple[int, ...]:
+    given = fields.take("dual_attention_layers", list, [])
+    if not all(type(index) is int and 0 <= index < fields.layers("num_layers") for index in given):
+        raise InputError(f"{fields.where}: dual_attention_layers must be numbers of layers, not {given}")
+    return tuple(given)

@@ -359,6 +359,12 @@ class Count:
     def stack_columns(self, x: Value, parts: int) -> Value:
         return count_diffusion.stack_columns(self, x, parts)
 
+    def unstack_rows(self, x: Value, parts: int) -> Value:
+        return count_diffusion.unstack_rows(self, x, parts)
+
+    def join_columns(self, a: Value, b: Value) -> Value:
+        return count_diffusion.join_columns(self, a, b)
+
     def permute_rows(self, x: Value, order: Value) -> Value:
         return count_diffusion.permute_rows(self, x, order)
 

@@ -68,6 +68,20 @@ def stack_columns(count: Count, x: Value, parts: int) -> Value:
     return count._view("stack_columns", x, (rows * parts, width // parts))
 
 
+def unstack_rows(count: Count, x: Value, parts: int) -> Value:
+    rows, width = x.shape
+    count._emit("unstack_rows", "split")
+    return count._view("unstack_rows", x, (rows // parts, width * parts))
+
+
+def join_columns(count: Count, a: Value, b: Value) -> Value:
+    rows = a.shape[0]
+    y = count._activation("join_columns", (rows, a.shape[1] + b.shape[1]), a, b)
+    part = count._part("gather", (whole(a), whole(b)), (whole(y),), Flops(), rows)
+    count._emit("join_columns", "layout", part)
+    return y
+
+
 def permute_rows(count: Count, x: Value, order: Value) -> Value:
     y = count._activation("permute_rows", x.shape, x)
     part = count._part("gather", (whole(x), whole(order)), (whole(y),), Flops(), x.shape[0])

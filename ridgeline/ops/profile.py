@@ -26,6 +26,8 @@ _NAMES: dict[str, Callable[..., str]] = {
     "add_vector": lambda x, vector: vector.name,
     "columns": lambda *_: "columns",
     "stack_columns": lambda *_: "stack_columns",
+    "unstack_rows": lambda *_: "unstack_rows",
+    "join_columns": lambda *_: "join_columns",
     "permute_rows": lambda *_: "permute_rows",
     "join_rows": lambda *_, **__: "join_rows",
     "split_rows": lambda *_, **__: "split_rows",
@@ -124,6 +126,12 @@ class Profile:
 
     def stack_columns(self, x: T, parts: int) -> T:
         return self._timed("stack_columns", x, parts)
+
+    def unstack_rows(self, x: T, parts: int) -> T:
+        return self._timed("unstack_rows", x, parts)
+
+    def join_columns(self, a: T, b: T) -> T:
+        return self._timed("join_columns", a, b)
 
     def permute_rows(self, x: T, order: T) -> T:
         return self._timed("permute_rows", x, order)

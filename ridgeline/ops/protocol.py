@@ -302,6 +302,12 @@ class Ops(Protocol):
         """Each row cut into ``parts`` of equally many columns, laid one below the other: a view,
         [rows * parts, columns / parts]."""
 
+    def unstack_rows(self, x: T, parts: int) -> T:
+        """Every ``parts`` rows side by side as one: a view, what :meth:`stack_columns` undoes."""
+
+    def join_columns(self, a: T, b: T) -> T:
+        """The columns of a, then those of b."""
+
     def permute_rows(self, x: T, order: T) -> T:
         """Row i of the result is row ``order[i]`` of x; every row is taken once."""
 

@@ -69,6 +69,12 @@ def denoising(
         None if text is None else text.flatten(0, 1),
         pooled,
     )
+    if config.knows_size:
+        side = config.patch * config.downsampling
+        pixels = torch.tensor([grid.rows * side, grid.columns * side]).repeat(sequences)
+        ratios = torch.full((sequences,), grid.rows / grid.columns)
+        features = (time_features(x, config.time_features, 0).to(dtype) for x in (pixels, ratios))
+        return replace(batch, sizes=next(features), ratios=next(features))
     if not config.has_tracks:
         return batch
     order = torch.arange(grid.tokens * sequences).view(sequences, grid.frames, grid.places)

@@ -23,6 +23,12 @@ class DiffusionOperators:
     def stack_columns(self, x: torch.Tensor, parts: int) -> torch.Tensor:
         return x.reshape(len(x) * parts, -1)
 
+    def unstack_rows(self, x: torch.Tensor, parts: int) -> torch.Tensor:
+        return x.view(len(x) // parts, -1)
+
+    def join_columns(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.cat([a, b], dim=1)
+
     def permute_rows(self, x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         return self.take_rows(x, order)
 

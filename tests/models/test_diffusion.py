@@ -66,8 +66,18 @@ CASES = {
         (64, 64),
     ),
     "pixart": (PixArtTransformer2DModel, {**SMALL, **SINGLE}, (96, 64)),
+    "pixart, 1024": (
+        PixArtTransformer2DModel,
+        {**SMALL, **SINGLE, "use_additional_conditions": True},
+        (96, 64),
+    ),
     "sd3": (SD3Transformer2DModel, MMDIT, (96, 64)),
     "sd3.5": (SD3Transformer2DModel, {**MMDIT, "qk_norm": "rms_norm"}, (64, 96)),
+    "sd3.5-medium": (
+        SD3Transformer2DModel,
+        {**MMDIT, "qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
+        (96, 64),
+    ),
     "latte": (LatteTransformer3DModel, LATTE, (64, 96)),
     "cogvideox": (CogVideoXTransformer3DModel, COGVIDEOX, (96, 64)),
 }
@@ -121,6 +131,9 @@ class Twin:
             "pooled": "pooled_projections",
         }
         given = {names[name]: value for name, value in self.conditions.items()}
+        if self.config.knows_size:
+            size = torch.tensor([[96.0, 64.0]] * SEQUENCES)
+            given["added_cond_kwargs"] = {"resolution": size, "aspect_ratio": size[:, :1] / size[:, 1:]}
         video = self.config.frames > 1
         latents = self.latents if video else self.latents[:, :, 0]
         frames_first = self.config.family == "cogvideox"
@@ -213,7 +226,8 @@ def attention_flops(twin):
         "cogvideox": [(grid.tokens + TEXT) ** 2],
         "latte": [grid.frames * grid.places**2, grid.places * grid.frames**2, grid.tokens * TEXT],
     }
-    return 4 * config.width * config.layers * SEQUENCES * sum(pairs[config.family])
+    again = len(getattr(config, "dual_layers", ())) * grid.tokens**2
+    return 4 * config.width * SEQUENCES * (config.layers * sum(pairs[config.family]) + again)
 
 
 # -- what is easily forgotten ---------------------------------------------------------------------------
@@ -247,6 +261,7 @@ def test_norms_have_no_weights_of_their_own_but_those_of_heads(name):
         assert {"input_norm", "post_norm.bias"} <= {w.name for w in declare(config).weights()}
         return
     streams = ("attention", "text.attention") if config.normed_heads else ()
+    streams += ("dual.attention",) if name == "sd3.5-medium" else ()
     expected = {f"{stream}.{which}_norm" for stream in streams for which in ("query", "key")}
     assert {w.name for w in declare(config).weights() if "norm" in w.name} == expected
 

@@ -34,8 +34,13 @@ COGVIDEOX = {
 CONFIGS = {
     "dit": ("DiTTransformer2DModel", {**WIDE, "num_embeds_ada_norm": 10}),
     "pixart": ("PixArtTransformer2DModel", TEXTED),
+    "pixart, 1024": ("PixArtTransformer2DModel", {**TEXTED, "use_additional_conditions": True}),
     "sd3": ("SD3Transformer2DModel", MMDIT),
     "sd3.5": ("SD3Transformer2DModel", {**MMDIT, "qk_norm": "rms_norm"}),
+    "sd3.5-medium": (
+        "SD3Transformer2DModel",
+        {**MMDIT, "qk_norm": "rms_norm", "dual_attention_layers": [0, 1]},
+    ),
     "latte": ("LatteTransformer3DModel", LATTE),
     "cogvideox": ("CogVideoXTransformer3DModel", COGVIDEOX),
 }

@@ -1,5 +1,5 @@
-"""The closed forms of "Transformer performance analysis" for T x H x W tokens, whose pictures are lost, against
-the operators of the traces: FLOPs of products, and elements moved where every part is a kernel of its own."""
+"""The closed forms of "Transformer performance analysis" for T x H x W tokens, whose pictures are lost: what
+the traces' operators take, in FLOPs of products, and in elements where every part is a kernel of its own."""
 
 from dataclasses import dataclass
 
