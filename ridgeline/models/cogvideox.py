@@ -25,12 +25,14 @@ from ridgeline.models.diffusion import (
     attention_branch,
     common,
     dense,
-    make_dense,
-    make_mlp,
-    make_patches,
     mlp_branch,
     read_fields,
     two_layers,
+)
+from ridgeline.models.diffusion_weights import (
+    make_dense,
+    make_mlp,
+    make_patches,
 )
 from ridgeline.models.model import WeightMaker, layer_norm
 from ridgeline.ops.protocol import Heads, Layered, Norm, Ops, T

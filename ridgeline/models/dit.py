@@ -23,17 +23,19 @@ from ridgeline.models.diffusion import (
     DiffusionModel,
     TwoLayers,
     attention_branch,
-    bare_norm,
     common,
     dense,
+    mlp_branch,
+    read_fields,
+    two_layers,
+)
+from ridgeline.models.diffusion_weights import (
+    bare_norm,
     make_attention,
     make_dense,
     make_mlp,
     make_patches,
     make_time,
-    mlp_branch,
-    read_fields,
-    two_layers,
 )
 from ridgeline.models.model import Source, WeightMaker
 from ridgeline.ops.protocol import Layered, Norm, Ops, T, Weight

@@ -23,19 +23,21 @@ from ridgeline.models.diffusion import (
     DiffusionModel,
     TwoLayers,
     attention_branch,
-    bare_norm,
     common,
     cross_attend,
     dense,
+    mlp_branch,
+    read_fields,
+    two_layers,
+)
+from ridgeline.models.diffusion_weights import (
+    bare_norm,
     make_attention,
     make_dense,
     make_embedder,
     make_mlp,
     make_patches,
     make_time,
-    mlp_branch,
-    read_fields,
-    two_layers,
 )
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import Source, WeightMaker

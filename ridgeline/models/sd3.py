@@ -23,9 +23,15 @@ from ridgeline.models.diffusion import (
     SelfAttention,
     TwoLayers,
     attend,
-    bare_norm,
     common,
     dense,
+    mlp_branch,
+    project,
+    read_fields,
+    two_layers,
+)
+from ridgeline.models.diffusion_weights import (
+    bare_norm,
     make_attention,
     make_dense,
     make_embedder,
@@ -33,10 +39,6 @@ from ridgeline.models.diffusion import (
     make_mlp,
     make_patches,
     make_time,
-    mlp_branch,
-    project,
-    read_fields,
-    two_layers,
 )
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import WeightMaker

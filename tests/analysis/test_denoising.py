@@ -131,6 +131,8 @@ def test_a_longer_batch_is_never_faster_and_weights_are_read_once():
         ("capacity", "dit-xl-2"),
         ("compare", "dit-xl-2"),
         ("advise", "dit-xl-2"),
+        ("decoding", "dit-xl-2"),
+        ("report", "dit-xl-2"),
         ("bench", "dit-s-2", "--weights", "random"),
         ("check", "dit-s-2", "--prompt", "64"),
         ("check", "gpt2", "--image", "64"),
