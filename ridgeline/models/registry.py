@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, cogvideox, dit, gpt2, latte, llama, opt, pixart, sd3
+from ridgeline.models import bert, gpt2, llama, opt
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -38,17 +39,18 @@ FAMILIES: dict[str, Family] = {
     "opt": Family(opt.read, opt.build, ("OPTForCausalLM",)),
     "bert": Family(bert.read, bert.build, bert.ARCHITECTURES),
 }
-#: Families whose configs are those of diffusers, which name a class instead of a ``model_type``.
-DIFFUSION: dict[str, Family] = {
-    "dit": Family(dit.read, dit.build, (dit.CLASS,)),
-    "pixart": Family(pixart.read, pixart.build, (pixart.CLASS,)),
-    "sd3": Family(sd3.read, sd3.build, (sd3.CLASS,)),
-    "latte": Family(latte.read, latte.build, (latte.CLASS,)),
-    "cogvideox": Family(cogvideox.read, cogvideox.build, (cogvideox.CLASS,)),
+#: Classes of diffusers, whose configs name them instead of a ``model_type``, and the families that they are;
+#: a family's module has its name, and is imported when it is asked for.
+DIFFUSION = {
+    "DiTTransformer2DModel": "dit",
+    "PixArtTransformer2DModel": "pixart",
+    "SD3Transformer2DModel": "sd3",
+    "LatteTransformer3DModel": "latte",
+    "CogVideoXTransformer3DModel": "cogvideox",
 }
 #: What the class that DiT and PixArt once shared is now, by its norm.
 _SHARED_CLASS = "Transformer2DModel"
-_CLASS_OF_NORM = {"ada_norm_zero": dit.CLASS, "ada_norm_single": pixart.CLASS}
+_CLASS_OF_NORM = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 
 
 def read_config(raw: Mapping[str, Any], name: str) -> ModelConfig:
@@ -79,11 +81,19 @@ def _read_diffusion(raw: Mapping[str, Any], name: str) -> ModelConfig:
     """The config of a class of diffusers."""
     given = raw["_class_name"]
     kind = _CLASS_OF_NORM.get(str(raw.get("norm_type"))) if given == _SHARED_CLASS else given
-    for family in DIFFUSION.values():
-        if kind in family.architectures:
-            return family.read(raw, name)
-    known = ", ".join(c for family in DIFFUSION.values() for c in family.architectures)
-    raise InputError(f"{name}: class {given!r} of diffusers is not supported; supported are: {known}")
+    if not isinstance(kind, str) or kind not in DIFFUSION:
+        known = ", ".join(DIFFUSION)
+        raise InputError(f"{name}: class {given!r} of diffusers is not supported; supported are: {known}")
+    return _family(DIFFUSION[kind]).read(raw, name)
+
+
+def _family(name: str) -> Family:
+    """The family of that name, one of ours."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    (architecture,) = (kind for kind, family in DIFFUSION.items() if family == name)
+    module = import_module(f"ridgeline.models.{name}")
+    return Family(module.read, module.build, (architecture,))
 
 
 @cache
@@ -138,4 +148,4 @@ def declare(config: ModelConfig, format: str | None = None) -> Model:
 
 def build(config: ModelConfig, make: WeightMaker) -> Model:
     """The model with the weights that ``make`` supplies."""
-    return {**FAMILIES, **DIFFUSION}[config.family].build(config, make)
+    return _family(config.family).build(config, make)
