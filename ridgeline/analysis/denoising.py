@@ -159,7 +159,7 @@ def explain_denoising(
     prediction = predict(trace, device, chosen)
     by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
     rows, context = grid.tokens * workload.sequences, built.context(grid, workload.text)
-    phase = phase_of(STEP, rows, context, prediction, trace.memory().activations, by_tier)
+    phase = phase_of(STEP, rows, context, prediction, trace, by_tier)
     memory = MemoryUse(
         weights=built.weight_bytes(),
         cache=0.0,

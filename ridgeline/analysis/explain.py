@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ridgeline.analysis.step import activation_format, default_lowering, predict_step, trace_step
@@ -14,9 +14,9 @@ from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
-from ridgeline.ops.numbers import Number
+from ridgeline.ops.latent import Mla
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops
+from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Trace
 from ridgeline.predict import KernelTime, Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 
@@ -75,6 +75,7 @@ class Phase:
     seconds_by_tier: Mapping[str, float]
     basis: Mapping[str, str]
     unmeasured: tuple[str, ...]
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ class MemoryUse:
 @dataclass(frozen=True)
 class Explanation:
     """What :func:`explain` found. ``product_format`` is what weights are multiplied in, and ``ridge`` that of
-    such products; ``tier`` is what the times stand on, and ``basis`` names where each part of the device's
-    figures comes from; ``assumptions`` is what a count cannot know or chose."""
+    such products; ``active_parameters`` are those that one token uses; ``mla`` is the form of latent
+    attention, if it was chosen; ``tier`` is what the times stand on, and ``basis`` names where each part of
+    the device's figures comes from; ``assumptions`` is what a count cannot know or chose."""
 
     model: str
     parameters: int
@@ -133,6 +135,8 @@ class Explanation:
     tier: str
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
+    active_parameters: int
+    mla: str | None
 
 
 def explain(
@@ -147,13 +151,16 @@ def explain(
     attention: str = Attention.FUSED,
     pairs: str = Pairs.VISIBLE,
     tier: str | None = None,
+    mla: str | None = None,
 ) -> Explanation:
     """Predict prefill, a decode step and a whole request of ``model`` on the device ``on``.
 
     ``model`` is a built-in name, a folder, or a hub id; ``on`` a device name, a TOML file, or
     ``this``. ``weights`` and ``cache`` are storage formats (``int4-g128``, ``int8``, ...),
     ``attention`` is ``fused`` or ``naive``, ``pairs`` ``visible`` or ``square``. ``tier`` is datasheet,
-    generic, calibrated or measured: by default the best founded that the device has.
+    generic, calibrated or measured: by default the best founded that the device has. ``mla`` is the form of
+    latent attention: ``expanded``, ``absorbed``, or ``auto``, which takes the one of fewer operations. By
+    default it is auto, and on a measured machine expanded, as the native kernels run it.
 
     ``output`` is 128 tokens unless given; an encoder has neither output nor cache.
 
@@ -174,9 +181,13 @@ def explain(
     activations = multiplied = activation_format(built, lowering)
     if lowering.activations is not None:  # the native kernels: they pack weights and multiply in their kind
         pad_products(built)
-        multiplied = product_format(weights or config.format)
+        multiplied = product_format(weights or config.stored_format)
     if choice("attention", attention, Attention) is Attention.NAIVE:
         lowering = NAIVE[lowering.name]
+    if mla is not None:
+        if not (config.is_decoder and built.cache_spec(cache_format).is_latent):
+            raise InputError(f"{config.name} has no latent attention, so mla is not for it: leave it out")
+        lowering = replace(lowering, mla=choice("mla", mla, Mla))
     shown = choice("pairs", pairs, Pairs)
     options = {"cache_format": cache_format, "lowering": lowering}
 
@@ -185,7 +196,7 @@ def explain(
         trace = trace_step(built, [span], logits=logits, **options)
         by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
         rows = span.rows * span.count
-        return phase_of(name, rows, span.keys, prediction, trace.memory().activations, by_tier)
+        return phase_of(name, rows, span.keys, prediction, trace, by_tier)
 
     if config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
@@ -199,7 +210,7 @@ def explain(
     return Explanation(
         model=config.name,
         parameters=built.parameter_count(),
-        weight_format=weights or config.format,
+        weight_format=weights or config.stored_format,
         activation_format=activations,
         product_format=multiplied,
         cache_format=cache_format,
@@ -215,6 +226,8 @@ def explain(
         tier=str(chosen),
         basis={section: source for p in phases for section, source in p.basis.items()},
         assumptions=tuple(_assumptions(built, device, chosen, multiplied, shown, memory, phases)),
+        active_parameters=built.active_parameters(),
+        mla=mla,
     )
 
 
@@ -239,7 +252,7 @@ def phase_of(
     tokens: int,
     context: int,
     prediction: Prediction,
-    activations: Number,
+    trace: Trace,
     by_tier: Mapping[str, float],
 ) -> Phase:
     """A step of ``tokens`` rows, each of which sees up to ``context`` keys."""
@@ -254,13 +267,14 @@ def phase_of(
         bytes=nbytes,
         elements=prediction.elements,
         intensity=flops.total / nbytes,
-        activation_bytes=activations,
+        activation_bytes=trace.memory().activations,
         kernels=prediction.kernels,
         seconds_by_class=prediction.by_class(),
         seconds_by_bound=prediction.by_bound(),
         seconds_by_tier=by_tier,
         basis={section: str(provenance) for section, provenance in prediction.basis.items()},
         unmeasured=prediction.unmeasured,
+        assumptions=trace.assumptions,
     )
 
 
@@ -306,7 +320,7 @@ def _memory(
     if model.config.is_decoder:
         spec = model.cache_spec(cache_format)
         elements = spec.elements_per_token
-        per_token = get_format(cache_format).nbytes((2 * spec.layers * spec.kv_heads, spec.head_dim))
+        per_token = spec.bytes_per_token
     free = max(device.memory_bytes - weights - activations, 0)
     return MemoryUse(
         weights=weights,
@@ -339,6 +353,9 @@ def common_assumptions(
     model: Model, device: Device, tier: Tier, multiplied: str, memory: MemoryUse, phases: Sequence[Phase]
 ) -> Iterator[str]:
     """What any prediction stands on: how weights are multiplied, and what the device's figures leave out."""
+    for p in phases:
+        for statement in p.assumptions:
+            yield f"{p.name}: {statement}"
     if multiplied == "int8":
         yield "activations are quantised to int8 on chip and multiplied so with the quantised weights"
     elif any(get_format(w.format).is_quantised for w in model.weights()):

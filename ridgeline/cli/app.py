@@ -54,6 +54,11 @@ Image = Annotated[
 ]
 Frames = Annotated[int | None, typer.Option(help="Frames of its video; as trained.")]
 TextTokens = Annotated[int | None, typer.Option("--text", help="Tokens of its prompt; the usual number.")]
+DraftWeights = Annotated[str, typer.Option(help="Weights of a draft model, as --weights has them.")]
+DraftThreads = Annotated[
+    int | None,
+    typer.Option(help="Threads of the draft's own: it then drafts on while proposals are verified."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -48,6 +48,12 @@ def explain(
             help="Denoise every image with its condition and without, unless told otherwise.",
         ),
     ] = None,
+    mla: Annotated[
+        str | None,
+        typer.Option(
+            help="Latent attention (DeepSeek): expanded, absorbed, or auto, which takes fewer operations."
+        ),
+    ] = None,
     elements: Annotated[bool, typer.Option("--elements", help="Show elements instead of bytes.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +67,7 @@ def explain(
         "attention": attention,
         "tier": tier,
     }
-    of_text = {"prompt": prompt, "output": output, "cache": cache, "pairs": pairs}
+    of_text = {"prompt": prompt, "output": output, "cache": cache, "pairs": pairs, "mla": mla}
     of_image = {"image": image, "frames": frames, "text": text, "steps": steps, "guidance": guidance}
     if config.is_diffusion:
         support.refuse_given(f"{config.name} denoises images", of_text)

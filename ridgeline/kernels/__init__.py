@@ -21,7 +21,7 @@ from ridgeline.kernels.rows import (
     rotate,
     take_rows,
 )
-from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads
+from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads, use_own_pool
 from ridgeline.kernels.sample import log_probabilities, sample
 
 __all__ = [
@@ -56,4 +56,5 @@ __all__ = [
     "set_threads",
     "take_rows",
     "threads",
+    "use_own_pool",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, gpt2, llama, opt
+from ridgeline.models import bert, deepseek, gpt2, llama, mixtral, opt
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -35,6 +35,11 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(llama.read_mistral, llama.build, ("MistralForCausalLM",)),
     "qwen2": Family(llama.read_qwen2, llama.build, ("Qwen2ForCausalLM",)),
     "qwen3": Family(llama.read_qwen3, llama.build, ("Qwen3ForCausalLM",)),
+    "mixtral": Family(mixtral.read_mixtral, mixtral.build, ("MixtralForCausalLM",)),
+    "qwen2_moe": Family(mixtral.read_qwen2_moe, mixtral.build, ("Qwen2MoeForCausalLM",)),
+    "qwen3_moe": Family(mixtral.read_qwen3_moe, mixtral.build, ("Qwen3MoeForCausalLM",)),
+    "deepseek_v2": Family(deepseek.read_v2, deepseek.build, ("DeepseekV2ForCausalLM",)),
+    "deepseek_v3": Family(deepseek.read_v3, deepseek.build, ("DeepseekV3ForCausalLM",)),
     "gpt2": Family(gpt2.read, gpt2.build, ("GPT2LMHeadModel",)),
     "opt": Family(opt.read, opt.build, ("OPTForCausalLM",)),
     "bert": Family(bert.read, bert.build, bert.ARCHITECTURES),
@@ -132,12 +137,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def declare(config: ModelConfig, format: str | None = None) -> Model:
-    """The model's structure without data, stored as ``format``, the config's by default.
+    """The model's structure without data, stored as ``format``, by default as it is published.
 
     A quantised format is that of all weights that are multiplied, the output head included; what is only
     looked up or added (an embedding of its own, norms, biases) keeps the config's.
     """
-    format = format or config.format
+    format = format or config.stored_format
     if not get_format(format).is_quantised:
         return build(config, Declared(format))
     model = build(config, Declared(config.format))

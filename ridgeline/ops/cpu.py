@@ -3,25 +3,30 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
+A pass with experts or latents can't be recorded: the calls of one depend on what is computed, and the caches
+of the program hold no latents. Such a pass is walked through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
 from ridgeline import kernels
 from ridgeline.errors import InputError
+from ridgeline.ops.attend_latent import expand, known_latents, split
+from ridgeline.ops.latent import Latent
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
-from ridgeline.ops.record import record
+from ridgeline.ops.record import Unrecordable, record
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.replay import Replay
-from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans
+from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans
 from ridgeline.ops.torch_diffusion import add_gated
 from ridgeline.ops.trace import CPU
 
@@ -58,7 +63,7 @@ class Cpu(Reference):
         super().__init__(torch.float32, "cpu")
         keep_freed_memory()
         self.attention_format = attention_format
-        self._replays: dict[tuple, tuple[Model, Replay]] = {}
+        self._replays: dict[tuple, tuple[Model, Replay | None]] = {}
 
     # -- whole passes ---------------------------------------------------------------------------------
 
@@ -72,7 +77,10 @@ class Cpu(Reference):
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        return self._replay(model, logits, cache).run(ids, spans, logits, cache, segments)
+        replay = self._replay(model, logits, cache)
+        if replay is None:
+            return super().run(model, ids, spans, logits=logits, cache=cache, segments=segments)
+        return replay.run(ids, spans, logits, cache, segments)
 
     def profile(
         self,
@@ -84,15 +92,18 @@ class Cpu(Reference):
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
     ) -> list[OpTime]:
-        return self._replay(model, logits, cache).profile(ids, spans, logits, cache, segments)
+        replay = self._replay(model, logits, cache)
+        if replay is None:
+            return super().profile(model, ids, spans, logits=logits, cache=cache, segments=segments)
+        return replay.profile(ids, spans, logits, cache, segments)
 
-    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay:
+    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay | None:
+        """The recorded pass; None of a model whose pass depends on what is computed."""
         all_rows = logits == "all"
         key = (id(model), all_rows, None if cache is None else cache.spec)
         if key not in self._replays:
-            recording = record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
             # The model is kept, so that its id stays its own.
-            self._replays[key] = model, Replay(recording)
+            self._replays[key] = model, self._recorded(model, all_rows, cache)
         return self._replays[key][1]
 
     def denoise(self, model: Model, batch: Denoising) -> torch.Tensor:
@@ -103,8 +114,16 @@ class Cpu(Reference):
         with _one_pool():
             return super().profile_denoising(model, batch)
 
-    def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache:
-        return NativeCache(spec, blocks)
+    def _recorded(self, model: Model, all_rows: bool, cache: NativeCache | None) -> Replay | None:
+        try:
+            return Replay(
+                record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
+            )
+        except Unrecordable:
+            return None
+
+    def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache | TorchCache:
+        return TorchCache(spec, blocks) if spec.is_latent else NativeCache(spec, blocks)
 
     # -- one operator at a time -----------------------------------------------------------------------
 
@@ -186,6 +205,33 @@ class Cpu(Reference):
         rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (q, k, v))
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         return kernels.attention_varlen(*rounded, starts, key_starts, **options, out=out).flatten(1)
+
+    def attend_latent(
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        latent: Latent,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: TorchLayerCache | None = None,
+    ) -> torch.Tensor:
+        """Expanded for every sequence: latents are larger than the kernels' heads, and with a form that went
+        by the number of rows a prompt's bits would depend on its chunks."""
+        queries, stored = split(q, kv, latent, spans, rope, self)
+        known = known_latents(stored, spans, cache, torch.float32)
+        ends = torch.tensor([0, *accumulate(map(len, known))])
+        keys, values = expand(torch.cat(known), latent, self)
+        rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (queries, keys, values))
+        options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        out = torch.empty(len(q), latent.heads, latent.value)
+        starts = torch.tensor(spans.starts)
+        return kernels.attention_varlen(*rounded, starts, ends, **options, out=out).flatten(1)
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        return kernels.rotate(x, cos[:, 0].contiguous(), sin[:, 0].contiguous())
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return kernels.add(a, b)

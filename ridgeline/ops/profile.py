@@ -20,6 +20,9 @@ _NAMES: dict[str, Callable[..., str]] = {
     "linear": lambda x, weight, name=None, **_: name or weight.name,
     "split_heads": lambda *_: "split_heads",
     "attend": lambda *_, name="attention", **__: name,
+    "attend_latent": lambda *_, **__: "attention",
+    "route": lambda x, router: router.weight.name,
+    "experts": lambda x, routes, experts, **_: experts.name,
     "add": lambda *_: "add",
     "take_rows": lambda *_: "take_rows",
     "activate": lambda x, activation: activation,
@@ -108,6 +111,15 @@ class Profile:
 
     def attend(self, q: T, k: T, v: T, **options: Any) -> T:
         return self._timed("attend", q, k, v, **options)
+
+    def attend_latent(self, q: T, kv: T, latent: Any, **options: Any) -> T:
+        return self._timed("attend_latent", q, kv, latent, **options)
+
+    def route(self, x: T, router: Any) -> T:
+        return self._timed("route", x, router)
+
+    def experts(self, x: T, routes: T, experts: Any, **options: Any) -> T:
+        return self._timed("experts", x, routes, experts, **options)
 
     def add(self, a: T, b: T) -> T:
         return self._timed("add", a, b)

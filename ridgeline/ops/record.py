@@ -18,6 +18,8 @@ from ridgeline.errors import InputError
 from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
+from ridgeline.ops.latent import Latent
+from ridgeline.ops.mixture import Router
 from ridgeline.ops.profile import Fold
 from ridgeline.ops.protocol import Activation, Batch, Heads, Layer, Mask, Norm, Rope, Score, Weight
 from ridgeline.ops.workspace import Use, place
@@ -30,6 +32,11 @@ Rows = _native.Rows
 Source = _native.Source
 #: Matrices begin on a cache line of their own.
 _ALIGNMENT = 64
+
+
+class Unrecordable(Exception):
+    """Raised for a pass that no list of native calls serves: one whose calls depend on what is computed, or
+    that asks for what the program lacks."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ def record(model: Model, *, all_rows: bool, cache: NativeCache | None, attention
     """Record ``model``'s forward pass, with logits of all rows or of those that a step wants.
 
     The recording serves every cache that is laid out like ``cache``; None is a pass without one, whose
-    attention multiplies as ``attention_format``, bf16 or fp32, says.
+    attention multiplies as ``attention_format``, bf16 or fp32, says. Raises Unrecordable for a model with
+    experts.
     """
     ops = Record(KV_FORMATS[attention_format])
     batch = Batch(
@@ -220,6 +228,12 @@ class Record:
     def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
         """How a pass without a cache multiplies its own keys and values; cache number -1."""
         return _native.KvLayout(self._attention_format, k.heads, k.dim, v.dim), -1
+
+    def attend_latent(self, q: Matrix, kv: Matrix, latent: Latent, **options: object) -> Matrix:
+        raise Unrecordable("the native caches hold no latents")
+
+    def route(self, x: Matrix, router: Router) -> Matrix:
+        raise Unrecordable("which experts a row takes is known only when it is there")
 
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline.kernels.linear import PackedLinear
+from ridgeline.ops.attend_latent import attend_latent
+from ridgeline.ops.latent import Latent, Mla
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.protocol import (
     Activation,
     Batch,
@@ -26,6 +29,7 @@ from ridgeline.ops.protocol import (
     Wanted,
     Weight,
 )
+from ridgeline.ops.routing import Routes, choose, mix
 from ridgeline.ops.torch_batch import (
     ACTIVATIONS,
     TorchCache,
@@ -44,11 +48,18 @@ if TYPE_CHECKING:
 
 
 class Reference(DiffusionOperators):
-    """The operators in plain PyTorch. ``dtype`` is what everything is computed in."""
+    """The operators in plain PyTorch. ``dtype`` is what everything is computed in, ``mla`` the form of latent
+    attention."""
 
-    def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        mla: Mla = Mla.AUTO,
+    ) -> None:
         self.dtype = dtype
         self.device = torch.device(device)
+        self.mla = mla
 
     def batch(
         self,
@@ -174,7 +185,7 @@ class Reference(DiffusionOperators):
             cos, sin = spans.rotation(rope, self.dtype)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
-            cache.append(k, v, spans)
+            cache.append(spans, k, v)
         outputs = []
         for i, (span, start, stop) in enumerate(spans.pieces()):
             if cache is None:
@@ -191,6 +202,39 @@ class Reference(DiffusionOperators):
         """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] in the cache's dtype
         -> as q."""
         return attention(q.transpose(0, 1), keys.to(self.dtype), values.to(self.dtype), mask, score)
+
+    def attend_latent(
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        latent: Latent,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: TorchLayerCache | None = None,
+    ) -> torch.Tensor:
+        given = {"spans": spans, "mask": mask, "score": score, "rope": rope, "cache": cache}
+        return attend_latent(q, kv, latent, form=self.mla, ops=self, **given)
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """x [rows, heads, dim] turned by its row's angles, [rows, 1, dim]."""
+        return rotate(x, cos, sin)
+
+    def route(self, x: torch.Tensor, router: Router) -> Routes:
+        bias = None if router.bias is None else self._data(router.bias)
+        return choose(self.linear(x, router.weight), router, bias)
+
+    def experts(
+        self, x: torch.Tensor, routes: Routes, experts: Experts, *, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        def run(number: int, rows: torch.Tensor) -> torch.Tensor:
+            hidden = self.linear(rows, experts.gate_up.part(number), activation=experts.activation)
+            return self.linear(hidden, experts.down.part(number))
+
+        y = mix(x, routes, run)
+        return y if residual is None else self.add(residual, y)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a + b

@@ -10,6 +10,7 @@ from ridgeline.validation import (
     diffusion,
     fast,
     flat,
+    mixtures,
     performance,
     publications,
     serving,
@@ -29,6 +30,7 @@ FIGURES: tuple[Figure, ...] = (
     *bottleneck.FIGURES,
     *publications.FIGURES,
     *diffusion.PAPER_FIGURES,
+    *mixtures.FIGURES,
     *serving.FIGURES,
 )
 

@@ -25,6 +25,7 @@ MODULES: Mapping[str, str] = {
     "gemm": "ridgeline.predict.gpu.gemm",
     "elementwise": "ridgeline.predict.gpu.elementwise",
     "attention": "ridgeline.predict.gpu.attention",
+    "collective": "ridgeline.predict.gpu.collective",
 }
 
 
