@@ -30,8 +30,7 @@ def extend(trace: Trace) -> Trace:
     ``Role.GRADIENT``; gradients that meet are added, a weight's in place.
 
     Raises InputError for a trace that has a backward pass already, wants no gradient, or cannot
-    be trained: one with a key/value cache, with quantised weights, or with a loop that reads more
-    than its entry from outside.
+    be trained: one with a key/value cache, or with quantised weights.
     """
     if trace.forward is not None:
         raise InputError("this trace has its backward pass already; extend the forward trace once")
@@ -57,6 +56,7 @@ class _Backward:
         self.at = 0  # the index of the forward operator at hand
         self.parts: list[Kernel] = []  # of its backward
         self.second: list[tuple[Value, Value]] = []  # gradients to be added to one that is there
+        self.summed: set[int] = set()  # values whose gradient is summed in place over a loop's iterations
 
     def run(self) -> Trace:
         output = self.forward.output
@@ -79,26 +79,38 @@ class _Backward:
         )
 
     def _loop(self, loop: Loop) -> None:
-        if loop.exit.id not in self.gradients:
+        if not any(value.id in self.gradients for value in loop.exit):
             return
-        self._check(loop)
-        start, given = len(self.ops), self.gradients[loop.exit.id]
+        for value in loop.entry:
+            if value.id in self.gradients:
+                raise InputError(f"'{value.name}' is read after the layers too: its gradient is not counted")
+        for value in (*loop.exit, *self._read_by_all(loop)):
+            if value.id not in self.gradients:
+                self._zero(value)
+        self.summed.update(value.id for value in self._read_by_all(loop))
+        start, given = len(self.ops), tuple(self.gradients[value.id] for value in loop.exit)
         for index in reversed(range(loop.start, loop.stop)):
             self._op(index)
-        passed_on = self.gradients[loop.entry.id]
+        passed_on = tuple(self.gradients[value.id] for value in loop.entry)
         self.loops.append(Loop(start, len(self.ops), loop.count, given, passed_on, mirrors=loop))
 
-    def _check(self, loop: Loop) -> None:
-        """Refuse gradients that would have to be summed over the iterations."""
+    def _read_by_all(self, loop: Loop) -> list[Value]:
+        """What every iteration reads from outside and wants a gradient, which is summed over them."""
         parts = [part for op in self.forward.ops[loop.start : loop.stop] for part in op.parts]
-        own = {loop.entry.storage} | {a.value.storage for part in parts for a in part.writes}
-        for value in (a.value for part in parts for a in part.reads):
-            if value.needs_grad and value.role is not Role.WEIGHT and value.storage not in own:
-                raise InputError(
-                    f"all layers read '{value.name}': gradients summed over layers are not counted"
-                )
-        if loop.entry.id in self.gradients:
-            raise InputError(f"'{loop.entry.name}' is read after the layers too: its gradient is not counted")
+        own = loop.entries | {a.value.storage for part in parts for a in part.writes}
+        found = {
+            a.value.id: a.value
+            for part in parts
+            for a in part.reads
+            if a.value.needs_grad and a.value.role is not Role.WEIGHT and a.value.storage not in own
+        }
+        return list(found.values())
+
+    def _zero(self, value: Value) -> None:
+        """Begin the gradient of a value with zeros."""
+        gradient = self.gradients[value.id] = self.new_like(value, Role.ACTIVATION)
+        part = Kernel("fill", (), (whole(gradient),), Flops(), gradient.format, gradient.shape[0])
+        self.ops.append(OpCost(f"{value.name}.fill", "fill", (part,)))
 
     def _op(self, index: int) -> None:
         op = self.forward.ops[index]
@@ -113,7 +125,7 @@ class _Backward:
 
     def _add(self, value: Value, second: Value, repeat: int) -> None:
         first = self.gradients[value.id]
-        in_place = value.role is Role.WEIGHT or value.base is not None
+        in_place = value.role is Role.WEIGHT or value.base is not None or value.id in self.summed
         total = self.view(first) if in_place else self.new_like(value, Role.ACTIVATION)
         self.gradients[value.id] = total
         work = Flops(vector=total.elements)
@@ -205,6 +217,8 @@ def _linear(b: _Backward, op: OpCost) -> None:
     dy = b.gradients[op.parts[-1].writes[0].value.id]
     if "residual" in parts:
         b.give(parts["residual"].reads[1].value, dy)
+    if "gate" in parts:
+        dy = _gate(b, parts["gate"], dy)
     if "activation" in parts:
         dy = _activation(b, parts["activation"], dy)
     product = parts["matmul"]
@@ -217,6 +231,15 @@ def _linear(b: _Backward, op: OpCost) -> None:
         b.emit("bias", (whole(dy),), sums, Flops(vector=dy.elements), parts["bias"])
 
 
+def _gate(b: _Backward, part: Kernel, dy: Value) -> Value:
+    """y = gate x, a gate for all rows of a sequence: dX = dY gate, dGate = the sum of dY X over its rows."""
+    x, gate = part.reads
+    dx = b.gradient_for(x.value)
+    writes = (whole(dx), *b.gradients_for(gate))
+    b.emit("gate", (whole(dy), b.kept(x), gate), writes, Flops(vector=3 * dy.elements), part)
+    return dx
+
+
 def _activation(b: _Backward, part: Kernel, dy: Value) -> Value:
     (x,), (y,) = part.reads, part.writes
     from_result = part.function in FROM_RESULT
@@ -227,12 +250,16 @@ def _activation(b: _Backward, part: Kernel, dy: Value) -> Value:
 
 
 def _norms(b: _Backward, op: OpCost) -> None:
-    """A norm, or those of the query and key heads."""
+    """A norm and what modulates it, or those of the query and key heads."""
     for part in reversed(op.parts):
-        x, weight, *_ = part.reads
-        dy = b.gradients[part.writes[0].value.id]
-        reads = (whole(dy), x, weight)
-        b.emit("norm", reads, b.gradients_for(*part.reads), part.flops * 2, part)
+        dy = whole(b.gradients[part.writes[0].value.id])
+        if part.kind == "modulate":  # dX = dY (1 + scale), dShift = sum dY, dScale = sum dY X
+            x, _, scale = part.reads
+            work = Flops(vector=4 * x.elements + scale.elements)
+            b.emit("modulate", (dy, b.kept(x), scale), b.gradients_for(*part.reads), work, part)
+            continue
+        x, *weight = part.reads
+        b.emit("norm", (dy, x, *weight[:1]), b.gradients_for(*part.reads), part.flops * 2, part)
 
 
 def _attend(b: _Backward, op: OpCost) -> None:
@@ -290,6 +317,25 @@ def _add(b: _Backward, op: OpCost) -> None:
         b.give(access.value, dy)
 
 
+def _add_vector(b: _Backward, op: OpCost) -> None:
+    (part,) = op.parts
+    dy = b.gradients[part.writes[0].value.id]
+    b.emit("bias", (whole(dy),), b.gradients_for(*part.reads), Flops(vector=2 * dy.elements), part)
+
+
+def _activate(b: _Backward, op: OpCost) -> None:
+    (part,) = op.parts
+    _activation(b, part, b.gradients[part.writes[0].value.id])
+
+
+def _layout(b: _Backward, op: OpCost) -> None:
+    """Rows go back to where they came from; a part that nobody has read adds nothing."""
+    (part,) = op.parts
+    given = tuple(whole(b.gradients[a.value.id]) for a in part.writes if a.value.id in b.gradients)
+    indices = tuple(a for a in part.reads if a.value.role is Role.INPUT and not a.value.needs_grad)
+    b.emit("gather", (*given, *indices), b.gradients_for(*part.reads), Flops(), part)
+
+
 def _gather(b: _Backward, op: OpCost) -> None:
     (part,) = op.parts
     x, rows = part.reads
@@ -318,6 +364,9 @@ _RULES = {
     "split": _norms,
     "attend": _attend,
     "add": _add,
+    "add_vector": _add_vector,
+    "activate": _activate,
+    "layout": _layout,
     "gather": _gather,
     "embed": _embed,
 }
