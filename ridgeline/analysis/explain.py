@@ -10,6 +10,7 @@ from ridgeline.analysis.step import activation_format, default_lowering, predict
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
@@ -167,6 +168,7 @@ def explain(
     model's window, and for an encoder's output or cache.
     """
     config = load_config(model) if not isinstance(model, ModelConfig) else model
+    refuse_diffusion(config)
     device = load_device(on) if not isinstance(on, Device) else on
     if not config.is_decoder:
         _refuse_decoding(config, output, cache)
@@ -180,20 +182,21 @@ def explain(
     if lowering.activations is not None:  # the native kernels: they pack weights and multiply in their kind
         pad_products(built)
         multiplied = product_format(weights or config.stored_format)
-    if _choice("attention", attention, Attention) is Attention.NAIVE:
+    if choice("attention", attention, Attention) is Attention.NAIVE:
         lowering = NAIVE[lowering.name]
     if mla is not None:
         if not (config.is_decoder and built.cache_spec(cache_format).is_latent):
             raise InputError(f"{config.name} has no latent attention, so mla is not for it: leave it out")
-        lowering = replace(lowering, mla=_choice("mla", mla, Mla))
-    shown = _choice("pairs", pairs, Pairs)
+        lowering = replace(lowering, mla=choice("mla", mla, Mla))
+    shown = choice("pairs", pairs, Pairs)
     options = {"cache_format": cache_format, "lowering": lowering}
 
     def phase(name: str, span: Span, logits: str = "last") -> Phase:
         prediction = predict_step(built, device, [span], logits=logits, pairs=shown, tier=chosen, **options)
         trace = trace_step(built, [span], logits=logits, **options)
         by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
-        return _phase(name, span, prediction, trace, by_tier)
+        rows = span.rows * span.count
+        return phase_of(name, rows, span.keys, prediction, trace, by_tier)
 
     if config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
@@ -228,7 +231,7 @@ def explain(
     )
 
 
-def _choice(name: str, value: str, kind: type[StrEnum]) -> StrEnum:
+def choice(name: str, value: str, kind: type[StrEnum]) -> StrEnum:
     try:
         return kind(value)
     except ValueError:
@@ -244,15 +247,20 @@ def _check_window(config: ModelConfig, workload: Workload) -> None:
         )
 
 
-def _phase(
-    name: str, span: Span, prediction: Prediction, trace: Trace, by_tier: Mapping[str, float]
+def phase_of(
+    name: str,
+    tokens: int,
+    context: int,
+    prediction: Prediction,
+    trace: Trace,
+    by_tier: Mapping[str, float],
 ) -> Phase:
-    tokens = span.rows * span.count
+    """A step of ``tokens`` rows, each of which sees up to ``context`` keys."""
     flops, nbytes = prediction.flops, prediction.bytes
     return Phase(
         name=name,
         tokens=tokens,
-        context=span.keys,
+        context=context,
         seconds=prediction.seconds,
         tokens_per_second=tokens / prediction.seconds,
         flops=flops,
@@ -338,6 +346,13 @@ def _assumptions(
         yield "attention counts only the query-key pairs that the mask lets through"
     else:
         yield "operations count the full square of query-key pairs, times only the visible ones"
+    yield from common_assumptions(model, device, tier, multiplied, memory, phases)
+
+
+def common_assumptions(
+    model: Model, device: Device, tier: Tier, multiplied: str, memory: MemoryUse, phases: Sequence[Phase]
+) -> Iterator[str]:
+    """What any prediction stands on: how weights are multiplied, and what the device's figures leave out."""
     for p in phases:
         for statement in p.assumptions:
             yield f"{p.name}: {statement}"

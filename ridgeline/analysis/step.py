@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
 from ridgeline.hardware.kernels import Kernels
-from ridgeline.models.model import Model
+from ridgeline.models.model import Model, refuse_diffusion
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.numbers import Number, is_array
 from ridgeline.ops.protocol import Span
@@ -35,8 +35,10 @@ def trace_step(
     A decoder keeps its keys and values in ``cache_format`` (by default that of the weights which are never
     quantised); an encoder has no cache. ``logits`` are wanted of each sequence's ``last`` row or of ``all``.
 
-    Raises InputError for no spans, rows or counts below 1, and sequences beyond the model's window.
+    Raises InputError for no spans, rows or counts below 1, sequences beyond the model's window, and a model
+    that takes no tokens.
     """
+    refuse_diffusion(model.config)
     _check_spans(model, spans)
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ridgeline.errors import InputError
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, T, Weight
+from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, Span, T, Weight
+
+if TYPE_CHECKING:
+    from ridgeline.ops.count import Count
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,27 @@ class ModelConfig:
         """Whether it generates, and so keeps a key/value cache."""
         return True
 
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether it denoises latents, and so knows no tokens."""
+        return False
+
+
+def refuse_diffusion(config: ModelConfig) -> None:
+    """Raises InputError for a model that has no tokens to be asked about."""
+    if config.is_diffusion:
+        raise InputError(
+            f"{config.name} is a diffusion Transformer: it denoises images and knows no prompts or tokens; "
+            "explain and check take it, with --image"
+        )
+
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of the checkpoint: its name and the shape that it must have there."""
+    """A tensor of the checkpoint: its name and the shape that it must have there.
+
+    More dimensions than the weight has are laid side by side: a convolution's kernel is a matrix.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -86,6 +108,17 @@ class Model:
     def forward(self, ops: Ops, batch: Batch) -> T:
         """Logits (or, of a headless encoder, hidden states) of the rows that want them."""
         raise NotImplementedError
+
+    def smallest_batch(self, ops: Count) -> Any:
+        """The least that a counted pass can be run on."""
+        cache = None
+        if self.config.is_decoder:
+            cache = ops.alloc_cache(self.cache_spec(self.plain_format), 0)
+        return ops.batch([Span(1)], logits="all", cache=cache)
+
+    def copied(self, tensor: str) -> Weight | None:
+        """The weight that a checkpoint's tensor of that name repeats, beside tied embeddings."""
+        return None
 
     def weights(self) -> Iterator[Weight]:
         """Every weight once; a tied one is met once."""
@@ -138,7 +171,7 @@ class Declared:
     format: str
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        shape = stacked_shape(sources)
+        shape = matrix_shape(sources)
         return Weight(name, shape[::-1] if transposed else shape, self.format)
 
     def table(self, name: str, source: Source) -> Weight:
@@ -148,11 +181,16 @@ class Declared:
         return Weight(name, stacked.shape, self.format)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return Weight(name, stacked_shape(sources), self.format)
+        return Weight(name, vector_shape(sources), self.format)
 
 
-def stacked_shape(sources: tuple[Source, ...]) -> tuple[int, ...]:
-    return (sum(s.shape[0] for s in sources), *sources[0].shape[1:])
+def matrix_shape(sources: tuple[Source, ...]) -> tuple[int, int]:
+    """[out, in] of the matrix that the sources make, one below the other."""
+    return (sum(s.shape[0] for s in sources), prod(sources[0].shape[1:]))
+
+
+def vector_shape(sources: tuple[Source, ...]) -> tuple[int]:
+    return (sum(prod(s.shape) for s in sources),)
 
 
 def layer_norm(make: WeightMaker, name: str, source: str, width: int, eps: float) -> Norm:

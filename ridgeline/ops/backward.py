@@ -32,8 +32,7 @@ def extend(trace: Trace, recompute: str = "none") -> Trace:
     ``Role.GRADIENT``; gradients that meet are added, a weight's in place.
 
     Raises InputError for a trace that has a backward pass already, wants no gradient, or cannot
-    be trained: one with a key/value cache, with quantised weights, or with a loop that reads more
-    than its entry from outside. Also for an unknown ``recompute``.
+    be trained: one with a key/value cache, or with quantised weights. Also for an unknown ``recompute``.
     """
     policy = policy_of(recompute)
     if trace.forward is not None:
@@ -61,6 +60,7 @@ class Backward:
         self.at = 0  # the index of the forward operator at hand, or of its copy that computes it again
         self.parts: list[Kernel] = []  # of its backward
         self.second: list[tuple[Value, Value]] = []  # gradients to be added to one that is there
+        self.summed: set[int] = set()  # values whose gradient is summed in place over a loop's iterations
 
     def run(self) -> Trace:
         output = self.forward.output
@@ -90,34 +90,51 @@ class Backward:
         )
 
     def _run_of_layers(self, run: Loop) -> None:
-        if run.exit.id not in self.gradients:
+        if not any(value.id in self.gradients for value in run.exit):
             return
         if run.count > 1:
-            self._check(run)
-        start, given = len(self.ops), self.gradients[run.exit.id]
+            self._prepare_loop(run)
+        start, given = len(self.ops), tuple(self.gradients.get(value.id) for value in run.exit)
         indices = range(run.start, run.stop)
         if self.policy is Recompute.FULL:
             copies, exit = copy_of_run(self.values, self.forward, run)
-            self.gradients[exit.id] = given
+            for value, gradient in zip(exit, given, strict=True):
+                if gradient is not None:
+                    self.gradients[value.id] = gradient
             indices = range(start, start + len(copies))
             self.ops += copies
         for index in reversed(indices):
             self._op(index)
         if run.count > 1:
-            passed_on = self.gradients[run.entry.id]
+            passed_on = tuple(self.gradients[value.id] for value in run.entry)
             self.loops.append(Loop(start, len(self.ops), run.count, given, passed_on, mirrors=run))
 
-    def _check(self, loop: Loop) -> None:
-        """Refuse gradients that would have to be summed over the iterations."""
+    def _prepare_loop(self, loop: Loop) -> None:
+        for value in loop.entry:
+            if value.id in self.gradients:
+                raise InputError(f"'{value.name}' is read after the layers too: its gradient is not counted")
+        for value in (*loop.exit, *self._read_by_all(loop)):
+            if value.id not in self.gradients:
+                self._zero(value)
+        self.summed.update(value.id for value in self._read_by_all(loop))
+
+    def _read_by_all(self, loop: Loop) -> list[Value]:
+        """What every iteration reads from outside and wants a gradient, which is summed over them."""
         parts = [part for op in self.forward.ops[loop.start : loop.stop] for part in op.parts]
-        own = {loop.entry.storage} | {a.value.storage for part in parts for a in part.writes}
-        for value in (a.value for part in parts for a in part.reads):
-            if value.needs_grad and value.role is not Role.WEIGHT and value.storage not in own:
-                raise InputError(
-                    f"all layers read '{value.name}': gradients summed over layers are not counted"
-                )
-        if loop.entry.id in self.gradients:
-            raise InputError(f"'{loop.entry.name}' is read after the layers too: its gradient is not counted")
+        own = loop.entries | {a.value.storage for part in parts for a in part.writes}
+        found = {
+            a.value.id: a.value
+            for part in parts
+            for a in part.reads
+            if a.value.needs_grad and a.value.role is not Role.WEIGHT and a.value.storage not in own
+        }
+        return list(found.values())
+
+    def _zero(self, value: Value) -> None:
+        """Begin the gradient of a value with zeros."""
+        gradient = self.gradients[value.id] = self.new_like(value, Role.ACTIVATION)
+        part = Kernel("fill", (), (whole(gradient),), Flops(), gradient.format, gradient.shape[0])
+        self.ops.append(OpCost(f"{value.name}.fill", "fill", (part,)))
 
     def _op(self, index: int) -> None:
         op = self.ops[index]
@@ -134,7 +151,7 @@ class Backward:
 
     def _add(self, value: Value, second: Value, repeat: int) -> None:
         first = self.gradients[value.id]
-        in_place = value.role is Role.WEIGHT or value.base is not None
+        in_place = value.role is Role.WEIGHT or value.base is not None or value.id in self.summed
         total = self.view(first) if in_place else self.new_like(value, Role.ACTIVATION)
         self.gradients[value.id] = total
         work = Flops(vector=total.elements)

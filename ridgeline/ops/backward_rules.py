@@ -23,6 +23,8 @@ def _linear(b: Backward, op: OpCost) -> None:
         b.give(parts["residual"].reads[1].value, dy)
     if "dropout" in parts:
         dy = _dropout(b, parts["dropout"], dy)
+    if "gate" in parts:
+        dy = _gate(b, parts["gate"], dy)
     if "activation" in parts:
         dy = activation(b, parts["activation"], dy)
     product = parts["matmul"]
@@ -33,6 +35,15 @@ def _linear(b: Backward, op: OpCost) -> None:
     if "bias" in parts:
         sums = b.gradients_for(parts["bias"].reads[1])
         b.emit("bias", (whole(dy),), sums, Flops(vector=dy.elements), parts["bias"])
+
+
+def _gate(b: Backward, part: Kernel, dy: Value) -> Value:
+    """y = gate x, a gate for all rows of a sequence: dX = dY gate, dGate = the sum of dY X over its rows."""
+    x, gate = part.reads
+    dx = b.gradient_for(x.value)
+    writes = (whole(dx), *b.gradients_for(gate))
+    b.emit("gate", (whole(dy), b.kept(x), gate), writes, Flops(vector=3 * dy.elements), part)
+    return dx
 
 
 def activation(b: Backward, part: Kernel, dy: Value) -> Value:
@@ -53,12 +64,16 @@ def _dropout(b: Backward, part: Kernel, dy: Value) -> Value:
 
 
 def _norms(b: Backward, op: OpCost) -> None:
-    """A norm, or those of the query and key heads."""
+    """A norm and what modulates it, or those of the query and key heads."""
     for part in reversed(op.parts):
-        x, weight, *_ = part.reads
-        dy = b.gradients[part.writes[0].value.id]
-        reads = (whole(dy), x, weight)
-        b.emit("norm", reads, b.gradients_for(*part.reads), part.flops * 2, part)
+        dy = whole(b.gradients[part.writes[0].value.id])
+        if part.kind == "modulate":  # dX = dY (1 + scale), dShift = sum dY, dScale = sum dY X
+            x, _, scale = part.reads
+            work = Flops(vector=4 * x.elements + scale.elements)
+            b.emit("modulate", (dy, b.kept(x), scale), b.gradients_for(*part.reads), work, part)
+            continue
+        x, *weight = part.reads
+        b.emit("norm", (dy, x, *weight[:1]), b.gradients_for(*part.reads), part.flops * 2, part)
 
 
 def _attend(b: Backward, op: OpCost) -> None:
@@ -142,6 +157,25 @@ def _add(b: Backward, op: OpCost) -> None:
         b.give(access.value, dy)
 
 
+def _add_vector(b: Backward, op: OpCost) -> None:
+    (part,) = op.parts
+    dy = b.gradients[part.writes[0].value.id]
+    b.emit("bias", (whole(dy),), b.gradients_for(*part.reads), Flops(vector=2 * dy.elements), part)
+
+
+def _activate(b: Backward, op: OpCost) -> None:
+    (part,) = op.parts
+    activation(b, part, b.gradients[part.writes[0].value.id])
+
+
+def _layout(b: Backward, op: OpCost) -> None:
+    """Rows go back to where they came from; a part that nobody has read adds nothing."""
+    (part,) = op.parts
+    given = tuple(whole(b.gradients[a.value.id]) for a in part.writes if a.value.id in b.gradients)
+    indices = tuple(a for a in part.reads if a.value.role is Role.INPUT and not a.value.needs_grad)
+    b.emit("gather", (*given, *indices), b.gradients_for(*part.reads), Flops(), part)
+
+
 def _gather(b: Backward, op: OpCost) -> None:
     (part,) = op.parts
     x, rows = part.reads
@@ -180,6 +214,9 @@ RULES = {
     "split": _norms,
     "attend": _attend,
     "add": _add,
+    "add_vector": _add_vector,
+    "activate": _activate,
+    "layout": _layout,
     "gather": _gather,
     "embed": _embed,
     "loss": _loss,

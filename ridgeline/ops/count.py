@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
-from ridgeline.ops import count_experts, count_latent
+from ridgeline.ops import count_diffusion, count_experts, count_latent
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.latent import Latent
 from ridgeline.ops.mixture import Experts, Router
@@ -45,6 +45,7 @@ from ridgeline.ops.trace import (
     SequenceWork,
     Trace,
     Value,
+    carried,
     whole,
 )
 
@@ -182,7 +183,7 @@ class Count:
         self, spans: Sequence[Span], *, logits: str = "last", cache: CountedCache | None = None
     ) -> Batch:
         """A step over these spans: logits of each sequence's ``last`` row, or of ``all`` rows."""
-        counted = CountedSpans(tuple(_counted(s) for s in spans))
+        counted = counted_spans(spans)
         ids = self.input("ids", (counted.rows,))
         wanted = None if logits == "all" else self.input("logit_rows", (sum(s.count for s in counted),))
         return Batch(
@@ -232,9 +233,20 @@ class Count:
         self._emit(weight.name, "embed", *parts)
         return y
 
-    def norm(self, x: Value, norm: Norm) -> Value:
-        y = self._activation(norm.weight.name, x.shape, x, self._weight(norm.weight))
-        self._emit(norm.weight.name, "norm", self._norm_part(x, y, norm))
+    def norm(
+        self,
+        x: Value,
+        norm: Norm,
+        *,
+        shift: Value | None = None,
+        scale: Value | None = None,
+        spans: CountedSpans | None = None,
+    ) -> Value:
+        weights = [self._weight(w) for w in (norm.weight, norm.bias) if w is not None]
+        if shift is not None:
+            return count_diffusion.modulated_norm(self, x, norm, shift, scale, weights)
+        y = self._activation(norm.name, x.shape, x, *weights)
+        self._emit(norm.name, "norm", self._norm_part(x, y, norm))
         return y
 
     def linear(
@@ -246,6 +258,8 @@ class Count:
         activation: Activation | None = None,
         residual: Value | None = None,
         name: str | None = None,
+        gate: Value | None = None,
+        spans: CountedSpans | None = None,
     ) -> Value:
         rows, (out, width) = x.shape[0], weight.shape
         matrix = self._weight(weight)
@@ -263,6 +277,8 @@ class Count:
             out = out // 2 if gated else out
             work = Flops(vector=rows * out * (vector + gated), exp=rows * out * exp)
             steps.append(("activation", out, (), work))
+        if gate is not None:
+            steps.append(("gate", out, (gate,), Flops(vector=rows * out)))
         if residual is not None and self.dropout:
             steps.append(("dropout", out, (), Flops(vector=DROPOUT_COST * rows * out)))
         if residual is not None:
@@ -310,6 +326,7 @@ class Count:
         score: Score,
         rope: Rope | None = None,
         cache: CountedCache | None = None,
+        name: str = "attention",
     ) -> Value:
         rows, heads, dim = q.shape
         kv_heads, kv_width = k.shape[1], k.shape[1] * k.shape[2]
@@ -335,7 +352,7 @@ class Count:
         rows_a_span = reduce(maximum, (s.rows for s in spans), 0)
         scores = self._scratch("scores", (heads, square), q, k)
         weights = self._scratch("weights", (heads, square), scores)
-        out = self._activation("attention", (rows, heads * dim), weights, v)
+        out = self._activation(name, (rows, heads * dim), weights, v)
         product = Flops(matrix=2 * pairs * heads * dim)
         from_cache = 0 if cache is None else Access(k, kv_width).bytes + Access(v, kv_width).bytes
         shape = (heads, kv_heads, dim)
@@ -354,7 +371,7 @@ class Count:
             *self._dropout_parts(weights, dropped, pairs * heads, rows_a_span),
             replace(weighting, compute=self.attention),
         ]
-        self._emit("attention", "attend", *parts)
+        self._emit(name, "attend", *parts)
         return out
 
     def _pairs(self, span: Span, mask: Mask) -> Number:
@@ -394,19 +411,48 @@ class Count:
         self._emit("take_rows", "gather", self._part("gather", reads, (whole(y),), Flops(), rows.shape[0]))
         return y
 
+    def activate(self, x: Value, activation: Activation) -> Value:
+        return count_diffusion.activate(self, x, activation)
+
+    def add_vector(self, x: Value, vector: Weight) -> Value:
+        return count_diffusion.add_vector(self, x, vector)
+
+    def columns(self, x: Value, parts: int) -> tuple[Value, ...]:
+        return count_diffusion.columns(self, x, parts)
+
+    def stack_columns(self, x: Value, parts: int) -> Value:
+        return count_diffusion.stack_columns(self, x, parts)
+
+    def unstack_rows(self, x: Value, parts: int) -> Value:
+        return count_diffusion.unstack_rows(self, x, parts)
+
+    def join_columns(self, a: Value, b: Value) -> Value:
+        return count_diffusion.join_columns(self, a, b)
+
+    def permute_rows(self, x: Value, order: Value) -> Value:
+        return count_diffusion.permute_rows(self, x, order)
+
+    def join_rows(self, a: Value, b: Value, *, first: CountedSpans, second: CountedSpans) -> Value:
+        return count_diffusion.join_rows(self, a, b)
+
+    def split_rows(self, x: Value, *, first: CountedSpans, second: CountedSpans) -> tuple[Value, Value]:
+        return count_diffusion.split_rows(self, x, first, second)
+
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Value], Value], x: Value) -> Value:
         if self._repeat > 1:
             raise ValueError("a loop inside the body of a loop is not counted")
         runs = runs_of_identical(layers)
-        if self.train and not x.needs_grad:  # the first layer alone has no input gradient
+        if self.train and not all(
+            v.needs_grad for v in carried(x)
+        ):  # the first layer alone has no input gradient
             runs = runs_of_identical(layers[:1]) + runs_of_identical(layers[1:])
         for layer, count in runs:
             start, entry = len(self._ops), x
             self._repeat = count
             x = body(layer, x)
             self._repeat = 1
-            self._layers.append(LayerRun((start,), len(self._ops), count, entry))
-            self._runs.append(Loop(start, len(self._ops), count, entry, x))
+            self._layers.append(LayerRun((start,), len(self._ops), count, carried(entry)))
+            self._runs.append(Loop(start, len(self._ops), count, carried(entry), carried(x)))
             if count > 1:
                 self._loops.append(self._runs[-1])
         return x
@@ -467,14 +513,18 @@ class Count:
         return Kernel(kind, reads, writes, flops, self.activations, rows)
 
     def _norm_part(self, x: Value, y: Value, norm: Norm) -> Kernel:
-        reads = [whole(x), whole(self._weight(norm.weight))]
-        if norm.bias is not None:
-            reads.append(whole(self._weight(norm.bias)))
-        work = Flops(vector=NORM_COST[norm.kind] * x.elements)
+        reads = [whole(x), *(whole(self._weight(w)) for w in (norm.weight, norm.bias) if w is not None)]
+        left_out = (norm.weight is None) + (norm.kind == "layer" and norm.bias is None)
+        work = Flops(vector=(NORM_COST[norm.kind] - left_out) * x.elements)
         return Kernel("norm", tuple(reads), (whole(y),), work, self.activations, x.shape[0], norm.kind)
 
     def _emit(self, name: str, kind: str, *parts: Kernel) -> None:
         self._ops.append(OpCost(name, kind, parts, self._repeat))
+
+
+def counted_spans(spans: Sequence[Span]) -> CountedSpans:
+    """The spans, with numbers that a count works with."""
+    return CountedSpans(tuple(_counted(s) for s in spans))
 
 
 def _counted(span: Span) -> Span:

@@ -59,12 +59,12 @@ class _Copies:
         return Access(self.of(access.value), access.elements)
 
 
-def copy_of_run(values: list[Value], forward: Trace, run: Loop) -> tuple[list[OpCost], Value]:
-    """The operators of a run's layer once more, and the value that takes the place of its exit."""
+def copy_of_run(values: list[Value], forward: Trace, run: Loop) -> tuple[list[OpCost], tuple[Value, ...]]:
+    """The operators of a run's layer once more, and the values that take the place of its exit."""
     ops = forward.ops[run.start : run.stop]
     copies = _Copies(values, (part for op in ops for part in op.parts))
     again = [replace(op, name=op.name + AGAIN, parts=tuple(map(copies.part, op.parts))) for op in ops]
-    return again, copies.of(run.exit)
+    return again, tuple(copies.of(value) for value in run.exit)
 
 
 def attention_again(values: list[Value], op: OpCost) -> tuple[OpCost, OpCost]:

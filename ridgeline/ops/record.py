@@ -206,8 +206,9 @@ class Record:
         score: Score,
         rope: Rope | None = None,
         cache: tuple[NativeCache, int] | None = None,
+        name: str = "attention",
     ) -> Matrix:
-        op = self._fold.note("attention")
+        op = self._fold.note(name)
         if rope is not None and self._rope not in (None, rope):
             raise InputError("layers rotate by different angles, and a recorded step has one table of them")
         self._rope = rope or self._rope

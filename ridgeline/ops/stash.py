@@ -57,8 +57,9 @@ class _Stash:
         read = _storages(self.trace.ops[self.split :], "reads")
         kept = {i for i in written & read if self._is_stashed(self.trace.values[i])}
         for loop in self.trace.forward.loops:  # the exit of one layer is the entry of the next
-            if loop.entry.storage in kept:
-                kept.add(loop.exit.storage)
+            for entry, exit in zip(loop.entry, loop.exit, strict=True):
+                if entry.storage in kept:
+                    kept.add(exit.storage)
         return kept
 
     def _is_stashed(self, value: Value) -> bool:
@@ -107,9 +108,12 @@ class _Stash:
     def _loop(self, loop: Loop) -> Loop:
         """A backward loop mirrors one whose entry and exit are what is kept of them."""
         mirrored = loop.mirrors
-        if mirrored is None or mirrored.entry.storage not in self.stashes:
+        if mirrored is None:
             return loop
-        entry, exit = (self.values[self._of(v).storage] for v in (mirrored.entry, mirrored.exit))
+        entry, exit = (
+            tuple(self.values[self._of(value).storage] for value in values)
+            for values in (mirrored.entry, mirrored.exit)
+        )
         return replace(loop, mirrors=replace(mirrored, entry=entry, exit=exit))
 
 

@@ -8,6 +8,7 @@ accelerators. See :mod:`ridgeline.validation.figures` for when a figure counts a
 from ridgeline.validation import (
     bottleneck,
     dataflows,
+    diffusion,
     fast,
     flat,
     mixtures,
@@ -25,12 +26,14 @@ FIGURES: tuple[Figure, ...] = (
     *thoughts_intensity.FIGURES,
     *thoughts_long_context.FIGURES,
     *performance.FIGURES,
+    *diffusion.VIDEO_FIGURES,
     *fast.FIGURES,
     *flat.FIGURES,
     *bottleneck.FIGURES,
     *dataflows.FIGURES,
     *training.FIGURES,
     *publications.FIGURES,
+    *diffusion.PAPER_FIGURES,
     *mixtures.FIGURES,
     *serving.FIGURES,
 )
