@@ -7,7 +7,7 @@ one). Neither the number of threads nor what else is in a batch changes a result
 
 from ridgeline.kernels.attention import attention, attention_paged, attention_varlen, merge_states
 from ridgeline.kernels.attention_arguments import Sequences
-from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache, attend
+from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache, attend, attend_stored, store
 from ridgeline.kernels.linear import PackedLinear, linear, linear_weight_only, pack_linear
 from ridgeline.kernels.packed_file import PackedFile, open_packed, save_packed
 from ridgeline.kernels.rows import (
@@ -35,6 +35,7 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "attend",
+    "attend_stored",
     "attention",
     "attention_paged",
     "attention_varlen",
@@ -54,6 +55,7 @@ __all__ = [
     "save_packed",
     "set_isa",
     "set_threads",
+    "store",
     "take_rows",
     "threads",
 ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, T, Weight
+from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, T, Weight, weights_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Model:
     def weights(self) -> Iterator[Weight]:
         """Every weight once; a tied one is met once."""
         seen: set[int] = set()
-        for weight in _weights(self):
+        for weight in weights_of(self):
             if id(weight) not in seen:
                 seen.add(id(weight))
                 yield weight
@@ -97,17 +97,6 @@ class Model:
         """The key/value cache that this model needs."""
         c = self.config
         return CacheSpec(c.layers, c.kv_heads, c.head_dim, format, block_size)
-
-
-def _weights(node: Any) -> Iterator[Weight]:
-    if isinstance(node, Weight):
-        yield node
-    elif isinstance(node, tuple):
-        for item in node:
-            yield from _weights(item)
-    elif is_dataclass(node):
-        for f in fields(node):
-            yield from _weights(getattr(node, f.name))
 
 
 @dataclass(frozen=True)

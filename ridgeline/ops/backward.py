@@ -11,6 +11,7 @@ as forward.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ridgeline.errors import InputError
@@ -26,11 +27,13 @@ def extend(trace: Trace) -> Trace:
     """The trace followed by its backward pass, as ``trace.lowering`` runs it.
 
     The gradient of the output is given. Each weight's gradient has the format of the weight and
-    ``Role.GRADIENT``; gradients that meet are added, a weight's in place.
+    ``Role.GRADIENT``; gradients that meet are added, a weight's in place. What all iterations of a loop
+    read, such as an encoder's output, has a gradient that is filled with zeros before the loop, and that
+    every iteration adds to.
 
     Raises InputError for a trace that has a backward pass already, wants no gradient, or cannot
-    be trained: one with a key/value cache, with quantised weights, or with a loop that reads more
-    than its entry from outside.
+    be trained: one with a key/value cache, with quantised weights, or with a loop whose entry is read
+    after it, too.
     """
     if trace.forward is not None:
         raise InputError("this trace has its backward pass already; extend the forward trace once")
@@ -56,6 +59,7 @@ class _Backward:
         self.at = 0  # the index of the forward operator at hand
         self.parts: list[Kernel] = []  # of its backward
         self.second: list[tuple[Value, Value]] = []  # gradients to be added to one that is there
+        self.summed: set[int] = set()  # values whose gradients all iterations of a loop add to
 
     def run(self) -> Trace:
         output = self.forward.output
@@ -80,24 +84,37 @@ class _Backward:
     def _loop(self, loop: Loop) -> None:
         if loop.exit.id not in self.gradients:
             return
-        self._check(loop)
+        if loop.entry.id in self.gradients:
+            raise InputError(f"'{loop.entry.name}' is read after the layers too: its gradient is not counted")
+        shared = [self._summed(value) for value in self._read_by_all(loop)]
         start, given = len(self.ops), self.gradients[loop.exit.id]
         for index in reversed(range(loop.start, loop.stop)):
             self._op(index)
         passed_on = self.gradients[loop.entry.id]
-        self.loops.append(Loop(start, len(self.ops), loop.count, given, passed_on, mirrors=loop))
+        weights = frozenset(v.id for v in shared if v.role is Role.GRADIENT)
+        self.loops.append(
+            Loop(start, len(self.ops), loop.count, given, passed_on, mirrors=loop, shared=weights)
+        )
 
-    def _check(self, loop: Loop) -> None:
-        """Refuse gradients that would have to be summed over the iterations."""
+    def _read_by_all(self, loop: Loop) -> list[Value]:
+        """What every iteration reads from outside, beside the entry, and wants a gradient of."""
         parts = [part for op in self.forward.ops[loop.start : loop.stop] for part in op.parts]
         own = {loop.entry.storage} | {a.value.storage for part in parts for a in part.writes}
-        for value in (a.value for part in parts for a in part.reads):
-            if value.needs_grad and value.role is not Role.WEIGHT and value.storage not in own:
-                raise InputError(
-                    f"all layers read '{value.name}': gradients summed over layers are not counted"
-                )
-        if loop.entry.id in self.gradients:
-            raise InputError(f"'{loop.entry.name}' is read after the layers too: its gradient is not counted")
+        read = {a.value.id: a.value for part in parts for a in part.reads if a.value.needs_grad}
+        return [
+            v
+            for v in read.values()
+            if (v.id in loop.shared if v.role is Role.WEIGHT else v.storage not in own)
+        ]
+
+    def _summed(self, value: Value) -> Value:
+        """The gradient that all iterations add to, with what was added to it before or zeros."""
+        if value.id not in self.gradients:
+            gradient = self.gradient_for(value)
+            part = Kernel("fill", (), (whole(gradient),), Flops(), gradient.format, gradient.shape[0])
+            self.ops.append(OpCost(f"{value.name}.backward", "fill", (part,)))
+        self.summed.add(value.id)
+        return self.values[self.gradients[value.id].storage]
 
     def _op(self, index: int) -> None:
         op = self.forward.ops[index]
@@ -112,7 +129,7 @@ class _Backward:
 
     def _add(self, value: Value, second: Value, repeat: int) -> None:
         first = self.gradients[value.id]
-        in_place = value.role is Role.WEIGHT or value.base is not None
+        in_place = value.role is Role.WEIGHT or value.base is not None or value.id in self.summed
         total = self.view(first) if in_place else self.new_like(value, Role.ACTIVATION)
         self.gradients[value.id] = total
         work = Flops(vector=total.elements)
@@ -230,40 +247,57 @@ def _norms(b: _Backward, op: OpCost) -> None:
 
 
 def _attend(b: _Backward, op: OpCost) -> None:
-    *before, scores, softmax, values = op.parts
+    parts = {part.kind: part for part in op.parts}
     in_memory = {a.value.id for kernel in op.kernels(b.forward.lowering) for a in kernel.writes}
-    if softmax.writes[0].value.id in in_memory:
-        _stored_attention(b, scores, softmax, values)
+    if parts["softmax"].writes[0].value.id in in_memory:
+        _stored_attention(b, parts)
     else:
-        _recomputed_attention(b, op, in_memory)
-    for rotate in before:
+        _recomputed_attention(b, op, parts, in_memory)
+    if "rotate" in parts:
+        rotate = parts["rotate"]
         turned = tuple(whole(b.gradients[a.value.id]) for a in rotate.writes if a.value.needs_grad)
         b.emit("rotate", turned, b.gradients_for(*rotate.reads), rotate.flops, rotate)
 
 
-def _stored_attention(b: _Backward, scores: Kernel, softmax: Kernel, values: Kernel) -> None:
-    """dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q."""
+def _stored_attention(b: _Backward, parts: Mapping[str, Kernel]) -> None:
+    """dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q.
+
+    A bias passes dS on, and its table gets the sums by bucket; a softcap multiplies dS by its derivative,
+    which follows from its result."""
+    scores, softmax, values = parts["scores"], parts["softmax"], parts["values"]
     (q, k), (p, v) = scores.reads, values.reads
     do = whole(b.gradients[values.writes[0].value.id])
     dp, ds = b.gradients_for(p), b.gradients_for(*softmax.reads)
     b.emit("values", (b.kept(p), do), b.gradients_for(v), values.flops, values)
     b.emit("values", (do, v), dp, values.flops, values)
     b.emit("softmax", (b.kept(p), *dp), ds, Flops(vector=softmax.flops.vector), softmax)
+    if "bias" in parts:
+        before, table = parts["bias"].reads
+        b.emit("bias", ds, b.gradients_for(table), parts["bias"].flops, parts["bias"])
+        b.give(before.value, ds[0].value)
+    if "softcap" in parts:
+        (before,), (capped,) = parts["softcap"].reads, parts["softcap"].writes
+        ds = b.gradients_for(before)
+        given = whole(b.gradients[capped.value.id])
+        work = Flops(vector=2 * parts["softcap"].flops.vector)
+        b.emit("softcap", (given, b.kept(capped)), ds, work, parts["softcap"])
     b.emit("scores", (*ds, b.kept(k)), b.gradients_for(q), scores.flops, scores)
     b.emit("scores", (*ds, b.kept(q)), b.gradients_for(k), scores.flops, scores)
 
 
-def _recomputed_attention(b: _Backward, op: OpCost, in_memory: set[int]) -> None:
+def _recomputed_attention(
+    b: _Backward, op: OpCost, parts: Mapping[str, Kernel], in_memory: set[int]
+) -> None:
     """One kernel that computes P again from the log-sum-exp of each row's scores, then as above."""
-    *before, scores, softmax, values = op.parts
+    scores, softmax, values = parts["scores"], parts["softmax"], parts["values"]
     (q, k), (_, v), out = scores.reads, values.reads, values.writes[0]
     heads = softmax.writes[0].value.shape[0]
     lse = whole(b.new("lse", (out.value.shape[0], heads), "fp32", Role.ACTIVATION))
     saving = replace(values, writes=(out, lse))
-    b.ops[b.at] = replace(op, parts=(*before, scores, softmax, saving))
+    b.ops[b.at] = replace(op, parts=(*op.parts[:-1], saving))
     wanted = b.gradients_for(q, k, v)
-    if before and q.value.id not in in_memory:  # the rotation stayed on chip too, so it is repeated
-        (rotate,) = before
+    if "rotate" in parts and q.value.id not in in_memory:  # it stayed on chip too, so it is repeated
+        rotate = parts["rotate"]
         turned = tuple(
             whole(b.new(a.value.name, a.value.shape, a.value.format, Role.SCRATCH)) for a in rotate.writes
         )
@@ -274,8 +308,22 @@ def _recomputed_attention(b: _Backward, op: OpCost, in_memory: set[int]) -> None
     do = b.gradients[out.value.id]
     softened = softmax.flops + Flops(vector=softmax.flops.vector + 2 * do.elements)  # and rowsum(dO O)
     work = scores.flops * (2 + len(wanted)) + softened
-    reads = (q, k, v, out, whole(do), lse)
-    b.emit("attend_backward", reads, wanted, work, scores)
+    tables: tuple[Access, ...] = ()
+    if "softcap" in parts:  # again, and its derivative
+        work += parts["softcap"].flops + Flops(vector=2 * parts["softcap"].flops.vector)
+    if "bias" in parts:  # added again, and summed by bucket
+        tables = parts["bias"].reads[1:]
+        work += parts["bias"].flops * 2
+    reads = (q, k, v, *tables, out, whole(do), lse)
+    b.emit("attend_backward", reads, (*wanted, *b.gradients_for(*tables)), work, scores)
+
+
+def _softcap(b: _Backward, op: OpCost) -> None:
+    """The derivative, 1 - (y / cap)^2, follows from the result."""
+    (part,) = op.parts
+    dy = whole(b.gradients[part.writes[0].value.id])
+    work = Flops(vector=2 * part.flops.vector)
+    b.emit("softcap", (dy, b.kept(part.writes[0])), b.gradients_for(*part.reads), work, part)
 
 
 def _add(b: _Backward, op: OpCost) -> None:
@@ -310,6 +358,7 @@ _RULES = {
     "split": _norms,
     "attend": _attend,
     "add": _add,
+    "softcap": _softcap,
     "gather": _gather,
     "embed": _embed,
 }

@@ -3,11 +3,13 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
+A pass with an operator that has no recorded call runs so, too: Gemma's and T5's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,11 +17,22 @@ import torch
 from ridgeline import kernels
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
-from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
-from ridgeline.ops.record import record
+from ridgeline.ops.protocol import (
+    Activation,
+    CacheSpec,
+    Mask,
+    Memory,
+    Norm,
+    Rope,
+    Score,
+    Span,
+    Wanted,
+    Weight,
+)
+from ridgeline.ops.record import Unrecorded, record
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.replay import Replay
-from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans
+from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans, rotate
 from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
@@ -42,7 +55,7 @@ class Cpu(Reference):
         super().__init__(torch.float32, "cpu")
         keep_freed_memory()
         self.attention_format = attention_format
-        self._replays: dict[tuple, tuple[Model, Replay]] = {}
+        self._replays: dict[tuple, tuple[Model, Replay | None]] = {}
 
     # -- whole passes ---------------------------------------------------------------------------------
 
@@ -55,8 +68,13 @@ class Cpu(Reference):
         logits: Wanted = "last",
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        return self._replay(model, logits, cache).run(ids, spans, logits, cache, segments)
+        replay = self._replay(model, logits, cache)
+        if replay is None:
+            given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+            return super().run(model, ids, spans, **given)
+        return replay.run(ids, spans, logits, cache, segments)
 
     def profile(
         self,
@@ -67,16 +85,26 @@ class Cpu(Reference):
         logits: Wanted = "last",
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> list[OpTime]:
-        return self._replay(model, logits, cache).profile(ids, spans, logits, cache, segments)
+        replay = self._replay(model, logits, cache)
+        if replay is None:
+            given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+            return super().profile(model, ids, spans, **given)
+        return replay.profile(ids, spans, logits, cache, segments)
 
-    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay:
+    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay | None:
+        """The recording that serves the step; None if the pass can't be recorded."""
         all_rows = logits == "all"
         key = (id(model), all_rows, None if cache is None else cache.spec)
         if key not in self._replays:
-            recording = record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
-            # The model is kept, so that its id stays its own.
-            self._replays[key] = model, Replay(recording)
+            try:
+                replay = Replay(
+                    record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
+                )
+            except Unrecorded:
+                replay = None
+            self._replays[key] = model, replay  # the model is kept, so that its id stays its own
         return self._replays[key][1]
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache:
@@ -84,13 +112,17 @@ class Cpu(Reference):
 
     # -- one operator at a time -----------------------------------------------------------------------
 
-    def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
+    def embed(
+        self, ids: torch.Tensor, weight: Weight, *, offset: int = 0, scale: float = 1.0
+    ) -> torch.Tensor:
         out = torch.empty(len(ids), weight.shape[1])
-        return kernels.embed(ids, weight.data, offset=offset, out=out)
+        kernels.embed(ids, weight.data, offset=offset, out=out)
+        return out if scale == 1 else out.mul_(scale)
 
     def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
         if norm.kind == "rms":
-            return kernels.rms_norm(x, norm.weight.data, norm.eps)
+            weight = norm.weight.data
+            return kernels.rms_norm(x, weight.float() + norm.offset if norm.offset else weight, norm.eps)
         return kernels.layer_norm(x, norm.weight.data, norm.bias.data, norm.eps)
 
     def linear(
@@ -108,8 +140,8 @@ class Cpu(Reference):
     def attend(
         self,
         q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
         *,
         spans: TorchSpans,
         mask: Mask,
@@ -117,19 +149,37 @@ class Cpu(Reference):
         rope: Rope | None = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
+        if score.bias is not None:  # the kernels have none
+            return super().attend(q, k, v, spans=spans, mask=mask, score=score, rope=rope, cache=cache)
         cos = sin = None
         if rope is not None:
-            cos, sin = (x[:, 0].contiguous() for x in spans.rotation(rope, q.dtype))
+            cos, sin = spans.rotation(rope, q.dtype)
+            if rope.dim < q.shape[-1]:  # the kernels turn whole heads
+                q, k, rope = rotate(q, cos, sin), rotate(k, cos, sin), None
+                cos = sin = None
+            else:
+                cos, sin = (x[:, 0].contiguous() for x in (cos, sin))
         options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        options["softcap"] = score.softcap
         if cache is not None:
             sequences = kernels.Sequences.of(spans)
+            if k is None:
+                return kernels.attend_stored(q, cache, sequences, **options).flatten(1)
             return kernels.attend(q, k, v, cache, sequences, cos=cos, sin=sin, **options).flatten(1)
         if rope is not None:
             q, k = kernels.rotate(q, cos, sin), kernels.rotate(k, cos, sin)
         starts = torch.tensor(spans.starts)
+        key_starts = torch.tensor([0, *accumulate(span.keys for span in spans)])
         rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (q, k, v))
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        return kernels.attention_varlen(*rounded, starts, starts, **options, out=out).flatten(1)
+        return kernels.attention_varlen(*rounded, starts, key_starts, **options, out=out).flatten(1)
+
+    def store(self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: KVCache) -> None:
+        kernels.store(k, v, cache, kernels.Sequences.of(spans))
+
+    def read(self, cache: KVCache, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = cache.read(torch.tensor(span.table, dtype=torch.int32), span.keys)
+        return keys.transpose(0, 1), values.transpose(0, 1)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return kernels.add(a, b)

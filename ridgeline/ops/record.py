@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline import _native
-from ridgeline.errors import InputError
 from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
@@ -25,6 +24,10 @@ from ridgeline.ops.workspace import Use, place
 if TYPE_CHECKING:
     from ridgeline.models.model import Model
     from ridgeline.ops.native_cache import NativeCache
+
+class Unrecorded(Exception):
+    """A pass asks for what has no call in a program; it is run operator by operator instead."""
+
 
 Rows = _native.Rows
 Source = _native.Source
@@ -90,6 +93,9 @@ def record(model: Model, *, all_rows: bool, cache: NativeCache | None, attention
 
     The recording serves every cache that is laid out like ``cache``; None is a pass without one, whose
     attention multiplies as ``attention_format``, bf16 or fp32, says.
+
+    Raises Unrecorded for a pass with an operator that no call does: a scaled embedding, several rotations, a
+    rotation of a part of the heads, a relative bias, cross-attention, a softcap of the logits.
     """
     ops = Record(KV_FORMATS[attention_format])
     batch = Batch(
@@ -131,7 +137,9 @@ class Record:
 
     # -- the operators ------------------------------------------------------------------------------
 
-    def embed(self, ids: Source, weight: Weight, *, offset: int = 0) -> Matrix:
+    def embed(self, ids: Source, weight: Weight, *, offset: int = 0, scale: float = 1.0) -> Matrix:
+        if scale != 1:
+            raise Unrecorded
         op = self._fold.note(weight.name)
         self._segmented |= ids is Source.segments
         table = weight.data
@@ -190,8 +198,8 @@ class Record:
     def attend(
         self,
         q: Matrix,
-        k: Matrix,
-        v: Matrix,
+        k: Matrix | None,
+        v: Matrix | None,
         *,
         spans: object,
         mask: Mask,
@@ -200,12 +208,13 @@ class Record:
         cache: tuple[NativeCache, int] | None = None,
     ) -> Matrix:
         op = self._fold.note("attention")
-        if rope is not None and self._rope not in (None, rope):
-            raise InputError("layers rotate by different angles, and a recorded step has one table of them")
+        several = rope is not None and self._rope not in (None, rope)
+        if several or k is None or score.bias is not None or (rope is not None and rope.dim != q.dim):
+            raise Unrecorded
         self._rope = rope or self._rope
         layout, number = self._own_rows(k, v) if cache is None else (cache[0].layout, cache[1])
         seen = _native.AttentionMask(mask.causal, *mask.window, 0)
-        scores = _native.AttentionScore(score.scale, 0.0, 0, 0)
+        scores = _native.AttentionScore(score.scale, score.softcap, 0, 0)
         out = self._new(q.columns, q.rows)
         return self._call(
             op,
@@ -219,6 +228,12 @@ class Record:
     def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
         """How a pass without a cache multiplies its own keys and values; cache number -1."""
         return _native.KvLayout(self._attention_format, k.heads, k.dim, v.dim), -1
+
+    def store(self, k: Matrix, v: Matrix, *, spans: object, cache: object) -> None:
+        raise Unrecorded
+
+    def softcap(self, x: Matrix, cap: float) -> Matrix:
+        raise Unrecorded
 
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")
@@ -293,7 +308,7 @@ class Record:
         return offsets, row_bytes
 
     def _norm(self, op: int, x: Matrix, out: Matrix, norm: Norm) -> Matrix:
-        weight, weight_dtype = self._vector(norm.weight)
+        weight, weight_dtype = self._norm_weight(norm)
         bias, bias_dtype = self._vector(norm.bias)
         kind = _native.NormKind.rms if norm.kind == "rms" else _native.NormKind.layer
         return self._call(
@@ -326,6 +341,13 @@ class Record:
             self._weights[id(tensor)] = len(self._tensors)
             self._tensors.append(tensor)
         return self._weights[id(tensor)]
+
+    def _norm_weight(self, norm: Norm) -> tuple[int, _native.Dtype]:
+        """As :meth:`_vector`; a weight with an offset is summed once, in float32."""
+        if not norm.offset:
+            return self._vector(norm.weight)
+        self._tensors.append(norm.weight.data.float() + norm.offset)
+        return len(self._tensors) - 1, _native.Dtype.fp32
 
     def _vector(self, weight: Weight | None) -> tuple[int, _native.Dtype]:
         """Number and dtype of a bias or a norm's weight; -1 for none."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
 
-from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Rope, Span, Wanted, wanted_rows
+from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Memory, Rope, Span, Wanted, cross_spans, wanted_rows
 from ridgeline.ops.rope import inverse_frequencies
 
 TORCH_DTYPE = {
@@ -73,7 +73,11 @@ class TorchSpans:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x of [rows, heads, dim] turned by its row's angles: x cos + (-x2, x1) sin."""
+    """x of [rows, heads, dim] turned by its row's angles: x cos + (-x2, x1) sin; with fewer angles than
+    elements, the first of them."""
+    dim = cos.shape[-1]
+    if dim < x.shape[-1]:
+        return torch.cat((rotate(x[..., :dim], cos, sin), x[..., dim:]), dim=-1)
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat((-second, first), dim=-1), sin)
 
@@ -85,10 +89,11 @@ def make_batch(
     logits: Wanted = "last",
     cache: TorchCache | None = None,
     segments: torch.Tensor | Sequence[int] | None = None,
+    memory: Memory | None = None,
     device: torch.device | str = "cpu",
 ) -> Batch:
     """A packed step: ``ids`` of all spans one after another, and which rows want logits. Token types
-    default to 0."""
+    default to 0. ``memory`` has the spans that an encoder read."""
     device = torch.device(device)
     laid_out = TorchSpans(tuple(spans), device)
     ids = torch.as_tensor(ids, dtype=torch.long, device=device)
@@ -97,7 +102,9 @@ def make_batch(
         wanted = torch.tensor(wanted_rows(logits, laid_out.starts), dtype=torch.long, device=device)
     segments = torch.zeros_like(ids) if segments is None else torch.as_tensor(segments, device=device)
     first = torch.tensor(laid_out.starts[:-1], device=device)
-    return Batch(ids, laid_out.positions, laid_out, wanted, first, segments, cache)
+    if memory is not None:
+        memory = replace(memory, spans=TorchSpans(cross_spans(laid_out, memory.spans), device))
+    return Batch(ids, laid_out.positions, laid_out, wanted, first, segments, cache, memory)
 
 
 class TorchLayerCache:

@@ -158,7 +158,9 @@ class Lowering:
 
 
 _EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
-_ATTENTION = frozenset(("attend", part) for part in ("softmax", "values"))
+#: What becomes of scores before the softmax runs where they are made.
+_SCORES = frozenset(("attend", part) for part in ("softcap", "bias"))
+_ATTENTION = _SCORES | frozenset(("attend", part) for part in ("softmax", "values"))
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
 _BIAS_GRADIENT = frozenset({("linear_backward", "bias")})
 _ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_backward", "rotate"))
@@ -167,13 +169,13 @@ _ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_bac
 #: kernel for its activation and one for each product.
 FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRADIENT | _ROTATED_GRADIENT)
 #: Linear layers keep their epilogue, attention writes its scores to memory.
-NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _BIAS_GRADIENT)
+NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _SCORES | _BIAS_GRADIENT)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
 #: The cpu reading: every operator is one kernel.
 CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION, activations="fp32")
 #: The same, with the scores written to memory.
-CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE, activations="fp32")
+CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE | _SCORES, activations="fp32")
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
@@ -245,7 +247,8 @@ class OpCost:
 class Loop:
     """Operators ``start`` to ``stop`` run ``count`` times; ``entry`` becomes ``exit`` each time.
 
-    A loop of the backward pass ``mirrors`` the forward loop whose iterations it undoes.
+    A loop of the backward pass ``mirrors`` the forward loop whose iterations it undoes. ``shared`` are the
+    ids of weights, and of their gradients, that are the same in every iteration.
     """
 
     start: int
@@ -254,6 +257,7 @@ class Loop:
     entry: Value
     exit: Value
     mirrors: Loop | None = None
+    shared: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -333,9 +337,12 @@ class Trace:
 CLASSES = {
     "linear": "linear",
     "attend": "attention",
+    "store": "attention",
     "norm": "norm",
     "split": "norm",
     "add": "elementwise",
+    "softcap": "elementwise",
+    "fill": "elementwise",
     "embed": "embedding",
     "gather": "embedding",
 }
