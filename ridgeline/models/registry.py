@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, gpt2, llama, opt
+from ridgeline.models import bert, gemma, gpt2, llama, opt
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -34,6 +34,9 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(llama.read_mistral, llama.build, ("MistralForCausalLM",)),
     "qwen2": Family(llama.read_qwen2, llama.build, ("Qwen2ForCausalLM",)),
     "qwen3": Family(llama.read_qwen3, llama.build, ("Qwen3ForCausalLM",)),
+    "gemma": Family(gemma.read_gemma, gemma.build, ("GemmaForCausalLM",)),
+    "gemma2": Family(gemma.read_gemma2, gemma.build, ("Gemma2ForCausalLM",)),
+    "gemma3_text": Family(gemma.read_gemma3, gemma.build, ("Gemma3ForCausalLM",)),
     "gpt2": Family(gpt2.read, gpt2.build, ("GPT2LMHeadModel",)),
     "opt": Family(opt.read, opt.build, ("OPTForCausalLM",)),
     "bert": Family(bert.read, bert.build, bert.ARCHITECTURES),

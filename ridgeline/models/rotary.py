@@ -9,8 +9,40 @@ from ridgeline.ops.protocol import Rope, RopeScaling
 _HARMLESS = ("type", "rope_type", "rope_theta", "finetuned")
 
 
-def read_rope(fields: Fields, head_dim: int, window: int) -> Rope:
-    """The rotation of a model with heads of ``head_dim`` and a window of ``window`` tokens."""
+#: The kinds of layers that rotate differently, with their angles' base where the config has none, and the
+#: older field for it.
+KINDS = {
+    "full_attention": ("rope_theta", 1e6),
+    "sliding_attention": ("rope_local_base_freq", 1e4),
+}
+
+
+def read_ropes_by_kind(fields: Fields, head_dim: int, window: int) -> dict[str, Rope]:
+    """The rotations of full and of sliding layers (Gemma 3): ``rope_parameters`` of each kind, or the older
+    fields, whose ``rope_scaling`` is that of full layers alone."""
+    new = fields.take("rope_parameters", dict, None) or {}
+    old = fields.take("rope_scaling", dict, None)
+    if set(new) - KINDS.keys():
+        raise InputError(f"{fields.where}: rope_parameters must be those of {' and '.join(KINDS)}")
+    ropes = {}
+    for kind, (field, theta) in KINDS.items():
+        theta = fields.take(field, float, theta)
+        own = new.get(kind) or (old if kind == "full_attention" else None) or {}
+        if not isinstance(own, dict):
+            raise InputError(f"{fields.where}: rope_parameters of {kind} must be dict, not {own!r}")
+        given = Fields({"rope_parameters": {"rope_theta": theta, **own}}, f"{fields.where}: {kind}")
+        ropes[kind] = read_rope(given, head_dim, window)
+        if ropes[kind].scaling is not None and ropes[kind].scaling.kind == "dynamic":
+            raise InputError(f"{given.where}: dynamic RoPE is not supported where layers rotate differently")
+    return ropes
+
+
+def read_rope(fields: Fields, head_dim: int, window: int, share: float | None = None) -> Rope:
+    """The rotation of a model with heads of ``head_dim`` and a window of ``window`` tokens.
+
+    A family that can rotate the first elements of a head alone says which ``share`` of them its config
+    rotates where it names none; others refuse another ``partial_rotary_factor`` than 1.
+    """
     new = fields.take("rope_parameters", dict, None)
     old = fields.take("rope_scaling", dict, None)
     if new and old and new != old:
@@ -20,6 +52,9 @@ def read_rope(fields: Fields, head_dim: int, window: int) -> Rope:
     raw = dict(new or old or {})
     where = f"{fields.where}: {'rope_parameters' if new else 'rope_scaling'}"
     kind = raw.get("rope_type", raw.get("type", "default"))
+    partial = share is not None
+    if partial:
+        share = fields.take("partial_rotary_factor", float, share)
     readers = {"default": _unscaled, "linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
     if not isinstance(kind, str) or kind not in readers:
         raise InputError(f"{where}: type {kind!r} is not supported; supported are: {', '.join(readers)}")
@@ -32,6 +67,11 @@ def read_rope(fields: Fields, head_dim: int, window: int) -> Rope:
     scaling = Fields(raw, where)
     theta = scaling.take("rope_theta", float, theta)
     read = readers[kind](scaling, window)
+    if partial:
+        share = scaling.take("partial_rotary_factor", float, share)
+        if not 0 < share <= 1:
+            raise InputError(f"{where}: partial_rotary_factor must be above 0 and at most 1, not {share}")
+        head_dim = int(head_dim * share)
     scaling.finish(harmless=_HARMLESS, defaults={"partial_rotary_factor": 1.0})
     if theta <= 1:
         raise InputError(f"{where}: rope_theta must be greater than 1, not {theta}")

@@ -137,6 +137,52 @@ LLAMAS = {
         },
     ),
 }
+#: Heads of 16 although width / heads is 8, and more layers than a period of windows.
+GEMMA = {**LLAMA, "num_hidden_layers": 5, "head_dim": 16, "rms_norm_eps": 1e-5}
+GEMMAS = {
+    "gemma": ("GemmaForCausalLM", GEMMA),
+    "gemma untied": ("GemmaForCausalLM", {**GEMMA, "tie_word_embeddings": False, "attention_bias": True}),
+    # Caps that bend what they are given, unlike 50 and 30 at these sizes.
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {
+            **GEMMA,
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma2 without caps": (
+        "Gemma2ForCausalLM",
+        {**GEMMA, "sliding_window": 9, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            **GEMMA,
+            "sliding_window": 6,
+            "sliding_window_pattern": 3,
+            "query_pre_attn_scalar": 20,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "gemma3 with layers in any order": (
+        "Gemma3ForCausalLM",
+        {
+            **GEMMA,
+            "sliding_window": 8,
+            "final_logit_softcapping": 4.0,
+            "layer_types": [
+                *("full_attention", "sliding_attention", "full_attention"),
+                *("full_attention", "sliding_attention"),
+            ],
+        },
+    ),
+}
 LEARNED_POSITIONS = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2 untied": (
@@ -149,7 +195,7 @@ LEARNED_POSITIONS = {
         {**OPT, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
 }
-DECODERS = {**LLAMAS, **LEARNED_POSITIONS}
+DECODERS = {**LLAMAS, **GEMMAS, **LEARNED_POSITIONS}
 ENCODERS = {
     "bert": ("BertForMaskedLM", BERT),
     "bert untied": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
@@ -163,6 +209,8 @@ GREEDY = (
     "mistral",
     "qwen2 with windows by layer",
     "qwen3",
+    "gemma2",
+    "gemma3",
     "gpt2 untied",
     "opt untied",
 )
