@@ -282,6 +282,8 @@ def _read(raw: Mapping[str, Any], name: str, read_variant: Any) -> GemmaConfig:
         tied=fields.take("tie_word_embeddings", bool, True),
         **read_variant(fields, layers, head_dim, trained),
     )
+    if any(rope.by_request for rope in config.ropes):
+        raise InputError(f"{name}: RoPE that depends on a request's length is not supported for {config.family}")
     fields.finish(harmless=HARMLESS, defaults={"use_bidirectional_attention": False})
     return config
 

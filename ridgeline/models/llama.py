@@ -1,4 +1,4 @@
-"""Llama and the families that share its block: Mistral, Qwen2, Qwen3, SmolLM, TinyLlama.
+"""Llama and the families that share its block: Mistral, Qwen2, Qwen3, Phi-3, SmolLM, TinyLlama.
 
 Pre-norm RMS, grouped-query attention with RoPE, gated MLP. The families differ in biases, in
 norms on the query and key heads, and in which layers see only a window.
@@ -27,7 +27,8 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class LlamaConfig(ModelConfig):
-    """``windows`` holds, per layer, how many tokens to the left of itself a query sees; -1 all."""
+    """``windows`` holds, per layer, how many tokens to the left of itself a query sees; -1 all. ``fused``
+    checkpoints hold query, key and value in one tensor, and gate and up in another."""
 
     rope: Rope
     eps: float
@@ -37,6 +38,7 @@ class LlamaConfig(ModelConfig):
     mlp_bias: bool
     head_norms: bool
     windows: tuple[int, ...]
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,10 @@ def _build_layer(config: LlamaConfig, make: WeightMaker, index: int) -> Layer:
     projections = (("q_proj", query), ("k_proj", kv), ("v_proj", kv))
     gates = (("gate_proj", config.intermediate), ("up_proj", config.intermediate))
 
+    if config.fused:
+        projections = (("qkv_proj", query + 2 * kv),)
+        gates = (("gate_up_proj", 2 * config.intermediate),)
+
     def stack(name: str, module: str, parts: tuple[tuple[str, int], ...], width: int) -> Weight:
         return make.matrix(
             name, *(Source(f"{prefix}.{module}.{p}.weight", (rows, width)) for p, rows in parts)
@@ -159,10 +165,18 @@ def _build_layer(config: LlamaConfig, make: WeightMaker, index: int) -> Layer:
 MISTRAL_ABSENT = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
 QWEN2_ABSENT = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096}
 QWEN3_ABSENT = {**QWEN2_ABSENT, "head_dim": 128}
+PHI3_ABSENT = {
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+}
 
 
 def _read(
-    raw: Mapping[str, Any], name: str, read_variant: Callable[[Fields, int], dict[str, Any]]
+    raw: Mapping[str, Any],
+    name: str,
+    read_variant: Callable[[Fields, int], dict[str, Any]],
+    rotary_share: float | None = None,
 ) -> LlamaConfig:
     fields = Fields(raw, name)
     width, heads, layers = (
@@ -177,7 +191,7 @@ def _read(
         )
     head_dim = fields.size("head_dim", None) or fields.head_dim("hidden_size", "num_attention_heads")
     trained = fields.size("max_position_embeddings", 2048)
-    rope = read_rope(fields, head_dim, trained)
+    rope = read_rope(fields, head_dim, trained, rotary_share)
     config = LlamaConfig(
         name=name,
         family=raw["model_type"],
@@ -198,7 +212,10 @@ def _read(
         **read_variant(fields, layers),
     )
     fields.finish(
-        harmless=("attention_dropout", "mlp_dropout", "rope_interleaved", "is_llama_config"),
+        harmless=(
+            *("attention_dropout", "mlp_dropout", "resid_pdrop", "embd_pdrop"),
+            *("rope_interleaved", "is_llama_config"),
+        ),
         defaults={"pretraining_tp": 1, "partial_rotary_factor": 1.0},
     )
     return config
@@ -236,6 +253,13 @@ def read_qwen3(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     return _read({**QWEN3_ABSENT, **raw}, name, variant)
 
 
+def read_phi3(raw: Mapping[str, Any], name: str) -> LlamaConfig:
+    def variant(fields: Fields, layers: int) -> dict[str, Any]:
+        return _variant(windows=(_left(fields.size("sliding_window", None)),) * layers, fused=True)
+
+    return _read({**PHI3_ABSENT, **raw}, name, variant, rotary_share=1.0)
+
+
 def _variant(
     *,
     windows: tuple[int, ...],
@@ -243,6 +267,7 @@ def _variant(
     out_bias: bool = False,
     mlp_bias: bool = False,
     head_norms: bool = False,
+    fused: bool = False,
 ) -> dict[str, Any]:
     return {
         "qkv_bias": qkv_bias,
@@ -250,6 +275,7 @@ def _variant(
         "mlp_bias": mlp_bias,
         "head_norms": head_norms,
         "windows": windows,
+        "fused": fused,
     }
 
 

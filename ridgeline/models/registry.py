@@ -34,6 +34,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(llama.read_mistral, llama.build, ("MistralForCausalLM",)),
     "qwen2": Family(llama.read_qwen2, llama.build, ("Qwen2ForCausalLM",)),
     "qwen3": Family(llama.read_qwen3, llama.build, ("Qwen3ForCausalLM",)),
+    "phi3": Family(llama.read_phi3, llama.build, ("Phi3ForCausalLM",)),
     "gemma": Family(gemma.read_gemma, gemma.build, ("GemmaForCausalLM",)),
     "gemma2": Family(gemma.read_gemma2, gemma.build, ("Gemma2ForCausalLM",)),
     "gemma3_text": Family(gemma.read_gemma3, gemma.build, ("Gemma3ForCausalLM",)),

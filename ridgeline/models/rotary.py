@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ridgeline.errors import InputError
 from ridgeline.models.fields import Fields
 from ridgeline.ops.protocol import Rope, RopeScaling
@@ -32,8 +34,6 @@ def read_ropes_by_kind(fields: Fields, head_dim: int, window: int) -> dict[str, 
             raise InputError(f"{fields.where}: rope_parameters of {kind} must be dict, not {own!r}")
         given = Fields({"rope_parameters": {"rope_theta": theta, **own}}, f"{fields.where}: {kind}")
         ropes[kind] = read_rope(given, head_dim, window)
-        if ropes[kind].scaling is not None and ropes[kind].scaling.kind == "dynamic":
-            raise InputError(f"{given.where}: dynamic RoPE is not supported where layers rotate differently")
     return ropes
 
 
@@ -52,13 +52,21 @@ def read_rope(fields: Fields, head_dim: int, window: int, share: float | None = 
     raw = dict(new or old or {})
     where = f"{fields.where}: {'rope_parameters' if new else 'rope_scaling'}"
     kind = raw.get("rope_type", raw.get("type", "default"))
+    kind = "longrope" if kind == "su" else kind  # its first name, in Phi-3's files
     partial = share is not None
     if partial:
         share = fields.take("partial_rotary_factor", float, share)
-    readers = {"default": _unscaled, "linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
+    readers = {
+        "default": _unscaled,
+        "linear": _linear,
+        "dynamic": _dynamic,
+        "llama3": _llama3,
+        "yarn": _yarn,
+        "longrope": _longrope,
+    }
     if not isinstance(kind, str) or kind not in readers:
         raise InputError(f"{where}: type {kind!r} is not supported; supported are: {', '.join(readers)}")
-    if trained is not None and kind in ("llama3", "yarn"):
+    if trained is not None and kind in ("llama3", "yarn", "longrope"):
         beside = raw.setdefault("original_max_position_embeddings", trained)
         if beside != trained:
             raise InputError(
@@ -75,6 +83,8 @@ def read_rope(fields: Fields, head_dim: int, window: int, share: float | None = 
     scaling.finish(harmless=_HARMLESS, defaults={"partial_rotary_factor": 1.0})
     if theta <= 1:
         raise InputError(f"{where}: rope_theta must be greater than 1, not {theta}")
+    if kind == "longrope" and any(len(factors) != head_dim // 2 for factors in (read.short, read.long)):
+        raise InputError(f"{where}: short_factor and long_factor must have {head_dim // 2} numbers each")
     if head_dim % 2 or (kind == "dynamic" and head_dim == 2):
         raise InputError(f"{fields.where}: heads of {head_dim} elements cannot be rotated ({kind} RoPE)")
     return Rope(head_dim, theta, read)
@@ -110,6 +120,25 @@ def _llama3(fields: Fields, window: int) -> RopeScaling:
     if not 0 < scaling.low_frequency_factor < scaling.high_frequency_factor:
         raise InputError(f"{fields.where}: low_freq_factor must be above 0 and below high_freq_factor")
     return scaling
+
+
+def _longrope(fields: Fields, window: int) -> RopeScaling:
+    original = fields.size("original_max_position_embeddings", window)
+    return RopeScaling(
+        "longrope",
+        fields.take("factor", float, window / original),
+        original,
+        attention_factor=fields.take("attention_factor", float, None),
+        short=_factors(fields, "short_factor"),
+        long=_factors(fields, "long_factor"),
+    )
+
+
+def _factors(fields: Fields, name: str) -> tuple[float, ...]:
+    factors = fields.take(name, list)
+    if not all(type(f) in (int, float) and 0 < f < math.inf for f in factors):
+        raise InputError(f"{fields.where}: {name} must hold numbers above 0")
+    return tuple(float(f) for f in factors)
 
 
 def _yarn(fields: Fields, window: int) -> RopeScaling:

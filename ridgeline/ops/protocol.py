@@ -104,9 +104,12 @@ class Mask:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched beyond the trained length (see ``ops.rope``)."""
+    """How rotary frequencies are stretched beyond the trained length (see ``ops.rope``).
 
-    kind: Literal["linear", "dynamic", "llama3", "yarn"]
+    ``short`` and ``long`` are LongRoPE's factors of the frequencies.
+    """
+
+    kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
     factor: float
     original_length: int
     low_frequency_factor: float = 1.0
@@ -115,15 +118,22 @@ class RopeScaling:
     beta_slow: float = 1.0
     attention_factor: float | None = None
     truncate: bool = True
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding over a head's ``dim`` elements, halves rotated together."""
+    """Rotary position embedding over a head's first ``dim`` elements, halves rotated together."""
 
     dim: int
     theta: float
     scaling: RopeScaling | None = None
+
+    @property
+    def by_request(self) -> bool:
+        """Whether angles depend on the length that a request was admitted with, not on positions alone."""
+        return self.scaling is not None and self.scaling.kind in ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)

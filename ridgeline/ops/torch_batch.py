@@ -60,8 +60,7 @@ class TorchSpans:
         """cos and sin for every row, [rows, 1, dim], both halves alike."""
         key = (rope, dtype)
         if key not in self._rotations:
-            dynamic = rope.scaling is not None and rope.scaling.kind == "dynamic"
-            groups = self.pieces() if dynamic else [(Span(0), 0, len(self.positions))]
+            groups = self.pieces() if rope.by_request else [(Span(0), 0, len(self.positions))]
             angles, factor = [], 1.0
             precise = torch.float64 if dtype == torch.float64 else torch.float32
             for span, start, stop in groups:

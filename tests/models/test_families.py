@@ -137,6 +137,14 @@ LLAMAS = {
         },
     ),
 }
+PHI3 = {**LLAMA, "head_dim": 16, "original_max_position_embeddings": 256}
+LLAMAS |= {
+    "phi3": ("Phi3ForCausalLM", {**PHI3, "sliding_window": 9}),
+    "phi3 rotating half of a head": (
+        "Phi3ForCausalLM",
+        {**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+    ),
+}
 #: Heads of 16 although width / heads is 8, and more layers than a period of windows.
 GEMMA = {**LLAMA, "num_hidden_layers": 5, "head_dim": 16, "rms_norm_eps": 1e-5}
 GEMMAS = {
@@ -326,6 +334,24 @@ def test_dynamic_rope_stays_as_admitted_while_the_sequence_grows(dynamic, ops, i
             dynamic.on(ops).forward(ops, ops.batch(ids[start:stop], [span], logits="all", cache=cache))
         )
     assert_close(torch.cat(rows), by_transformers(dynamic.theirs, ids))
+
+
+@pytest.fixture
+def longrope(make_twin):
+    """Phi-3 with a list of factors for requests of up to 40 tokens, and another for longer ones."""
+    short, long = ([1.0 + 0.1 * scale * i for i in range(8)] for scale in (1, 7))
+    rope = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    lengths = {"max_position_embeddings": 256, "original_max_position_embeddings": 40}
+    heads = {"hidden_size": 96, "rope_theta": 1e4}
+    return make_twin("Phi3ForCausalLM", **{**LLAMA, **lengths, **heads, "rope_scaling": rope})
+
+
+@pytest.mark.parametrize("tokens", [40, 41, 60])
+def test_longrope_is_that_of_transformers_on_either_side_of_the_trained_length(tokens, longrope, ops, ids):
+    scaling = longrope.ours.config.rope.scaling
+    assert (scaling.factor, scaling.original_length) == (6.4, 40)
+    actual = ops.run(longrope.on(ops), ids[:tokens], [Span(tokens, admitted=tokens)], logits="all")
+    assert_close(actual, by_transformers(longrope.theirs, ids[:tokens]))
 
 
 def test_an_encoders_outputs_are_those_of_transformers(encoder, ops, ids):
