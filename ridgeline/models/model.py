@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, T, Weight, weights_of
+from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Memory, Norm, Ops, T, Weight, weights_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class ModelConfig:
     def is_decoder(self) -> bool:
         """Whether it generates, and so keeps a key/value cache."""
         return True
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt and a decoder the encoder."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ class Model:
         """Logits (or, of a headless encoder, hidden states) of the rows that want them."""
         raise NotImplementedError
 
+    def whole(self, ops: Ops, batch: Batch) -> T:
+        """A pass that uses every weight: :meth:`forward`, of an encoder-decoder behind its encoder."""
+        return self.forward(ops, batch)
+
     def weights(self) -> Iterator[Weight]:
         """Every weight once; a tied one is met once."""
         seen: set[int] = set()
@@ -97,6 +106,27 @@ class Model:
         """The key/value cache that this model needs."""
         c = self.config
         return CacheSpec(c.layers, c.kv_heads, c.head_dim, format, block_size)
+
+
+@dataclass(frozen=True)
+class EncoderDecoder(Model):
+    """Base of a model whose decoder, :meth:`forward`, reads ``batch.memory``, what :meth:`encode` made of
+    other sequences."""
+
+    def encode(self, ops: Ops, batch: Batch) -> T:
+        """The encoder's states of all rows. If ``batch.memory`` has a cache, the keys and values that the
+        decoder's layers make of them are stored in it, where the spans of the batch say."""
+        raise NotImplementedError
+
+    def whole(self, ops: Ops, batch: Batch) -> T:
+        """Encodes a batch and decodes the same one, every row beside the states of its sequence, as a
+        training step does with targets as long as their sources."""
+        states = self.encode(ops, replace(batch, memory=None))
+        return self.forward(ops, replace(batch, memory=Memory(batch.spans, states)))
+
+    def memory_spec(self, format: str, block_size: int = BLOCK_TOKENS) -> CacheSpec:
+        """The cache of what the decoder reads of the encoder, filled once a sequence."""
+        return self.cache_spec(format, block_size)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def products(model: Model) -> list[tuple[Weight, bool]]:
     cache = None
     if model.config.is_decoder:
         cache = ops.alloc_cache(model.cache_spec(model.plain_format), 0)
-    model.forward(ops, ops.batch([Span(1)], logits="all", cache=cache))
+    model.whole(ops, ops.batch([Span(1)], logits="all", cache=cache))
     return list(ops.found.values())
 
 

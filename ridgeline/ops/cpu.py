@@ -122,7 +122,9 @@ class Cpu(Reference):
     def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
         if norm.kind == "rms":
             weight = norm.weight.data
-            return kernels.rms_norm(x, weight.float() + norm.offset if norm.offset else weight, norm.eps)
+            if norm.changes_weight:
+                weight = (weight.float() + norm.offset) * norm.scale
+            return kernels.rms_norm(x, weight, norm.eps)
         return kernels.layer_norm(x, norm.weight.data, norm.bias.data, norm.eps)
 
     def linear(

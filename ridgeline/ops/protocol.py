@@ -66,7 +66,8 @@ class Weight:
 class Norm:
     """RMS norm (x / sqrt(mean(x²) + eps) * weight) or layer norm (mean removed, bias added).
 
-    ``offset`` is added to the weight, in float32: Gemma stores how far a weight is from 1.
+    The weight counts as (weight + offset) * scale, in float32: Gemma stores how far it is from 1, T5
+    divides what a norm gives to its head.
     """
 
     kind: Literal["rms", "layer"]
@@ -74,6 +75,11 @@ class Norm:
     eps: float
     bias: Weight | None = None
     offset: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def changes_weight(self) -> bool:
+        return self.offset != 0 or self.scale != 1
 
 
 @dataclass(frozen=True)

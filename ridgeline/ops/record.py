@@ -343,10 +343,10 @@ class Record:
         return self._weights[id(tensor)]
 
     def _norm_weight(self, norm: Norm) -> tuple[int, _native.Dtype]:
-        """As :meth:`_vector`; a weight with an offset is summed once, in float32."""
-        if not norm.offset:
+        """As :meth:`_vector`; a weight that counts as another is computed once, in float32."""
+        if not norm.changes_weight:
             return self._vector(norm.weight)
-        self._tensors.append(norm.weight.data.float() + norm.offset)
+        self._tensors.append((norm.weight.data.float() + norm.offset) * norm.scale)
         return len(self._tensors) - 1, _native.Dtype.fp32
 
     def _vector(self, weight: Weight | None) -> tuple[int, _native.Dtype]:

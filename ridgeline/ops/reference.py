@@ -120,7 +120,7 @@ class Reference:
         return scale * torch.nn.functional.embedding(ids + offset, self._data(weight))
 
     def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
-        weight = self._data(norm.weight) + norm.offset
+        weight = (self._data(norm.weight) + norm.offset) * norm.scale
         if norm.kind == "rms":
             return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + norm.eps) * weight
         centred = x - x.mean(-1, keepdim=True)

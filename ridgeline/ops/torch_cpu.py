@@ -36,8 +36,8 @@ class TorchCpu(Reference):
 
     def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
         shape = (x.shape[-1],)
-        if norm.offset:  # the sum of weight and offset is rounded nowhere
-            weight = norm.weight.data.float() + norm.offset
+        if norm.changes_weight:  # in float32, as it is meant
+            weight = (norm.weight.data.float() + norm.offset) * norm.scale
             return F.rms_norm(x.float(), shape, weight, norm.eps).to(self.dtype)
         weight = self._data(norm.weight)
         if norm.kind == "rms":

@@ -20,10 +20,11 @@ TRUNK_PREFIX = {"gpt2": "transformer.", "bert": "bert."}
 DEFAULT_TRUNK_PREFIX = "model."
 
 #: Tensors that checkpoints carry and that nothing reads: buffers that are recomputed, heads of
-#: other tasks than the one that is run, and the bias that an untied BERT leaves unused.
+#: other tasks than the one that is run, the bias that an untied BERT leaves unused, and one of T5's first
+#: checkpoints.
 NOT_READ = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
-    r"|^cls\.predictions\.bias$"
+    r"|^cls\.predictions\.bias$|\.EncDecAttention\.relative_attention_bias\.weight$"
 )
 #: Tensors that repeat another where the embeddings are tied, and the model's field that they repeat.
 TIED_COPIES = {
@@ -31,6 +32,8 @@ TIED_COPIES = {
     "cls.predictions.decoder.weight": "head",
     "cls.predictions.decoder.bias": "head_bias",
 }
+#: Under these names, an encoder-decoder's one embedding may be stored again, or instead.
+EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 #: Under these names, a tied embedding may be stored in the place of its own.
 TIED_HEADS = tuple(name for name, field in TIED_COPIES.items() if field == "head")
 
@@ -106,8 +109,13 @@ class CheckpointMaker:
         return self._weight(name, [self._find(source) for source in sources], transposed)
 
     def table(self, name: str, source: Source) -> Weight:
-        stand_ins = TIED_HEADS if name == "embedding" and self.config.tied else ()
+        stand_ins: tuple[str, ...] = ()
+        if name == "embedding":
+            stand_ins = (*self._embedding_copies(), *(TIED_HEADS if self.config.tied else ()))
         return self._weight(name, [self._find(source, stand_ins)])
+
+    def _embedding_copies(self) -> tuple[str, ...]:
+        return EMBEDDING_COPIES if self.config.is_encoder_decoder else ()
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
         return self._weight(name, [self._find(source) for source in sources])
@@ -116,6 +124,9 @@ class CheckpointMaker:
         """A tensor that the pass never reads means that config and weights do not match."""
         for name in self.checkpoint.names():
             if name in self.read or NOT_READ.search(name):
+                continue
+            if name in self._embedding_copies():
+                self._expect_copy(name, model.embedding)
                 continue
             original = getattr(model, TIED_COPIES.get(name, ""), None)
             if original is None or not self.config.tied:

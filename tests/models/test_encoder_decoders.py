@@ -1,0 +1,117 @@
+"""T5 computes what transformers computes: the encoder's states, the decoder's logits, greedy tokens."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from ridgeline.models import load_config
+from ridgeline.ops.cpu import Cpu
+from ridgeline.ops.protocol import Memory, Span
+from ridgeline.ops.reference import Reference
+from ridgeline.ops.relative import buckets
+from ridgeline.ops.torch_cpu import TorchCpu
+from ridgeline.weights.load import load_model
+from ridgeline.weights.pack import load_packed
+from tests.models.test_families import READINGS, VOCAB, assert_close
+
+T5 = {
+    **VOCAB,
+    "d_model": 48,
+    "d_kv": 10,
+    "d_ff": 80,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "initializer_factor": 0.1,  # scores are not scaled: at 1 the softmax magnifies what rounding leaves
+    "relative_attention_num_buckets": 16,
+    "relative_attention_max_distance": 30,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+}
+FLAN = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+SOURCE, TARGET = 50, 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(params=READINGS)
+def ops(request):
+    return READINGS[request.param]
+
+
+@pytest.fixture(scope="module")
+def untied(make_twin, tmp_path_factory):
+    """transformers 5 builds T5 with a tied head only, but loads a checkpoint that has another, as Flan-T5's
+    do."""
+    made = make_twin("T5ForConditionalGeneration", **FLAN)
+    folder = tmp_path_factory.mktemp("untied")
+    tensors = load_file(made.folder / "model.safetensors")
+    head = torch.randn(101, 48, generator=torch.Generator().manual_seed(3))
+    save_file({**tensors, "lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+    raw = json.loads((made.folder / "config.json").read_text())
+    raw["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(raw))
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    assert not torch.equal(theirs.lm_head.weight, theirs.shared.weight)
+    config = load_config(folder)
+    return type(made)(theirs, load_model(config, folder), load_packed(config, folder, "fp32"), folder)
+
+
+@pytest.fixture(scope="module", params=["t5", "flan"])
+def twin(request, make_twin):
+    if request.param == "flan":
+        return request.getfixturevalue("untied")
+    return make_twin("T5ForConditionalGeneration", **T5)
+
+
+def some_ids(count, seed):
+    return torch.randint(1, 101, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def test_logits_of_a_whole_pass_are_those_of_transformers(twin, ops):
+    source, target = some_ids(SOURCE, 1), some_ids(TARGET, 2)
+    memory = ops.encode(twin.on(ops), source, [Span(SOURCE)])
+    logits = ops.run(twin.on(ops), target, [Span(TARGET)], logits="all", memory=memory)
+    theirs = twin.theirs(input_ids=source[None], decoder_input_ids=target[None])
+    assert_close(memory.states, theirs.encoder_last_hidden_state[0])
+    assert_close(logits, theirs.logits[0])
+
+
+def test_steps_over_both_caches_give_the_logits_of_one_pass(twin, ops):
+    """Two packed requests of other lengths; one source is shorter than the chunk that reads it."""
+    model, lengths = twin.on(ops), (SOURCE, 3)
+    sources = [some_ids(n, seed) for seed, n in enumerate(lengths)]
+    targets = [some_ids(TARGET, 7), some_ids(TARGET, 8)]
+    stored = ops.alloc_cache(model.memory_spec("fp32"), 4)
+    spans = [Span(SOURCE, table=(2, 0)), Span(3, table=(3,))]
+    memory = ops.encode(model, torch.cat(sources), spans, stored)
+    cache, tables = ops.alloc_cache(model.cache_spec("fp32"), 4), ((3, 1), (0, 2))
+    rows = []
+    for start, stop in ((0, 9), (9, 10), (10, 11), (11, TARGET)):
+        step = [Span(stop - start, start, table=table) for table in tables]
+        ids = torch.cat([target[start:stop] for target in targets])
+        reading = Memory(memory.spans, cache=stored)
+        rows.append(ops.run(model, ids, step, logits="all", cache=cache, memory=reading).view(2, -1, 101))
+    for logits, source, target in zip(torch.cat(rows, 1), sources, targets, strict=True):
+        theirs = twin.theirs(input_ids=source[None], decoder_input_ids=target[None])
+        assert_close(logits, theirs.logits[0])
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("count", "most"), [(32, 128), (16, 30), (4, 3), (8, 1000)])
+def test_distances_fall_into_the_buckets_of_transformers(bidirectional, count, most):
+    distances = torch.arange(-3000, 3001)
+    attention = transformers.models.t5.modeling_t5.T5Attention
+    expected = attention._relative_position_bucket(distances, bidirectional, count, most)
+    assert torch.equal(buckets(distances, count, most, bidirectional), expected)
+
+
+def test_the_readings_hold_their_own_classes():
+    assert [type(ops) for ops in READINGS.values()] == [Reference, Cpu, TorchCpu]
