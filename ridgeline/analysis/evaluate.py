@@ -249,6 +249,8 @@ def _document(tokenizer: Tokenizer, text: str) -> list[int]:
 def _require_decoder(config: ModelConfig) -> None:
     if not config.is_decoder:
         raise InputError(f"{config.name} is an encoder, which predicts no next token: use a decoder")
+    if config.is_encoder_decoder:
+        raise InputError(f"{config.name} is an encoder-decoder, which scores no plain text: use a decoder")
 
 
 def _lengths(config: ModelConfig, window: int | None, stride: int | None) -> tuple[int, int]:

@@ -6,16 +6,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ridgeline.analysis.step import activation_format, default_lowering, predict_step, trace_step
+from ridgeline.analysis.step import (
+    activation_format,
+    default_lowering,
+    predict_encode,
+    predict_step,
+    trace_encode,
+    trace_step,
+)
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
-from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.models import EncoderDecoder, Model, ModelConfig, declare, load_config
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops
+from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Role, Trace
 from ridgeline.predict import KernelTime, Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 
@@ -89,7 +96,11 @@ class Request:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes on the device for this workload; ``tokens_that_fit`` beside weights and activations."""
+    """Bytes on the device for this workload; ``tokens_that_fit`` beside weights and activations.
+
+    ``cache`` is what the engine keeps: every token of every layer. ``cache_in_windows`` is what would do where
+    layers see a window only, None where that is no less.
+    """
 
     weights: float
     cache: float
@@ -98,6 +109,7 @@ class MemoryUse:
     cache_bytes_per_token: float
     cache_elements_per_token: int
     tokens_that_fit: int
+    cache_in_windows: float | None = None
 
     @property
     def total(self) -> float:
@@ -181,10 +193,11 @@ def explain(
     def phase(name: str, span: Span, logits: str = "last") -> Phase:
         prediction = predict_step(built, device, [span], logits=logits, pairs=shown, tier=chosen, **options)
         trace = trace_step(built, [span], logits=logits, **options)
-        by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
-        return _phase(name, span, prediction, trace.memory().activations, by_tier)
+        return _phase(name, span, prediction, trace, device)
 
-    if config.is_decoder:
+    if config.is_encoder_decoder:
+        phases, request = _encode_and_decode(built, device, workload, shown, chosen, options)
+    elif config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
         if workload.output > 1:
             phases.append(phase("decode", Span(1, prompt, batch)))
@@ -231,9 +244,8 @@ def _check_window(config: ModelConfig, workload: Workload) -> None:
         )
 
 
-def _phase(
-    name: str, span: Span, prediction: Prediction, activations: Number, by_tier: Mapping[str, float]
-) -> Phase:
+def _phase(name: str, span: Span, prediction: Prediction, trace: Trace, device: Device) -> Phase:
+    """``trace`` counts the pairs that the mask lets through, whatever ``prediction`` shows."""
     tokens = span.rows * span.count
     flops, nbytes = prediction.flops, prediction.bytes
     return Phase(
@@ -246,28 +258,52 @@ def _phase(
         bytes=nbytes,
         elements=prediction.elements,
         intensity=flops.total / nbytes,
-        activation_bytes=activations,
+        activation_bytes=trace.memory().activations,
         kernels=prediction.kernels,
         seconds_by_class=prediction.by_class(),
         seconds_by_bound=prediction.by_bound(),
-        seconds_by_tier=by_tier,
+        seconds_by_tier={str(t): predict(trace, device, t).seconds for t in tiers_of(device)},
         basis={section: str(provenance) for section, provenance in prediction.basis.items()},
         unmeasured=prediction.unmeasured,
     )
 
 
+def _encode_and_decode(
+    model: EncoderDecoder,
+    device: Device,
+    workload: Workload,
+    pairs: Pairs,
+    tier: Tier,
+    options: dict[str, object],
+) -> tuple[list[Phase], Request | None]:
+    """An encoder-decoder's phases. Its decoder begins with a token that is no part of the prompt."""
+    source = Span(workload.prompt, 0, workload.batch)
+    encoding = predict_encode(model, device, [source], pairs=pairs, tier=tier, **options)
+    phases = [_phase("encode", source, encoding, trace_encode(model, [source], **options), device)]
+    decoding = {**options, "encoded": [source]}
+    if workload.output > 0:
+        span = Span(1, min(1, workload.output - 1), workload.batch)
+        step = predict_step(model, device, [span], pairs=pairs, tier=tier, **decoding)
+        phases.append(_phase("decode", span, step, trace_step(model, [span], **decoding), device))
+    return phases, _request(model, device, workload, encoding.seconds, {**decoding, "tier": tier})
+
+
 def _request(
-    model: Model, device: Device, workload: Workload, ttft: float, options: dict[str, object]
+    model: Model, device: Device, workload: Workload, first: float, options: dict[str, object]
 ) -> Request | None:
-    """Prefill yields the first token; every further one is a step at its own context length."""
-    steps = workload.output - 1
-    if steps < 0:
+    """Prefill, which takes ``first`` seconds, yields the first token; every further one is a step at its own
+    context length. Behind an encoder's ``first`` seconds, the first token takes a step as well."""
+    if workload.output < 1:
         return None
 
     def step_seconds(past: int) -> float:
         return predict_step(model, device, [Span(1, past, workload.batch)], **options).seconds
 
-    decoding = _sum_over(step_seconds, workload.prompt, workload.prompt + steps)
+    steps = workload.output - 1
+    encoded = model.config.is_encoder_decoder
+    ttft = first + step_seconds(0) if encoded else first
+    begin = 1 if encoded else workload.prompt
+    decoding = _sum_over(step_seconds, begin, begin + steps)
     total = ttft + decoding
     return Request(
         ttft_seconds=ttft,
@@ -300,14 +336,33 @@ def _memory(
         elements = spec.elements_per_token
         per_token = get_format(cache_format).nbytes((2 * spec.layers * spec.kv_heads, spec.head_dim))
     free = max(device.memory_bytes - weights - activations, 0)
+    cache = per_token * workload.batch * (workload.prompt + workload.output)
+    seen = _last_step_reads(model, workload, cache_format)
     return MemoryUse(
         weights=weights,
-        cache=per_token * workload.batch * (workload.prompt + workload.output),
+        cache=cache,
         activations=activations,
         device=device.memory_bytes,
         cache_bytes_per_token=per_token,
         cache_elements_per_token=elements,
         tokens_that_fit=int(free // per_token) if per_token else 0,
+        cache_in_windows=seen if 0 < seen < cache else None,
+    )
+
+
+def _last_step_reads(model: Model, workload: Workload, cache_format: str) -> float:
+    """The bytes of the cache that the last step of the request reads, in whole blocks: what a cache must
+    still hold that forgets what no layer's window reaches any more."""
+    tokens = workload.prompt + workload.output
+    if not model.config.is_decoder or model.config.is_encoder_decoder or tokens < 1:
+        return 0.0
+    trace = trace_step(model, [Span(1, tokens - 1, workload.batch)], cache_format=cache_format)
+    return sum(
+        access.bytes * op.repeat
+        for op in trace.ops
+        for part in op.parts
+        for access in part.reads
+        if access.value.role is Role.CACHE
     )
 
 
@@ -344,6 +399,11 @@ def _assumptions(
     if unmeasured:
         names = ", ".join(unmeasured)
         yield f"no kernel was measured for {names}: these reach the machine's measured rates"
+    if memory.cache_in_windows is not None:
+        yield (
+            "the cache keeps every token of every layer, as the engine does; one that forgot what no window "
+            f"reaches any more would take {memory.cache_in_windows / memory.cache:.0%} of it"
+        )
     if not memory.fits:
         yield "the device holds the model, which in fact does not fit in its memory"
 

@@ -35,7 +35,10 @@ def trace_step(
     """
     _check_spans(model, spans)
     if model.config.is_encoder_decoder and len(encoded) != len(spans):
-        raise InputError(f"{model.config.name} reads an encoded sequence for each span: give as many")
+        raise InputError(
+            f"{model.config.name} is an encoder-decoder: `explain` predicts and `generate` runs whole requests "
+            "of it, and nothing else does yet"
+        )
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")
     activations = activation_format(model, lowering)

@@ -48,6 +48,7 @@ def serve(
     from ridgeline.server.gate import Admission, Limits
     from ridgeline.server.run import address, bind
 
+    support.refuse_encoder_decoder(model)
     limits = Limits(tuple(api_key or ()), int(body_limit * 1e6), max_requests)
     listening = bind(host, port)  # before the weights are loaded for nothing
     with ExitStack() as held:
