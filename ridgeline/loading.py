@@ -79,7 +79,9 @@ class Loaded:
             from ridgeline.engine.encoder_decoder import EncoderDecoderGenerator
 
             for name in ("speculator",) if speculator is not None else tuple(options):
-                raise InputError(f"{self.config.name} is an encoder-decoder, which takes no {name}: leave it out")
+                raise InputError(
+                    f"{self.config.name} is an encoder-decoder, which takes no {name}: leave it out"
+                )
             return EncoderDecoderGenerator(self.model, self.ops, self.requests())
         from ridgeline.engine.generate import Generator
 

@@ -3,4 +3,13 @@
 from ridgeline.models.model import EncoderDecoder, Model, ModelConfig
 from ridgeline.models.registry import build, builtin_names, declare, load_config, read_config
 
-__all__ = ["EncoderDecoder", "Model", "ModelConfig", "build", "builtin_names", "declare", "load_config", "read_config"]
+__all__ = [
+    "EncoderDecoder",
+    "Model",
+    "ModelConfig",
+    "build",
+    "builtin_names",
+    "declare",
+    "load_config",
+    "read_config",
+]

@@ -27,7 +27,13 @@ ACTIVATIONS = {
     "silu": "silu_gated",
 }
 #: Older files repeat the activation and the window under other names, and name a sort of cache.
-HARMLESS = ("attention_dropout", "hidden_act", "hidden_activation", "cache_implementation", "sliding_window_size")
+HARMLESS = (
+    "attention_dropout",
+    "hidden_act",
+    "hidden_activation",
+    "cache_implementation",
+    "sliding_window_size",
+)
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
@@ -170,9 +176,7 @@ def _build_layer(config: GemmaConfig, make: WeightMaker, index: int) -> Layer:
         attention_norm=norm("attention_norm", "post_attention_layernorm") if behind else None,
         post_norm=norm("post_norm", before_mlp),
         gate_up=make.matrix("mlp.gate_up", *gates),
-        down=make.matrix(
-            "mlp.down", Source(f"{prefix}.mlp.down_proj.weight", (width, config.intermediate))
-        ),
+        down=make.matrix("mlp.down", Source(f"{prefix}.mlp.down_proj.weight", (width, config.intermediate))),
         mlp_norm=norm("mlp_norm", "post_feedforward_layernorm") if behind else None,
     )
 
@@ -283,7 +287,9 @@ def _read(raw: Mapping[str, Any], name: str, read_variant: Any) -> GemmaConfig:
         **read_variant(fields, layers, head_dim, trained),
     )
     if any(rope.by_request for rope in config.ropes):
-        raise InputError(f"{name}: RoPE that depends on a request's length is not supported for {config.family}")
+        raise InputError(
+            f"{name}: RoPE that depends on a request's length is not supported for {config.family}"
+        )
     fields.finish(harmless=HARMLESS, defaults={"use_bidirectional_attention": False})
     return config
 

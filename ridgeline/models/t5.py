@@ -141,7 +141,14 @@ def cross_attention(ops: Ops, config: T5Config, layer: DecoderLayer, x: T, batch
     if cache is None:
         k, v = cross_keys_and_values(ops, config, layer, memory.states)
     attended = ops.attend(
-        q, k, v, spans=memory.spans, mask=Mask(causal=False), score=Score(1.0), cache=cache
+        q,
+        k,
+        v,
+        spans=memory.spans,
+        mask=Mask(causal=False),
+        score=Score(1.0),
+        cache=cache,
+        name="cross.attention",
     )
     return ops.linear(attended, layer.cross_out, residual=x)
 
@@ -241,7 +248,9 @@ def read(raw: Mapping[str, Any], name: str) -> T5Config:
         format=fields.format(),
         vocab=fields.size("vocab_size"),
         width=fields.size("d_model"),
-        layers=encoder_layers if raw.get("num_decoder_layers") is None else fields.layers("num_decoder_layers"),
+        layers=encoder_layers
+        if raw.get("num_decoder_layers") is None
+        else fields.layers("num_decoder_layers"),
         heads=heads,
         kv_heads=heads,
         head_dim=fields.size("d_kv", 64),

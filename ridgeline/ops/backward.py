@@ -285,9 +285,7 @@ def _stored_attention(b: _Backward, parts: Mapping[str, Kernel]) -> None:
     b.emit("scores", (*ds, b.kept(q)), b.gradients_for(k), scores.flops, scores)
 
 
-def _recomputed_attention(
-    b: _Backward, op: OpCost, parts: Mapping[str, Kernel], in_memory: set[int]
-) -> None:
+def _recomputed_attention(b: _Backward, op: OpCost, parts: Mapping[str, Kernel], in_memory: set[int]) -> None:
     """One kernel that computes P again from the log-sum-exp of each row's scores, then as above."""
     scores, softmax, values = parts["scores"], parts["softmax"], parts["values"]
     (q, k), (_, v), out = scores.reads, values.reads, values.writes[0]

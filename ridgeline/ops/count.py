@@ -29,7 +29,6 @@ from ridgeline.ops.protocol import (
     Span,
     Weight,
     cross_spans,
-    weights_of,
 )
 from ridgeline.ops.trace import (
     FUSED,
@@ -284,6 +283,7 @@ class Count:
         score: Score,
         rope: Rope | None = None,
         cache: CountedCache | None = None,
+        name: str | None = None,
     ) -> Value:
         rows, heads, dim = q.shape
         kv_heads = cache.spec.kv_heads if k is None else k.shape[1]
@@ -330,7 +330,7 @@ class Count:
             self._part("softmax", (whole(changed),), (whole(weights),), soft, rows_a_span),
             replace(weighting, compute=self.attention),
         ]
-        self._emit("attention", "attend", *parts)
+        self._emit(name or "attention", "attend", *parts)
         return out
 
     def _score_changes(
@@ -404,7 +404,9 @@ class Count:
     def _shared(self, first: int, block: Sequence[Layer], following: Sequence[Layer]) -> frozenset[int]:
         """The weights that all iterations of a loop read: those known before its values, from number
         ``first`` on, and those that its block of layers has in common with the next one."""
-        common = {id(w) for w in weights_of(tuple(block))} & {id(w) for w in weights_of(tuple(following))}
+        common = {i for layer in block for i in layer.weight_ids} & {
+            i for layer in following for i in layer.weight_ids
+        }
         return frozenset(v.id for w, v in self._weights.values() if v.id < first or id(w) in common)
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> CountedCache:

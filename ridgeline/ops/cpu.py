@@ -150,6 +150,7 @@ class Cpu(Reference):
         score: Score,
         rope: Rope | None = None,
         cache: KVCache | None = None,
+        name: str | None = None,
     ) -> torch.Tensor:
         if score.bias is not None:  # the kernels have none
             return super().attend(q, k, v, spans=spans, mask=mask, score=score, rope=rope, cache=cache)

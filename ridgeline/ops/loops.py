@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from ridgeline.ops.protocol import Layer
@@ -26,27 +27,30 @@ def runs(layers: Sequence[Layer]) -> list[Run]:
     are one run of length 6.
     """
     numbers: dict[object, int] = {}
-    kinds = [numbers.setdefault(layer.signature, len(numbers)) for layer in layers]
+    return list(_runs(tuple(numbers.setdefault(layer.signature, len(numbers)) for layer in layers)))
+
+
+@lru_cache
+def _runs(kinds: tuple[int, ...]) -> tuple[Run, ...]:
     n = len(kinds)
-    if len(numbers) <= 1:
-        return [Run(0, 1, n)] if n else []
+    if len(set(kinds)) <= 1:
+        return (Run(0, 1, n),) if n else ()
     # again[p][i]: how many layers from i on equal the one p further.
     again = [[0] * (n + 1) for _ in range(LONGEST + 1)]
     for p in range(1, LONGEST + 1):
         for i in range(n - p - 1, -1, -1):
             again[p][i] = again[p][i + 1] + 1 if kinds[i] == kinds[i + p] else 0
     least = [0] * (n + 1)  # layers to trace from i on
-    chosen: list[Run | None] = [None] * n
+    chosen: list[Run] = [Run(i, 1, 1) for i in range(n)]
     for i in range(n - 1, -1, -1):
         least[i] = n + 1
         for p in range(1, min(LONGEST, n - i) + 1):
-            count = again[p][i] // p + 1
-            traced = p + least[i + p * count]
-            if traced < least[i]:
-                least[i], chosen[i] = traced, Run(i, p, count)
+            for count in range(again[p][i] // p + 1, 0, -1):
+                traced = p + least[i + p * count]
+                if traced < least[i]:
+                    least[i], chosen[i] = traced, Run(i, p, count)
     found, i = [], 0
     while i < n:
-        run = chosen[i]
-        found.append(run)
-        i += run.length * run.count
-    return found
+        found.append(chosen[i])
+        i += chosen[i].length * chosen[i].count
+    return tuple(found)

@@ -20,7 +20,7 @@ _NAMES: dict[str, Callable[..., str]] = {
     "norm": lambda x, norm: norm.weight.name,
     "linear": lambda x, weight, name=None, **_: name or weight.name,
     "split_heads": lambda *_: "split_heads",
-    "attend": lambda *_, **__: "attention",
+    "attend": lambda *_, name=None, **__: name or "attention",
     "store": lambda *_, **__: "store",
     "softcap": lambda *_: "softcap",
     "add": lambda *_: "add",

@@ -318,12 +318,13 @@ class Ops(Protocol):
         score: Score,
         rope: Rope | None = None,
         cache: LayerCache | None = None,
+        name: str | None = None,
     ) -> T:
         """Rotates q and k, appends k and v to the cache, attends: [rows, query * dim].
 
         Without a cache each sequence attends to its ``keys`` rows of k and v: its own, or another's in
         cross-attention. With k and v None it reads a cache that :meth:`store` has filled, and appends
-        nothing. A row that sees no key is 0.
+        nothing. A row that sees no key is 0. ``name`` is the operator's in traces, if not ``attention``.
         """
 
     def store(self, k: T, v: T, *, spans: Spans, cache: LayerCache) -> None:
@@ -354,6 +355,11 @@ class Layered:
         """All that decides what the layer costs: equal for layers that differ only in their data
         and in per-layer fields."""
         return _signature(self)
+
+    @cached_property
+    def weight_ids(self) -> frozenset[int]:
+        """The ids of the layer's weights, by which layers that share one are told."""
+        return frozenset(id(weight) for weight in weights_of(self))
 
 
 def _signature(record: Any) -> Any:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ridgeline.models.model import Model
     from ridgeline.ops.native_cache import NativeCache
 
+
 class Unrecorded(Exception):
     """A pass asks for what has no call in a program; it is run operator by operator instead."""
 
@@ -206,8 +207,9 @@ class Record:
         score: Score,
         rope: Rope | None = None,
         cache: tuple[NativeCache, int] | None = None,
+        name: str | None = None,
     ) -> Matrix:
-        op = self._fold.note("attention")
+        op = self._fold.note(name or "attention")
         several = rope is not None and self._rope not in (None, rope)
         if several or k is None or score.bias is not None or (rope is not None and rope.dim != q.dim):
             raise Unrecorded

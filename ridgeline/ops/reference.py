@@ -165,6 +165,7 @@ class Reference:
         score: Score,
         rope: Rope | None = None,
         cache: TorchLayerCache | None = None,
+        name: str | None = None,
     ) -> torch.Tensor:
         if rope is not None:
             cos, sin = spans.rotation(rope, self.dtype)

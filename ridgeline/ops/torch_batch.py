@@ -8,7 +8,17 @@ from itertools import accumulate
 
 import torch
 
-from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Memory, Rope, Span, Wanted, cross_spans, wanted_rows
+from ridgeline.ops.protocol import (
+    Batch,
+    CacheSpec,
+    Mask,
+    Memory,
+    Rope,
+    Span,
+    Wanted,
+    cross_spans,
+    wanted_rows,
+)
 from ridgeline.ops.rope import inverse_frequencies
 
 TORCH_DTYPE = {

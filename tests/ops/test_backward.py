@@ -17,6 +17,15 @@ from tests.ops.small_models import FAMILIES, LOWERINGS, Unrolled, count, count_m
 
 ROWS, SEQUENCES = 7, 2
 
+GEMMA = {
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 10,
+    "sliding_window": 4,
+    "vocab_size": 70,
+}
 TWINS = {
     "LlamaForCausalLM": {
         "hidden_size": 48,
@@ -35,6 +44,27 @@ TWINS = {
         "head_dim": 10,
         "vocab_size": 70,
         "tie_word_embeddings": True,
+    },
+    "Phi3ForCausalLM": {
+        "hidden_size": 48,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "vocab_size": 70,
+        "pad_token_id": None,
+    },
+    "Gemma2ForCausalLM": {**GEMMA, "num_hidden_layers": 5},
+    "Gemma3ForCausalLM": {**GEMMA, "num_hidden_layers": 8, "sliding_window_pattern": 3},
+    "T5ForConditionalGeneration": {
+        "d_model": 48,
+        "d_kv": 10,
+        "d_ff": 40,
+        "num_layers": 3,
+        "num_decoder_layers": 4,
+        "num_heads": 6,
+        "vocab_size": 70,
+        "feed_forward_proj": "gated-gelu",
     },
     "GPT2LMHeadModel": {"n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64, "vocab_size": 70},
     "BertForMaskedLM": {
@@ -66,7 +96,8 @@ def flops_counted_by_pytorch(architecture, fields):
     model = model_class(config)
     ids = torch.zeros(SEQUENCES, ROWS, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        loss = model(input_ids=ids).logits.sum()
+        inputs = {"decoder_input_ids": ids} if config.is_encoder_decoder else {}
+        loss = model(input_ids=ids, **inputs).logits.sum()
         forward = counter.get_total_flops()
         loss.backward()
     return config.to_dict() | {"architectures": [architecture]}, forward, counter.get_total_flops() - forward
