@@ -98,8 +98,8 @@ class Request:
 class MemoryUse:
     """Bytes on the device for this workload; ``tokens_that_fit`` beside weights and activations.
 
-    ``cache`` is what the engine keeps: every token of every layer. ``cache_in_windows`` is what would do where
-    layers see a window only, None where that is no less.
+    ``cache`` is what the engine keeps: every token of every layer. ``cache_in_windows`` is what would do
+    where layers see a window only, None where that is no less.
     """
 
     weights: float

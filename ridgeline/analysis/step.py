@@ -36,8 +36,8 @@ def trace_step(
     _check_spans(model, spans)
     if model.config.is_encoder_decoder and len(encoded) != len(spans):
         raise InputError(
-            f"{model.config.name} is an encoder-decoder: `explain` predicts and `generate` runs whole requests "
-            "of it, and nothing else does yet"
+            f"{model.config.name} is an encoder-decoder: `explain` predicts and `generate` runs its requests,"
+            " and nothing else does yet"
         )
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")

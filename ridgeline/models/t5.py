@@ -248,9 +248,7 @@ def read(raw: Mapping[str, Any], name: str) -> T5Config:
         format=fields.format(),
         vocab=fields.size("vocab_size"),
         width=fields.size("d_model"),
-        layers=encoder_layers
-        if raw.get("num_decoder_layers") is None
-        else fields.layers("num_decoder_layers"),
+        layers=fields.layers("num_decoder_layers", encoder_layers),
         heads=heads,
         kv_heads=heads,
         head_dim=fields.size("d_kv", 64),

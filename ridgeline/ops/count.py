@@ -336,7 +336,7 @@ class Count:
     def _score_changes(
         self, score: Score, scores: Value, pairs: Number, rows: Number
     ) -> tuple[list[Kernel], Value]:
-        """What is done to ``scores`` before the softmax, to so many ``pairs`` of all heads; and the result."""
+        """What is done to ``scores`` before the softmax, ``pairs`` of all heads of them; and the result."""
         parts = []
         if score.softcap > 0:
             vector, exp = SOFTCAP_COST

@@ -21,7 +21,7 @@ class Run(NamedTuple):
 
 
 def runs(layers: Sequence[Layer]) -> list[Run]:
-    """The layers as runs that together have the fewest layers to trace; of those, with the shortest patterns.
+    """The layers as runs that together have the fewest layers to trace; of those, with the longest run first.
 
     Identical layers are one run of length 1. Five layers with a window before one without, ten times over,
     are one run of length 6.
@@ -47,7 +47,8 @@ def _runs(kinds: tuple[int, ...]) -> tuple[Run, ...]:
         for p in range(1, min(LONGEST, n - i) + 1):
             for count in range(again[p][i] // p + 1, 0, -1):
                 traced = p + least[i + p * count]
-                if traced < least[i]:
+                longer = count > 1 and p * count > chosen[i].length * chosen[i].count
+                if traced < least[i] or (traced == least[i] and longer):
                     least[i], chosen[i] = traced, Run(i, p, count)
     found, i = [], 0
     while i < n:

@@ -89,7 +89,7 @@ class Reference:
         spans: Sequence[Span],
         cache: TorchCache | None = None,
     ) -> Memory:
-        """What ``model``'s encoder makes of the sequences: their states, and, in ``cache``, in the blocks that
+        """What ``model``'s encoder makes of the sequences: their states, and in ``cache``, in the blocks that
         the spans name, the keys and values that its decoder reads."""
         memory = Memory(tuple(spans), cache=cache)
         states = model.encode(self, self.batch(ids, spans, memory=memory))

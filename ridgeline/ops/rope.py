@@ -2,10 +2,10 @@
 
 Plain: f_i = theta^(-2i/dim) for i < dim/2. The scalings stretch them beyond the trained length:
 linear (positions divided by the factor), dynamic NTK (theta grown with the length that a request
-was admitted with), LongRoPE (Ding et al. 2024, arXiv 2402.13753: a factor for each frequency, from one list up
-to the trained length and from another for longer requests), llama3 (only long wavelengths, with a smooth passage; Llama 3.1's release),
-YaRN (Peng et al. 2023, arXiv 2309.00071: a ramp between interpolated and plain frequencies, and
-an attention factor on cos and sin).
+was admitted with), LongRoPE (Ding et al. 2024, arXiv 2402.13753: a factor for each frequency, from one
+list up to the trained length and from another for longer requests), llama3 (only long wavelengths, with
+a smooth passage; Llama 3.1's release), YaRN (Peng et al. 2023, arXiv 2309.00071: a ramp between
+interpolated and plain frequencies, and an attention factor on cos and sin).
 
 The frequencies are computed in the reading's own precision and in the order that models were
 trained with, because at a far position a last bit of theirs is a visible angle.
