@@ -1,6 +1,7 @@
 """T5 computes what transformers computes: the encoder's states, the decoder's logits, greedy tokens."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import ridgeline
 from ridgeline.analysis.step import trace_step
 from ridgeline.engine.sampling import BeamSearch
 from ridgeline.errors import InputError
-from ridgeline.models import load_config
+from ridgeline.models import load_config, read_config
 from ridgeline.ops.protocol import Memory, Span
 from ridgeline.ops.relative import buckets
 from ridgeline.weights.load import load_model
@@ -146,7 +147,7 @@ def test_what_does_not_go_with_an_encoder_decoder_is_refused_in_one_line(twin):
         lambda: loaded.generator(prefix_cache=False),
         lambda: loaded.generator(speculator=object()),
         lambda: trace_step(loaded.model, [Span(3)]),
-        lambda: check_windows(loaded.config),
+        lambda: check_scoring(loaded.config),
     ):
         with pytest.raises(InputError) as caught:
             refused()
@@ -154,7 +155,7 @@ def test_what_does_not_go_with_an_encoder_decoder_is_refused_in_one_line(twin):
         assert "\n" not in str(caught.value)
 
 
-def check_windows(config):
+def check_scoring(config):
     from ridgeline.analysis.evaluate import _require_decoder
 
     _require_decoder(config)
@@ -167,3 +168,72 @@ def test_distances_fall_into_the_buckets_of_transformers(bidirectional, count, m
     attention = transformers.models.t5.modeling_t5.T5Attention
     expected = attention._relative_position_bucket(distances, bidirectional, count, most)
     assert torch.equal(buckets(distances, count, most, bidirectional), expected)
+
+
+# -- the config -----------------------------------------------------------------------------------------
+
+MINIMAL = {"model_type": "t5", "vocab_size": 101, "d_model": 48, "d_ff": 80, "num_layers": 3}
+
+
+def test_a_field_left_out_has_the_value_that_transformers_gives_it():
+    theirs = transformers.AutoConfig.for_model(**MINIMAL)
+    ours = read_config(MINIMAL, "x")
+    assert (ours.heads, ours.head_dim, ours.layers) == (theirs.num_heads, theirs.d_kv, 3)
+    assert (ours.buckets, ours.max_distance) == (
+        theirs.relative_attention_num_buckets,
+        theirs.relative_attention_max_distance,
+    )
+    assert (ours.eps, ours.scaled, ours.tied) == (theirs.layer_norm_epsilon, True, True)
+    assert ours.activation == theirs.dense_act_fn == "relu"
+
+
+@pytest.mark.parametrize("tied", [True, False, None])
+def test_what_transformers_saves_is_read(tied, tmp_path):
+    """It ties the head whatever the config said, and keeps whether that meant to scale."""
+    raw = {**MINIMAL, "tie_word_embeddings": tied, "feed_forward_proj": "gated-gelu"}
+    transformers.AutoConfig.for_model(**raw).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    ours = read_config({**saved, "dtype": None}, "x")
+    assert ours == replace(read_config(raw, "x"), tied=True)
+    assert ours.scaled == (tied is not False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("feed_forward_proj", "gated-tanh"),
+        ("relative_attention_num_buckets", 2),
+        ("relative_attention_max_distance", 16),
+        ("is_encoder_decoder", False),
+        ("d_kv", 0),
+        ("logit_softcap", 30.0),
+        ("num_decoder_layers", 0),
+    ],
+)
+def test_a_config_that_cannot_be_followed_is_refused_by_name(field, value):
+    with pytest.raises(InputError) as caught:
+        read_config({**MINIMAL, field: value}, "some/config.json")
+    assert str(caught.value).startswith("some/config.json: ")
+    assert field in str(caught.value)
+
+
+@pytest.mark.parametrize("field", MINIMAL)
+def test_every_field_of_a_minimal_config_is_needed(field):
+    with pytest.raises(InputError, match=field):
+        read_config({k: v for k, v in MINIMAL.items() if k != field}, "x")
+
+
+def test_copies_of_the_embedding_may_be_stored_beside_it_or_in_its_place(make_twin, tmp_path):
+    twin = make_twin("T5ForConditionalGeneration", **T5)
+    tensors = load_file(twin.folder / "model.safetensors")
+    (tmp_path / "config.json").write_text((twin.folder / "config.json").read_text())
+    config, shared = load_config(tmp_path), tensors.pop("shared.weight")
+    copies = {f"{stack}.embed_tokens.weight": shared.clone() for stack in ("encoder", "decoder")}
+    unread = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": torch.ones(16, 4)}
+    for stored in ({**copies, **unread}, {"shared.weight": shared, **copies}):
+        save_file({**tensors, **stored}, tmp_path / "model.safetensors")
+        assert torch.equal(load_model(config, tmp_path).embedding.data, shared)
+    copies["decoder.embed_tokens.weight"][3, 4] += 1
+    save_file({**tensors, "shared.weight": shared, **copies}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="decoder.embed_tokens.weight"):
+        load_model(config, tmp_path)
