@@ -1,4 +1,4 @@
-"""What other analysers get wrong about a config: the size of a head, gated MLPs, fields that they stumble on."""
+"""What other analysers get wrong about a config: the size of a head, gates, fields that they stumble on."""
 
 import pytest
 
