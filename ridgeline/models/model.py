@@ -44,11 +44,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """Rows of a fused projection that go group by group: ``parts`` heads of queries, keys and values each, of
+    ``dim`` rows a head. A weight has all queries first, then all keys, then all values."""
+
+    parts: tuple[int, int, int]
+    dim: int
+
+
+@dataclass(frozen=True)
 class Source:
-    """A tensor of the checkpoint: its name and the shape that it must have there."""
+    """A tensor of the checkpoint: its name, the shape that it must have there, and the order of its rows if
+    that is another than the weight's."""
 
     name: str
     shape: tuple[int, ...]
+    grouping: Grouping | None = None
 
 
 class WeightMaker(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, gemma, gpt2, llama, opt, t5
+from ridgeline.models import bert, gemma, gpt2, llama, neox, opt, t5
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -40,6 +40,8 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": Family(gemma.read_gemma3, gemma.build, ("Gemma3ForCausalLM",)),
     "gpt2": Family(gpt2.read, gpt2.build, ("GPT2LMHeadModel",)),
     "opt": Family(opt.read, opt.build, ("OPTForCausalLM",)),
+    "gpt_neox": Family(neox.read_neox, neox.build, ("GPTNeoXForCausalLM",)),
+    "falcon": Family(neox.read_falcon, neox.build, ("FalconForCausalLM",)),
     "t5": Family(t5.read, t5.build, ("T5ForConditionalGeneration",)),
     "bert": Family(bert.read, bert.build, bert.ARCHITECTURES),
 }

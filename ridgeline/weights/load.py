@@ -9,26 +9,32 @@ from pathlib import Path
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.models.model import Model, ModelConfig, Source, stacked_shape
+from ridgeline.models.model import Grouping, Model, ModelConfig, Source, stacked_shape
 from ridgeline.models.registry import build
 from ridgeline.ops.protocol import Weight
 from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE
 from ridgeline.weights.checkpoint import Checkpoint
 
 #: What a checkpoint of the bare trunk leaves out of its tensors' names, by family.
-TRUNK_PREFIX = {"gpt2": "transformer.", "bert": "bert."}
+TRUNK_PREFIX = {
+    "gpt2": "transformer.",
+    "falcon": "transformer.",
+    "gpt_neox": "gpt_neox.",
+    "bert": "bert.",
+}
 DEFAULT_TRUNK_PREFIX = "model."
 
 #: Tensors that checkpoints carry and that nothing reads: buffers that are recomputed, heads of
 #: other tasks than the one that is run, the bias that an untied BERT leaves unused, and one of T5's first
 #: checkpoints.
 NOT_READ = re.compile(
-    r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
+    r"rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
     r"|^cls\.predictions\.bias$|\.EncDecAttention\.relative_attention_bias\.weight$"
 )
 #: Tensors that repeat another where the embeddings are tied, and the model's field that they repeat.
 TIED_COPIES = {
     "lm_head.weight": "head",
+    "embed_out.weight": "head",
     "cls.predictions.decoder.weight": "head",
     "cls.predictions.decoder.bias": "head_bias",
 }
@@ -106,10 +112,12 @@ class CheckpointMaker:
         self.tensors: dict[str, list[str]] = {}
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        return self._weight(name, [self._find(source) for source in sources], transposed)
+        return self._weight(name, [self._find(source) for source in sources], transposed, sources[0].grouping)
 
     def table(self, name: str, source: Source) -> Weight:
         stand_ins: tuple[str, ...] = ()
+        if name == "head":
+            stand_ins = TIED_HEADS  # GPT-NeoX's has had two names
         if name == "embedding":
             stand_ins = (*self._embedding_copies(), *(TIED_HEADS if self.config.tied else ()))
         return self._weight(name, [self._find(source, stand_ins)])
@@ -118,7 +126,7 @@ class CheckpointMaker:
         return EMBEDDING_COPIES if self.config.is_encoder_decoder else ()
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return self._weight(name, [self._find(source) for source in sources])
+        return self._weight(name, [self._find(source) for source in sources], grouping=sources[0].grouping)
 
     def refuse_surplus(self, model: Model) -> None:
         """A tensor that the pass never reads means that config and weights do not match."""
@@ -169,9 +177,17 @@ class CheckpointMaker:
         today = (name, bare, prefix + bare)
         return (*today, *(_old_norm(spelling) for spelling in today))
 
-    def _weight(self, name: str, stored: list[str], transposed: bool = False) -> Weight:
+    def _weight(
+        self,
+        name: str,
+        stored: list[str],
+        transposed: bool = False,
+        grouping: Grouping | None = None,
+    ) -> Weight:
         self.tensors[name] = stored
         tensors = [self.checkpoint.tensor(n).T if transposed else self.checkpoint.tensor(n) for n in stored]
+        if grouping is not None:
+            tensors = [_in_order(tensor, grouping) for tensor in tensors]
         rows = sum(t.shape[0] for t in tensors)
         first, dtype = tensors[0], self.dtype
         if dtype is None:
@@ -185,6 +201,11 @@ class CheckpointMaker:
                 data[start : start + tensor.shape[0]].copy_(tensor)
                 start += tensor.shape[0]
         return _made(name, data, self.progress)
+
+
+def _in_order(tensor: torch.Tensor, grouping: Grouping) -> torch.Tensor:
+    groups = tensor.unflatten(0, (-1, sum(grouping.parts), grouping.dim))
+    return torch.cat([part.flatten(0, 2) for part in groups.split(grouping.parts, dim=1)])
 
 
 def _made(name: str, data: torch.Tensor, progress: Callable[[int], None] | None) -> Weight:

@@ -191,6 +191,45 @@ GEMMAS = {
         },
     ),
 }
+NEOX = {
+    **VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+FALCON = {**{k: v for k, v in NEOX.items() if k != "intermediate_size"}, "num_attention_heads": 6}
+SIDE_BY_SIDE = {
+    "gpt_neox": ("GPTNeoXForCausalLM", {**NEOX, "rotary_pct": 0.5}),
+    "gpt_neox one after the other": (
+        "GPTNeoXForCausalLM",
+        {**NEOX, "use_parallel_residual": False, "rotary_pct": 1.0, "hidden_act": "gelu_fast"},
+    ),
+    "gpt_neox tied": (
+        "GPTNeoXForCausalLM",
+        {**NEOX, "attention_bias": False, "tie_word_embeddings": True, "rotary_pct": 0.34},
+    ),
+    "falcon with one key head": ("FalconForCausalLM", FALCON),
+    "falcon with groups": (
+        "FalconForCausalLM",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "tie_word_embeddings": False},
+    ),
+    "falcon with groups and one norm": (
+        "FalconForCausalLM",
+        {
+            **FALCON,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 3,
+            "num_ln_in_parallel_attn": 1,
+            "bias": True,
+        },
+    ),
+    "falcon one after the other": (
+        "FalconForCausalLM",
+        {**FALCON, "multi_query": False, "parallel_attn": False, "bias": True, "ffn_hidden_size": 100},
+    ),
+}
 LEARNED_POSITIONS = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2 untied": (
@@ -203,7 +242,7 @@ LEARNED_POSITIONS = {
         {**OPT, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
 }
-DECODERS = {**LLAMAS, **GEMMAS, **LEARNED_POSITIONS}
+DECODERS = {**LLAMAS, **GEMMAS, **SIDE_BY_SIDE, **LEARNED_POSITIONS}
 ENCODERS = {
     "bert": ("BertForMaskedLM", BERT),
     "bert untied": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
@@ -219,6 +258,8 @@ GREEDY = (
     "qwen3",
     "gemma2",
     "gemma3",
+    "gpt_neox",
+    "falcon with groups",
     "gpt2 untied",
     "opt untied",
 )

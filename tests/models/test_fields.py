@@ -28,6 +28,11 @@ MINIMAL = {
     "gemma": {"model_type": "gemma", **SHAPE, "num_attention_heads": 16},
     "gemma2": {"model_type": "gemma2", **SHAPE},
     "gemma3_text": {"model_type": "gemma3_text", **SHAPE},
+    "gpt_neox": {"model_type": "gpt_neox", **SHAPE},
+    "falcon": {
+        "model_type": "falcon",
+        **{k: v for k, v in SHAPE.items() if k != "intermediate_size"},
+    },
     "gpt2": {"model_type": "gpt2", "vocab_size": 101, "n_embd": 64, "n_layer": 3, "n_head": 8},
     "opt": {
         "model_type": "opt",
@@ -82,7 +87,10 @@ def test_a_field_left_out_has_the_value_that_transformers_gives_it(minimal):
     theirs = transformers.AutoConfig.for_model(**minimal)
     ours = read_config(minimal, "x")
     assert ours.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
-    assert ours.kv_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
+    shared = getattr(theirs, "multi_query", False)  # Falcon
+    assert ours.kv_heads == (
+        1 if shared else getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
+    )
     assert ours.window == theirs.max_position_embeddings
     assert ours.tied == theirs.tie_word_embeddings
     if ours.family in ("llama", "mistral", "qwen2", "qwen3", "phi3"):
@@ -274,6 +282,9 @@ def test_a_field_that_would_change_the_pass_is_refused_by_name(field, minimal):
         ("gemma3_text", "attn_logit_softcapping", 50.0),
         ("gemma3_text", "rope_parameters", {"rope_type": "default", "rope_theta": 1e4}),
         ("gemma", "sliding_window", 128),
+        ("falcon", "alibi", True),
+        ("falcon", "partial_rotary_factor", 0.5),
+        ("falcon", "num_ln_in_parallel_attn", 2),
         ("phi3", "attention_bias", True),
     ],
 )

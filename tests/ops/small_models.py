@@ -10,7 +10,7 @@ from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 LOWERINGS = (FUSED, NAIVE_ATTENTION, UNFUSED, TORCH_CPU)
 FAMILIES = (
     *("llama-3-8b", "qwen3-0.6b", "mistral-7b", "phi-4", "gemma-2-2b", "gemma-3-4b"),
-    *("gpt2", "opt-125m", "bert-base"),
+    *("pythia-1.4b", "gpt2", "opt-125m", "bert-base"),
 )
 
 
@@ -43,6 +43,8 @@ def small(family, *, layers=3):
         kinds = [full if i % 2 else 0 for i in range(layers)]
         shape["windows"] = tuple(-1 if kind else 4 for kind in kinds)
         shape["ropes"] = tuple(replace(config.ropes[kind], dim=shape["head_dim"]) for kind in kinds)
+    elif config.family == "gpt_neox":
+        shape["rope"] = replace(config.rope, dim=4)  # of heads of 8
     elif config.family not in ("gpt2", "opt", "bert"):
         shape["windows"] = (4 if config.windows[0] >= 0 else -1,) * layers
         shape["rope"] = replace(config.rope, dim=shape["head_dim"])

@@ -56,6 +56,22 @@ TWINS = {
     },
     "Gemma2ForCausalLM": {**GEMMA, "num_hidden_layers": 5},
     "Gemma3ForCausalLM": {**GEMMA, "num_hidden_layers": 8, "sliding_window_pattern": 3},
+    "GPTNeoXForCausalLM": {
+        "hidden_size": 48,
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "vocab_size": 70,
+    },
+    "FalconForCausalLM": {
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "num_ln_in_parallel_attn": 1,
+        "vocab_size": 70,
+    },
     "T5ForConditionalGeneration": {
         "d_model": 48,
         "d_kv": 10,

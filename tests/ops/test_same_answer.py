@@ -135,7 +135,7 @@ def test_a_block_that_the_cache_lacks_is_refused(setting):
         CPU.run(model, ids[:64], [Span(64, 0, table=(0, 2))], cache=cache)
 
 
-@pytest.mark.parametrize("family", ["gemma-2-2b", "gemma-3-4b"])
+@pytest.mark.parametrize("family", ["gemma-2-2b", "gemma-3-4b", "pythia-1.4b"])
 def test_a_pass_that_is_not_recorded_keeps_its_bits_too(family):
     """In chunks, in scattered blocks, and beside another request."""
     model = packed_model(family, "bf16", plain="bf16")
