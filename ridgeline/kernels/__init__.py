@@ -19,6 +19,7 @@ from ridgeline.kernels.rows import (
     layer_norm,
     rms_norm,
     rotate,
+    softcap,
     take_rows,
 )
 from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads
@@ -55,6 +56,7 @@ __all__ = [
     "save_packed",
     "set_isa",
     "set_threads",
+    "softcap",
     "store",
     "take_rows",
     "threads",

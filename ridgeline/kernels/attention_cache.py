@@ -118,6 +118,7 @@ def attend(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Rotates q and k, appends k and v to the cache, and attends to all that is cached:
     ``[rows, heads, dim]``.
@@ -152,7 +153,9 @@ def attend(
     if positions is not None:
         positions = integers("positions", positions, 1, torch.int64)
     angles = _angles(cos, sin, positions, q)
-    options = Options(causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule)
+    options = Options(
+        causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule, distance_bias
+    )
     out = result(out, q, k, v)
     source = _native.KvSource.blocks(cache.layout, cache.data.data_ptr())
     _native.append(sequences.native, head_rows(k), head_rows(v), angles, cache.layout, cache.data.data_ptr())
@@ -180,6 +183,7 @@ def attend_stored(
     window: tuple[int, int] = (-1, -1),
     scale: float | None = None,
     softcap: float = 0.0,
+    distance_bias: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """:func:`attend` to what :func:`store` has stored, and to nothing new: ``[rows, heads, dim]``.
@@ -191,7 +195,7 @@ def attend_stored(
     check_sizes("q", q, (q.shape[0], q.shape[1], cache.dim), "the cache")
     check_groups(q, cache.kv_heads, "cache")
     _check_sequences(sequences, q.shape[0], cache)
-    options = Options(causal, window, 0, scale, softcap, None, None, "auto")
+    options = Options(causal, window, 0, scale, softcap, None, None, "auto", distance_bias)
     out = result(out, q, q, q)
     return run(q, sequences, _native.KvSource.blocks(cache.layout, cache.data.data_ptr()), options, out)
 

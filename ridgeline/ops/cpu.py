@@ -3,7 +3,7 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
-A pass with an operator that has no recorded call runs so, too: Gemma's and T5's.
+A pass with an operator that has no recorded call runs so, too, such as T5's with its cross-attention.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ridgeline.ops.protocol import (
     Mask,
     Memory,
     Norm,
+    RelativeBias,
     Rope,
     Score,
     Span,
@@ -31,6 +32,7 @@ from ridgeline.ops.protocol import (
 )
 from ridgeline.ops.record import Unrecorded, record
 from ridgeline.ops.reference import Reference
+from ridgeline.ops.relative import bias_by_distance
 from ridgeline.ops.replay import Replay
 from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans, rotate
 from ridgeline.ops.trace import CPU
@@ -55,6 +57,7 @@ class Cpu(Reference):
         super().__init__(torch.float32, "cpu")
         keep_freed_memory()
         self.attention_format = attention_format
+        self._biases: dict[int, tuple[Weight, torch.Tensor]] = {}
         self._replays: dict[tuple, tuple[Model, Replay | None]] = {}
 
     # -- whole passes ---------------------------------------------------------------------------------
@@ -152,8 +155,6 @@ class Cpu(Reference):
         cache: KVCache | None = None,
         name: str | None = None,
     ) -> torch.Tensor:
-        if score.bias is not None:  # the kernels have none
-            return super().attend(q, k, v, spans=spans, mask=mask, score=score, rope=rope, cache=cache)
         cos = sin = None
         if rope is not None:
             cos, sin = spans.rotation(rope, q.dtype)
@@ -164,6 +165,8 @@ class Cpu(Reference):
                 cos, sin = (x[:, 0].contiguous() for x in (cos, sin))
         options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
         options["softcap"] = score.softcap
+        if score.bias is not None:
+            options["distance_bias"] = self._by_distance(score.bias)
         if cache is not None:
             sequences = kernels.Sequences.of(spans)
             if k is None:
@@ -180,9 +183,15 @@ class Cpu(Reference):
     def store(self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: KVCache) -> None:
         kernels.store(k, v, cache, kernels.Sequences.of(spans))
 
-    def read(self, cache: KVCache, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = cache.read(torch.tensor(span.table, dtype=torch.int32), span.keys)
-        return keys.transpose(0, 1), values.transpose(0, 1)
+    def _by_distance(self, bias: RelativeBias) -> torch.Tensor:
+        """What the kernels read of a relative bias, made once: weights do not change."""
+        table = bias.table
+        if id(table) not in self._biases:
+            self._biases[id(table)] = table, bias_by_distance(bias)  # the table is kept, so that its id is
+        return self._biases[id(table)][1]
+
+    def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        return kernels.softcap(x, cap)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return kernels.add(a, b)

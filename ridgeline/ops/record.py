@@ -76,6 +76,7 @@ class Recording:
     - ``outputs``: the results; ``alone`` says that the pass returns one, not a tuple.
     - ``ops``: each operator's name, as in traces, and how often it is called.
     - ``calls``: the operator that each kernel call belongs to, by number, and which call of it that is.
+    - ``ropes``: the rotations of the layers; their tables of angles come with the step, in this order.
     """
 
     program: _native.Program
@@ -85,7 +86,7 @@ class Recording:
     alone: bool
     ops: tuple[tuple[str, int], ...]
     calls: tuple[tuple[int, int], ...]
-    rope: Rope | None
+    ropes: tuple[Rope, ...]
     segmented: bool
 
 
@@ -95,8 +96,8 @@ def record(model: Model, *, all_rows: bool, cache: NativeCache | None, attention
     The recording serves every cache that is laid out like ``cache``; None is a pass without one, whose
     attention multiplies as ``attention_format``, bf16 or fp32, says.
 
-    Raises Unrecorded for a pass with an operator that no call does: a scaled embedding, several rotations, a
-    rotation of a part of the heads, a relative bias, cross-attention, a softcap of the logits.
+    Raises Unrecorded for a pass with an operator that no call does: a rotation of a part of the heads, or
+    several of which one depends on the request, a relative bias, cross-attention.
     """
     ops = Record(KV_FORMATS[attention_format])
     batch = Batch(
@@ -133,14 +134,12 @@ class Record:
         self._weights: dict[int, int] = {}  # number of each tensor, by its id
         self._tensors: list[torch.Tensor] = []
         self._fold = Fold()
-        self._rope: Rope | None = None
+        self._ropes: list[Rope] = []
         self._segmented = False
 
     # -- the operators ------------------------------------------------------------------------------
 
     def embed(self, ids: Source, weight: Weight, *, offset: int = 0, scale: float = 1.0) -> Matrix:
-        if scale != 1:
-            raise Unrecorded
         op = self._fold.note(weight.name)
         self._segmented |= ids is Source.segments
         table = weight.data
@@ -148,11 +147,14 @@ class Record:
         if isinstance(table, PackedLinear):
             number, layout = self._number(table.data), table.layout
             return self._call(
-                op, (), out, lambda program, at: program.embed_packed(ids, offset, number, layout, at(out))
+                op,
+                (),
+                out,
+                lambda program, at: program.embed_packed(ids, offset, number, layout, at(out), scale),
             )
         number, dtype, length = self._number(table), DTYPES[table.dtype], table.shape[0]
         return self._call(
-            op, (), out, lambda program, at: program.embed(ids, offset, number, dtype, length, at(out))
+            op, (), out, lambda program, at: program.embed(ids, offset, number, dtype, length, at(out), scale)
         )
 
     def norm(self, x: Matrix, norm: Norm) -> Matrix:
@@ -210,10 +212,9 @@ class Record:
         name: str | None = None,
     ) -> Matrix:
         op = self._fold.note(name or "attention")
-        several = rope is not None and self._rope not in (None, rope)
-        if several or k is None or score.bias is not None or (rope is not None and rope.dim != q.dim):
+        if k is None or score.bias is not None:
             raise Unrecorded
-        self._rope = rope or self._rope
+        rotation = 0 if rope is None else self._rotation(rope, q.dim)
         layout, number = self._own_rows(k, v) if cache is None else (cache[0].layout, cache[1])
         seen = _native.AttentionMask(mask.causal, *mask.window, 0)
         scores = _native.AttentionScore(score.scale, score.softcap, 0, 0)
@@ -223,9 +224,17 @@ class Record:
             (q, k, v),
             out,
             lambda program, at: program.attend(
-                at(q), at(k), at(v), layout, number, seen, scores, rope is not None, at(out)
+                at(q), at(k), at(v), layout, number, seen, scores, rotation, at(out)
             ),
         )
+
+    def _rotation(self, rope: Rope, dim: int) -> int:
+        """The number by which calls know a rotation, from 1 on."""
+        if rope not in self._ropes:
+            self._ropes.append(rope)
+        if rope.dim != dim or (len(self._ropes) > 1 and any(r.by_request for r in self._ropes)):
+            raise Unrecorded
+        return self._ropes.index(rope) + 1
 
     def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
         """How a pass without a cache multiplies its own keys and values; cache number -1."""
@@ -235,7 +244,9 @@ class Record:
         raise Unrecorded
 
     def softcap(self, x: Matrix, cap: float) -> Matrix:
-        raise Unrecorded
+        op = self._fold.note("softcap")
+        # In place, since nothing else reads what is capped: logits of a large vocabulary are held once.
+        return self._call(op, (x,), x, lambda program, at: program.softcap(at(x), cap, at(x)))
 
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")
@@ -274,7 +285,7 @@ class Record:
             alone=alone,
             ops=tuple(zip(self._fold.names, self._fold.calls, strict=True)),
             calls=tuple((call.op, call.turn) for call in self._calls),
-            rope=self._rope,
+            ropes=tuple(self._ropes),
             segmented=self._segmented,
         )
 

@@ -29,6 +29,15 @@ def buckets(distances: torch.Tensor, count: int, max_distance: int, bidirectiona
     return side + torch.where(far < exact, far, shared)
 
 
+def bias_by_distance(bias: RelativeBias) -> torch.Tensor:
+    """The bias of each distance up to that from which all have the same: float32
+    [heads, 2 max_distance + 1], from -max_distance on."""
+    table = bias.table.data.float()
+    distances = torch.arange(-bias.max_distance, bias.max_distance + 1)
+    rows = buckets(distances, len(table), bias.max_distance, bias.bidirectional)
+    return table[rows].T.contiguous()
+
+
 def bias_of(bias: RelativeBias, rows: int, keys: int, dtype: torch.dtype) -> torch.Tensor:
     """The bias of the last ``rows`` queries of ``keys`` positions: [heads, rows, keys]."""
     table = bias.table.data.to(dtype)

@@ -106,6 +106,30 @@ def test_steps_over_both_caches_give_the_logits_of_one_pass(twin, ops):
         assert_close(logits, theirs.logits[0])
 
 
+def test_on_the_native_kernels_a_request_has_the_same_bits_alone_and_beside_another(twin):
+    ops, model = READINGS["cpu"], twin.packed
+    source, target, other = some_ids(SOURCE, 1), some_ids(TARGET, 2), some_ids(33, 3)
+
+    def decoded(sources, targets):
+        """The logits of the last of the requests, its target in two pieces."""
+        stored = ops.alloc_cache(model.memory_spec("fp32"), 8)
+        cache = ops.alloc_cache(model.cache_spec("fp32"), 8)
+        tables = [(7, 1), (4, 2)][-len(sources) :]
+        spans = [Span(len(s), table=table) for s, table in zip(sources, tables, strict=True)]
+        memory = Memory(ops.encode(model, torch.cat(sources), spans, stored).spans, cache=stored)
+        rows, past = [], 0
+        for size in (TARGET - 9, 9):
+            pieces = [t[past : past + size] for t in targets]
+            step = [Span(len(p), past, table=table) for p, table in zip(pieces, tables, strict=True)]
+            logits = ops.run(model, torch.cat(pieces), step, logits="all", cache=cache, memory=memory)
+            rows.append(logits[-size:])
+            past += size
+        return torch.cat(rows)
+
+    alone = decoded([source], [target])
+    assert torch.equal(decoded([other, source], [some_ids(TARGET, 4), target]), alone)
+
+
 STEPS = 60
 
 

@@ -136,8 +136,8 @@ def test_a_block_that_the_cache_lacks_is_refused(setting):
 
 
 @pytest.mark.parametrize("family", ["gemma-2-2b", "gemma-3-4b", "pythia-1.4b"])
-def test_a_pass_that_is_not_recorded_keeps_its_bits_too(family):
-    """In chunks, in scattered blocks, and beside another request."""
+def test_other_families_keep_their_bits_too(family):
+    """In chunks, in scattered blocks, and beside another request; Pythia's pass is not recorded."""
     model = packed_model(family, "bf16", plain="bf16")
     spec, ids = model.cache_spec("bf16"), some_ids(LENGTH).tolist()
     whole = alone(model, spec, ids, [LENGTH])
