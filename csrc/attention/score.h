@@ -41,7 +41,8 @@ inline void add_alibi(float* scores, int64_t begin, int64_t end, float slope, in
 inline void add_bias(float* scores, int64_t begin, int64_t end, const float* bias, int64_t reach,
                      int64_t position, int64_t first_key) {
     const int64_t shift = first_key - position;  // of key 0
-    const int64_t near = std::clamp(-reach - shift, begin, end), far = std::clamp(reach + 1 - shift, begin, end);
+    const int64_t near = std::clamp(-reach - shift, begin, end);
+    const int64_t far = std::clamp(reach + 1 - shift, begin, end);
     for (int64_t i = begin; i < near; ++i) scores[i] += bias[-reach] * kLog2E;
     for (int64_t i = near; i < far; ++i) scores[i] += bias[i + shift] * kLog2E;
     for (int64_t i = far; i < end; ++i) scores[i] += bias[reach] * kLog2E;

@@ -29,8 +29,8 @@ Program::Call norm_call(Operand x, NormKind kind, int64_t heads, Stored weight, 
                         Operand out);
 Program::Call linear_call(Operand x, const Layout& layout, int64_t packed, Stored bias, Activation activation,
                           std::optional<Operand> residual, Operand out);
-/// Rotates q and k by the step's angles number `rotation`, from 1 on, or not if it is 0; stores k and v in cache number `cache` of the frame,
-/// and attends; with cache -1 each sequence attends to its own rows.
+/// Rotates q and k by the step's angles number `rotation`, from 1 on, or not if it is 0; stores k and v in
+/// cache number `cache` of the frame, and attends; with cache -1 each sequence attends to its own rows.
 Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
                           const Mask& mask, const Score& score, int64_t rotation, Operand out);
 Program::Call softcap_call(Operand x, float cap, Operand out);

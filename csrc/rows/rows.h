@@ -85,7 +85,7 @@ struct Rotation {
 /// Throws std::domain_error for a position without angles, before anything is written.
 void rotate(const Rotation& job);
 
-/// Row i of out is row ids[i] + offset of a table, times `scale`, for which out must be float32 if it isn't 1.
+/// Row i of out is row ids[i] + offset of a table, times `scale`; out must be float32 if that isn't 1.
 struct Gather {
     int64_t rows;
     int64_t columns;

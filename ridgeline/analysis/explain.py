@@ -20,7 +20,6 @@ from ridgeline.models import EncoderDecoder, Model, ModelConfig, declare, load_c
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
-from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Role, Trace
 from ridgeline.predict import KernelTime, Prediction, predict

@@ -116,9 +116,7 @@ def predict_encode(
     return _predicted(lambda pairs: trace_encode(model, spans, pairs=pairs, **options), device, pairs, tier)
 
 
-def _predicted(
-    trace: Callable[[Pairs], Trace], device: Device, pairs: Pairs, tier: str | None
-) -> Prediction:
+def _predicted(trace: Callable[[Pairs], Trace], device: Device, pairs: Pairs, tier: str | None) -> Prediction:
     prediction = predict(trace(Pairs.VISIBLE), device, tier)
     return prediction if pairs is Pairs.VISIBLE else prediction.counted_as(trace(pairs))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
+from ridgeline.ops.count_scores import score_changes, softcap_work
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.loops import runs
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
@@ -69,8 +70,6 @@ NORM_COST = {"rms": 4, "layer": 7}
 SOFTMAX_COST = 5
 #: Vector operations a rotated element: two multiplications and an addition.
 ROTATE_COST = 3
-#: Vector operations and exponentials an element of a softcap: two multiplications and a tanh.
-SOFTCAP_COST = (5, 1)
 
 
 @dataclass(frozen=True)
@@ -310,7 +309,7 @@ class Count:
         pairs = sum(n * s.count for n, s in zip(pairs_by_span, spans, strict=True))
         rows_a_span = reduce(maximum, (s.rows for s in spans), 0)
         scores = self._scratch("scores", (heads, square), q, k)
-        changes, changed = self._score_changes(score, scores, pairs * heads, rows_a_span)
+        changes, changed = score_changes(self, score, scores, pairs * heads, rows_a_span)
         weights = self._scratch("weights", (heads, square), changed)
         out = self._activation("attention", (rows, heads * dim), weights, v)
         product = Flops(matrix=2 * pairs * heads * dim)
@@ -333,34 +332,13 @@ class Count:
         self._emit(name or "attention", "attend", *parts)
         return out
 
-    def _score_changes(
-        self, score: Score, scores: Value, pairs: Number, rows: Number
-    ) -> tuple[list[Kernel], Value]:
-        """What is done to ``scores`` before the softmax, ``pairs`` of all heads of them; and the result."""
-        parts = []
-        if score.softcap > 0:
-            vector, exp = SOFTCAP_COST
-            capped = self._scratch("scores", scores.shape, scores)
-            work = Flops(vector=vector * pairs, exp=exp * pairs)
-            parts.append(self._part("softcap", (whole(scores),), (whole(capped),), work, rows))
-            scores = capped
-        if score.bias is not None:
-            table = self._weight(score.bias.table)
-            biased = self._scratch("scores", scores.shape, scores, table)
-            reads, work = (whole(scores), whole(table)), Flops(vector=pairs)
-            parts.append(self._part("bias", reads, (whole(biased),), work, rows))
-            scores = biased
-        return parts, scores
-
     def store(self, k: Value, v: Value, *, spans: CountedSpans, cache: CountedCache) -> None:
         new = tuple(Access(to, a.elements) for to, a in zip(self._cache_values(cache, spans), (k, v)))
         part = self._part("append", (whole(k), whole(v)), new, Flops(), k.shape[0])
         self._emit("store", "store", part)
 
     def softcap(self, x: Value, cap: float) -> Value:
-        y = self._activation("softcap", x.shape, x)
-        vector, exp = SOFTCAP_COST
-        work = Flops(vector=vector * x.elements, exp=exp * x.elements)
+        y, work = self._activation("softcap", x.shape, x), softcap_work(x.elements)
         self._emit("softcap", "softcap", self._part("softcap", (whole(x),), (whole(y),), work, x.shape[0]))
         return y
 
