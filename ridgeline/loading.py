@@ -82,7 +82,8 @@ class Loaded:
                 raise InputError(
                     f"{self.config.name} is an encoder-decoder, which takes no {name}: leave it out"
                 )
-            return EncoderDecoderGenerator(self.model, self.ops, self.requests())
+            start = self.generation.decoder_start_token_id
+            return EncoderDecoderGenerator(self.model, self.ops, self.requests(), start)
         from ridgeline.engine.generate import Generator
 
         return Generator(self.model, self.ops, self.requests(), speculator=speculator, **options)

@@ -27,14 +27,26 @@ from ridgeline.ops.reference import Reference
 
 
 class EncoderDecoderGenerator:
-    """Generates with ``model`` on the executing reading ``ops``, what ``requests`` makes of the prompts."""
+    """Generates with ``model`` on the executing reading ``ops``, what ``requests`` makes of the prompts.
+
+    The decoder begins with the token ``start``, the config's unless it is given. Raises InputError for one
+    that the vocabulary lacks.
+    """
 
     speculator = None
 
-    def __init__(self, model: EncoderDecoder, ops: Reference, requests: Requests) -> None:
+    def __init__(
+        self, model: EncoderDecoder, ops: Reference, requests: Requests, start: int | None = None
+    ) -> None:
         self.model = model
         self.ops = ops
         self.requests = requests
+        self.start = model.config.start if start is None else start
+        if not 0 <= self.start < model.config.vocab:
+            raise InputError(
+                f"{model.config.name}: decoder_start_token_id is {self.start}, expected 0 to "
+                f"{model.config.vocab - 1}"
+            )
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> list[Result]:
         """The results of the prompts in their order, all samples of the first before those of the second;
@@ -75,7 +87,7 @@ class EncoderDecoderGenerator:
         output = Output(place, group, self.requests.tokenizer)
         table = tuple(range(-(-request.max_tokens // BLOCK_TOKENS)))
         cache = self.ops.alloc_cache(self.model.cache_spec(self.model.plain_format), len(table))
-        newest = self.model.config.start
+        newest = self.start
         while sequence.finish_reason is None:
             span = Span(1, len(sequence.output), table=table)
             with torch.inference_mode():

@@ -163,6 +163,26 @@ def test_a_stop_token_ends_an_output_and_samples_repeat_by_seed(twin):
     assert ids[0][0] != ids[0][1]
 
 
+def test_the_decoder_begins_with_the_token_that_the_folder_names(twin, tmp_path):
+    for file in twin.folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"decoder_start_token_id": 7}')
+    prompt = some_ids(20, 1)
+    [result] = ridgeline.load(tmp_path).generate(prompt.tolist(), max_tokens=5)
+    expected = twin.theirs.generate(
+        prompt[None],
+        attention_mask=torch.ones(1, 20),
+        max_new_tokens=5,
+        do_sample=False,
+        decoder_start_token_id=7,
+    )
+    assert list(result.ids) == expected[0, 1:].tolist()
+    (tmp_path / "generation_config.json").write_text('{"decoder_start_token_id": 101}')
+    with pytest.raises(InputError, match="decoder_start_token_id is 101"):
+        ridgeline.load(tmp_path).generate(prompt.tolist(), max_tokens=5)
+
+
 def test_what_does_not_go_with_an_encoder_decoder_is_refused_in_one_line(twin):
     loaded = ridgeline.load(twin.folder)
     for refused in (
