@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 
 import ridgeline
+from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.loading import Loaded
 from ridgeline.server.app import make_app
 from ridgeline.server.gate import Admission, Limits
@@ -168,9 +169,10 @@ def _left(server: Server, service: Service) -> Left:
 
 
 @contextmanager
-def serving(loaded: Loaded) -> Iterator[tuple[str, Server, Service]]:
+def serving(loaded: Loaded, speculator: Speculator | None = None) -> Iterator[tuple[str, Server, Service]]:
     """A server in a thread, and its address; its cache is small, so that requests are preempted."""
-    service = Service.start(loaded, "soaked", token_budget=512, sequences=48, cache_tokens=1024)
+    limits = {"token_budget": 512, "sequences": 48, "cache_tokens": 1024}
+    service = Service.start(loaded, "soaked", **limits, speculator=speculator)
     server = Server(make_app(service, Limits(requests=1000), Admission()), drain_seconds=5)
     with bind("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -1,8 +1,11 @@
 """What speculation gains, and what it costs where it gains nothing.
 
-Run as ``python -m benchmarks.speculation [--model tinyllama-1.1b] [--rounds 9]``. Plain and speculating runs
-of the same requests take turns in one process; a gain is the median over the rounds of the ratio of their
-times per output token at batch 1. Beside it stands the gain that is predicted from acceptance and costs.
+Run as ``python -m benchmarks.speculation [--model tinyllama-1.1b] [--rounds 9] [--draft-threads 1]``.
+Plain and speculating runs of the same requests take turns in one process; a gain is the median over the
+rounds of the ratio of their times per output token at batch 1. Beside it stands the gain that is predicted
+from acceptance and costs.
+
+A draft that works beside verification takes its threads from the target's, so that all runs have as many.
 """
 
 from __future__ import annotations
@@ -11,23 +14,28 @@ import argparse
 import json
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import ridgeline
 from benchmarks.record import write_result
+from ridgeline import kernels
 from ridgeline.demo.heldout import held_out_texts
 from ridgeline.engine.generate import Generator, collect, run
 from ridgeline.engine.plan import Chunk, Proposal
 from ridgeline.engine.request import Request
 from ridgeline.engine.sampling import GREEDY, Sampling
 from ridgeline.engine.sequence import Sequence as Drafted
+from ridgeline.engine.speculation.beside import Beside
 from ridgeline.engine.speculation.draft_model import DraftModel
 from ridgeline.engine.speculation.ngram import NGrams
 from ridgeline.engine.speculation.proposer import Proposer, Target
 from ridgeline.engine.speculation.sinks_and_window import SinksAndWindow
 from ridgeline.engine.speculation.speculator import Speculator
+from ridgeline.errors import InputError
+from ridgeline.hardware.threads import threads
 from ridgeline.loading import Loaded
 
 PROMPT, OUTPUT, REPLAYED, TEXTS = 128, 256, 96, 4
@@ -74,19 +82,28 @@ class Wrong:
 
 
 def compare(
-    loaded: Loaded, requests: Sequence[Request], proposers: dict[str, Proposer], rounds: int
+    loaded: Loaded,
+    requests: Sequence[Request],
+    proposers: dict[str, Proposer],
+    rounds: int,
+    given_up: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """For each proposer its gain over plain runs, by times per token and by whole requests."""
+    """For each proposer its gain over plain runs, by times per token and by whole requests. The target has
+    fewer threads by as many as it has ``given_up`` to a proposer."""
+    every = kernels.threads()
     speculators = {name: Speculator(proposer) for name, proposer in proposers.items()}
     runs = {"plain": None, **speculators}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     order, draw = list(runs), random.Random(0)
     for place in range(rounds + 1):  # the first warms up
         for name in order:
-            times = [_seconds(loaded, request, runs[name]) for request in requests]
+            with threads(every - given_up.get(name, 0)):
+                times = [_seconds(loaded, request, runs[name]) for request in requests]
             if place:
                 seconds[name].append(tuple(map(sum, zip(*times, strict=True))))
         draw.shuffle(order)  # a run finds in the caches what the one before has left
+    for speculator in speculators.values():
+        speculator.close()
     return {name: _gains(seconds["plain"], seconds[name], speculators[name]) for name in speculators}
 
 
@@ -124,12 +141,16 @@ def outputs_of(loaded: Loaded, requests: Sequence[Request]) -> dict[Request, Seq
     return {request: result.ids for request, result in zip(requests, results, strict=True)}
 
 
+def completions(loaded: Loaded) -> list[tuple[int, ...]]:
+    """Prompts of code."""
+    texts = list(held_out_texts().values())[:TEXTS]
+    return [tuple(loaded.tokenizer.encode(text)[:PROMPT]) for text in texts]
+
+
 def demo_pair(rounds: int) -> dict[str, Any]:
     """Code completion by the demo model, greedy and sampled, with each proposer and those that are wrong."""
     loaded, draft = ridgeline.load("demo"), ridgeline.load("demo-draft")
-    prompts = [
-        tuple(loaded.tokenizer.encode(text)[:PROMPT]) for text in list(held_out_texts().values())[:TEXTS]
-    ]
+    prompts = completions(loaded)
     found = {}
     for name, sampling in (("greedy", GREEDY), ("sampled at 0.8", Sampling(0.8))):
         requests = [Request(prompt, OUTPUT, sampling) for prompt in prompts]
@@ -145,6 +166,23 @@ def demo_pair(rounds: int) -> dict[str, Any]:
         }
         found[name] = compare(loaded, requests, proposers, rounds)
     return found
+
+
+def beside(rounds: int, draft_threads: int) -> dict[str, Any]:
+    """The demo pair in turns on all threads, and side by side, each on its own."""
+    loaded, draft = ridgeline.load("demo"), ridgeline.load("demo-draft")
+    if draft_threads >= kernels.threads():
+        raise InputError(f"--draft-threads {draft_threads} leaves the target none of {kernels.threads()}")
+    requests = [Request(prompt, OUTPUT, GREEDY) for prompt in completions(loaded)]
+    proposers: dict[str, Proposer] = {
+        "in turns": DraftModel(draft, loaded),
+        "beside": Beside(DraftModel(draft, loaded), threads=draft_threads),
+    }
+    return {
+        "threads": kernels.threads(),
+        "draft_threads": draft_threads,
+        **compare(loaded, requests, proposers, rounds, {"beside": draft_threads}),
+    }
 
 
 def replayed(model: str, rounds: int) -> dict[str, Any]:
@@ -163,10 +201,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tinyllama-1.1b")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", choices=("demo", "replayed"), help="print one part, and store nothing")
+    parser.add_argument("--draft-threads", type=int, default=1)
+    parser.add_argument(
+        "--only", choices=("demo", "beside", "replayed"), help="print one part, and store nothing"
+    )
     asked = parser.parse_args()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "demo": lambda: demo_pair(asked.rounds),
+        "beside": lambda: beside(asked.rounds, asked.draft_threads),
         "replayed": lambda: replayed(asked.model, asked.rounds),
     }
     result = {"model": asked.model, "rounds": asked.rounds}

@@ -26,6 +26,7 @@ _PUBLIC = {
     "attention": "ridgeline.kernels",
     "attention_paged": "ridgeline.kernels",
     "attention_varlen": "ridgeline.kernels",
+    "best_layouts": "ridgeline.analysis.parallel",
     "check": "ridgeline.analysis.check",
     "declare": "ridgeline.models",
     "evaluate": "ridgeline.analysis.evaluate",
@@ -39,6 +40,8 @@ _PUBLIC = {
     "measure": "ridgeline.hardware.measure",
     "merge_states": "ridgeline.kernels",
     "pack_linear": "ridgeline.kernels",
+    "parallel": "ridgeline.analysis.parallel",
+    "place": "ridgeline.analysis.placement",
     "predict_step": "ridgeline.analysis.step",
     "rms_norm": "ridgeline.kernels",
     "rotate": "ridgeline.kernels",
@@ -47,6 +50,7 @@ _PUBLIC = {
     "trace_step": "ridgeline.analysis.step",
     "validate": "ridgeline.validation",
     "write_report": "ridgeline.report",
+    "Layout": "ridgeline.predict.layout",
     "Span": "ridgeline.ops.protocol",
 }
 
@@ -59,6 +63,9 @@ if TYPE_CHECKING:
     from ridgeline.analysis.check import check as check
     from ridgeline.analysis.evaluate import evaluate as evaluate
     from ridgeline.analysis.explain import explain as explain
+    from ridgeline.analysis.parallel import best_layouts as best_layouts
+    from ridgeline.analysis.parallel import parallel as parallel
+    from ridgeline.analysis.placement import place as place
     from ridgeline.analysis.serving import simulate as simulate
     from ridgeline.analysis.step import predict_step as predict_step
     from ridgeline.analysis.step import trace_step as trace_step
@@ -85,6 +92,7 @@ if TYPE_CHECKING:
     from ridgeline.models import declare as declare
     from ridgeline.models import load_config as load_config
     from ridgeline.ops.protocol import Span as Span
+    from ridgeline.predict.layout import Layout as Layout
     from ridgeline.report import write_report as write_report
     from ridgeline.validation import validate as validate
 

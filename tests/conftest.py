@@ -73,6 +73,9 @@ def _make_twin(architecture: str, fields: dict[str, Any], folder: Path) -> Twin:
     theirs = model_class(model_class.config_class(**fields)).eval().requires_grad_(False)
     for parameter in theirs.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=NOISE)
+    for name, buffer in theirs.named_buffers():
+        if name.endswith("e_score_correction_bias"):  # which decides what is chosen
+            buffer.add_(torch.randn_like(buffer), alpha=NOISE)
     theirs.save_pretrained(folder)
     config = load_config(folder)
     return Twin(theirs, load_model(config, folder), load_packed(config, folder, "fp32"), folder)

@@ -7,10 +7,20 @@ import sys
 
 import pytest
 
-COMMANDS = (
-    *("explain", "simulate", "generate", "measure", "check", "bench", "eval", "validate", "demo", "calibrate"),
-    *("models", "devices"),
+RUNNING = ("generate", "measure", "check", "bench", "eval", "demo")
+PREDICTING = (
+    "explain",
+    "simulate",
+    "compare",
+    "capacity",
+    "advise",
+    "decoding",
+    "calibrate",
+    "validate",
+    "parallel",
+    "place",
 )
+COMMANDS = (*RUNNING, *PREDICTING, "models", "devices")
 
 
 def ridgeline(*arguments, cache, **environment):
@@ -30,7 +40,7 @@ def ridgeline(*arguments, cache, **environment):
     )
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "chat", "serve"])
+@pytest.mark.parametrize("command", [*COMMANDS, "chat", "serve", "report"])
 def test_every_command_has_help_with_an_example(command, tmp_path):
     shown = ridgeline(command, "--help", cache=tmp_path)
     assert shown.returncode == 0
@@ -84,6 +94,36 @@ def test_generated_text_follows_a_regex_or_a_schema(tmp_path):
     schema.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3}')
     shown = ridgeline("generate", "demo", "x =", "--json-schema", str(schema), "--json", cache=tmp_path)
     assert 1 <= len(json.loads(json.loads(shown.stdout)["text"])) <= 3
+
+
+def test_what_ends_a_stream_is_said_on_a_line_of_its_own(tmp_path):
+    """Behind the prompt, which is shown by then."""
+    code = (
+        "import sys; from ridgeline.cli import main; from ridgeline.engine.constrained import Matcher\n"
+        "from ridgeline.errors import InputError\n"
+        "def fail(self, output, stop_ids): raise InputError('regex is too complex: so many states')\n"
+        "Matcher.allowed = fail; sys.argv[1:] = ['generate', 'demo-draft', 'x =', '--regex', 'a+']; main()"
+    )
+    environment = {**os.environ, "RIDGELINE_CACHE": str(tmp_path)}
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    assert shown.returncode == 2
+    assert shown.stdout.splitlines()[-2:][0].endswith("x =")
+    assert "regex is too complex: so many states" in shown.stdout.splitlines()[-1]
+    assert "x =" not in shown.stdout.splitlines()[-1]
+
+
+def test_a_schema_that_is_not_json_is_named_by_its_file(tmp_path):
+    file = tmp_path / "schema.json"
+    file.write_text("{'type': 'object'}")
+    shown = ridgeline("generate", "demo-draft", "x", "--json-schema", str(file), cache=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 1)
+    assert f"--json-schema {file} is not JSON (Expecting property name" in shown.stderr
 
 
 def test_bench_writes_a_line_a_test_to_a_file(tmp_path):

@@ -25,6 +25,7 @@ void bind_threads(nb::module_& m) {
     m.def("threads", [] { return pool().threads(); });
     m.def(
         "set_threads", [](int threads) { pool().resize(threads); }, nb::call_guard<nb::gil_scoped_release>());
+    m.def("use_own_pool", use_own_pool, nb::call_guard<nb::gil_scoped_release>());
     m.attr("max_threads") = static_cast<int>(Pool::kMaxThreads);
     // Python functions under the interpreter's lock, for the tests of the pool: each share takes it in turn.
     m.def("share_loop", [](int64_t items, const nb::callable& body) {

@@ -53,12 +53,21 @@ int initial_threads() {
 
 std::atomic<Pool*> process_pool{nullptr};
 std::atomic<int> chosen_threads{0};  // survives a fork, unlike the pool
+thread_local std::unique_ptr<Pool> own_pool;
 
 /// The child of a fork has none of its parent's workers, and maybe a lock that one of them held:
 /// it leaves the old pool alone and makes its own when it needs one.
 void forget_pool() {
     if (Pool* old = process_pool.exchange(nullptr)) chosen_threads = old->threads();
+    if (Pool* old = own_pool.release()) own_pool = std::make_unique<Pool>(old->threads());
     inside_loop = false;
+}
+
+void watch_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+    static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+    (void)registered;
+#endif
 }
 
 }  // namespace
@@ -148,17 +157,20 @@ void Pool::run_share(int index) noexcept {
 }
 
 Pool& pool() {
+    if (own_pool) return *own_pool;
     Pool* found = process_pool.load(std::memory_order_acquire);
     if (found != nullptr) return *found;
-#if defined(__unix__) || defined(__APPLE__)
-    static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
-    (void)registered;
-#endif
+    watch_forks();
     const int chosen = chosen_threads.load();
     Pool* fresh = new Pool(chosen > 0 ? chosen : initial_threads());
     if (process_pool.compare_exchange_strong(found, fresh)) return *fresh;
     delete fresh;
     return *found;
+}
+
+void use_own_pool(int threads) {
+    watch_forks();
+    own_pool = std::make_unique<Pool>(threads);
 }
 
 }  // namespace ridgeline

@@ -61,11 +61,15 @@ private:
     alignas(64) std::atomic<int> pending_{0};          // workers that have not finished their share
 };
 
-/// The process's pool. It is made on first use, and made anew in a forked child, which has no
-/// threads but its own.
+/// The calling thread's pool: the process's, unless it has one of its own. It is made on first use, and made
+/// anew in a forked child, which has no threads but its own.
 Pool& pool();
 
-/// Runs f(begin, end) over [0, items) on the process's pool.
+/// Gives the calling thread a pool of its own until it ends, so that it computes beside the other threads
+/// instead of in turns with them.
+void use_own_pool(int threads);
+
+/// Runs f(begin, end) over [0, items) on the calling thread's pool.
 template <class F>
 void parallel_for(int64_t items, const F& f) {
     pool().run(

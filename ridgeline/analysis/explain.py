@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ridgeline.analysis.step import (
@@ -20,6 +20,7 @@ from ridgeline.models import EncoderDecoder, Model, ModelConfig, declare, load_c
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
+from ridgeline.ops.latent import Mla
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Role, Trace
 from ridgeline.predict import KernelTime, Prediction, predict
@@ -80,6 +81,7 @@ class Phase:
     seconds_by_tier: Mapping[str, float]
     basis: Mapping[str, str]
     unmeasured: tuple[str, ...]
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,9 @@ class MemoryUse:
 @dataclass(frozen=True)
 class Explanation:
     """What :func:`explain` found. ``product_format`` is what weights are multiplied in, and ``ridge`` that of
-    such products; ``tier`` is what the times stand on, and ``basis`` names where each part of the device's
-    figures comes from; ``assumptions`` is what a count cannot know or chose."""
+    such products; ``active_parameters`` are those that one token uses; ``mla`` is the form of latent
+    attention, if it was chosen; ``tier`` is what the times stand on, and ``basis`` names where each part of
+    the device's figures comes from; ``assumptions`` is what a count cannot know or chose."""
 
     model: str
     parameters: int
@@ -143,6 +146,8 @@ class Explanation:
     tier: str
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
+    active_parameters: int
+    mla: str | None
 
 
 def explain(
@@ -157,13 +162,16 @@ def explain(
     attention: str = Attention.FUSED,
     pairs: str = Pairs.VISIBLE,
     tier: str | None = None,
+    mla: str | None = None,
 ) -> Explanation:
     """Predict prefill, a decode step and a whole request of ``model`` on the device ``on``.
 
     ``model`` is a built-in name, a folder, or a hub id; ``on`` a device name, a TOML file, or
     ``this``. ``weights`` and ``cache`` are storage formats (``int4-g128``, ``int8``, ...),
     ``attention`` is ``fused`` or ``naive``, ``pairs`` ``visible`` or ``square``. ``tier`` is datasheet,
-    generic, calibrated or measured: by default the best founded that the device has.
+    generic, calibrated or measured: by default the best founded that the device has. ``mla`` is the form of
+    latent attention: ``expanded``, ``absorbed``, or ``auto``, which takes the one of fewer operations. By
+    default it is auto, and on a measured machine expanded, as the native kernels run it.
 
     ``output`` is 128 tokens unless given; an encoder has neither output nor cache.
 
@@ -183,9 +191,13 @@ def explain(
     activations = multiplied = activation_format(built, lowering)
     if lowering.activations is not None:  # the native kernels: they pack weights and multiply in their kind
         pad_products(built)
-        multiplied = product_format(weights or config.format)
+        multiplied = product_format(weights or config.stored_format)
     if _choice("attention", attention, Attention) is Attention.NAIVE:
         lowering = NAIVE[lowering.name]
+    if mla is not None:
+        if not (config.is_decoder and built.cache_spec(cache_format).is_latent):
+            raise InputError(f"{config.name} has no latent attention, so mla is not for it: leave it out")
+        lowering = replace(lowering, mla=_choice("mla", mla, Mla))
     shown = _choice("pairs", pairs, Pairs)
     options = {"cache_format": cache_format, "lowering": lowering}
 
@@ -208,7 +220,7 @@ def explain(
     return Explanation(
         model=config.name,
         parameters=built.parameter_count(),
-        weight_format=weights or config.format,
+        weight_format=weights or config.stored_format,
         activation_format=activations,
         product_format=multiplied,
         cache_format=cache_format,
@@ -224,6 +236,8 @@ def explain(
         tier=str(chosen),
         basis={section: source for p in phases for section, source in p.basis.items()},
         assumptions=tuple(_assumptions(built, device, chosen, multiplied, shown, memory, phases)),
+        active_parameters=built.active_parameters(),
+        mla=mla,
     )
 
 
@@ -264,6 +278,7 @@ def _phase(name: str, span: Span, prediction: Prediction, trace: Trace, device: 
         seconds_by_tier={str(t): predict(trace, device, t).seconds for t in tiers_of(device)},
         basis={section: str(provenance) for section, provenance in prediction.basis.items()},
         unmeasured=prediction.unmeasured,
+        assumptions=trace.assumptions,
     )
 
 
@@ -333,7 +348,7 @@ def _memory(
     if model.config.is_decoder:
         spec = model.cache_spec(cache_format)
         elements = spec.elements_per_token
-        per_token = get_format(cache_format).nbytes((2 * spec.layers * spec.kv_heads, spec.head_dim))
+        per_token = spec.bytes_per_token
     free = max(device.memory_bytes - weights - activations, 0)
     cache = per_token * workload.batch * (workload.prompt + workload.output)
     seen = _last_step_reads(model, workload, cache_format)
@@ -378,6 +393,9 @@ def _assumptions(
         yield "attention counts only the query-key pairs that the mask lets through"
     else:
         yield "operations count the full square of query-key pairs, times only the visible ones"
+    for p in phases:
+        for statement in p.assumptions:
+            yield f"{p.name}: {statement}"
     if multiplied == "int8":
         yield "activations are quantised to int8 on chip and multiplied so with the quantised weights"
     elif any(get_format(w.format).is_quantised for w in model.weights()):

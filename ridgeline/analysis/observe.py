@@ -1,13 +1,16 @@
 """Watching an engine serve: who waits and who runs in every step, and how long the operators of some take.
 
 The engine runs as it always does, step by step. One step of each kind is run once more, its logits thrown
-away, with the time of every operator taken.
+away, with the time of every operator taken. The engine's clock stands still meanwhile, so that requests and
+steps have the times that they would have without.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ridgeline.analysis.step_cost import StepCost, cost_here
@@ -20,6 +23,7 @@ from ridgeline.analysis.timeline import (
     State,
     Timeline,
 )
+from ridgeline.engine.clock import Clock
 from ridgeline.engine.plan import Chunk, StepPlan
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure
@@ -107,11 +111,32 @@ class _Tracked:
         return RequestTimeline(len(sequence.request.prompt), len(sequence.output), tuple(phases))
 
 
+class _PausableClock:
+    """``clock``, less the time for which it was paused."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._paused = 0.0
+
+    def now(self) -> float:
+        return self._clock.now() - self._paused
+
+    def sleep_until(self, moment: float) -> None:
+        self._clock.sleep_until(moment + self._paused)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        begun = self._clock.now()
+        yield
+        self._paused += self._clock.now() - begun
+
+
 class _Observer:
     """Steps ``core`` and notes what it sees."""
 
     def __init__(self, core: Core, cost: StepCost) -> None:
         self.core = core
+        self._clock = core.scheduler.clock = _PausableClock(core.scheduler.clock)
         self.requests = [_Tracked(group) for group in core.scheduler.waiting]
         self._cost = cost
         self._run, core.runner.run = core.runner.run, self._note_plan
@@ -136,7 +161,8 @@ class _Observer:
         self._loads.append(Load(step.started, self._blocks, shape.prefill_rows, shape.decodes))
         self._note_states(plan, step)
         if shape.kind not in self._profiled:
-            self._profiled[shape.kind] = self._profile(plan)
+            with self._clock.paused():
+                self._profiled[shape.kind] = self._profile(plan, step)
 
     def _note_states(self, plan: StepPlan, step: StepRecord) -> None:
         chunks = {chunk.sequence: chunk for chunk in plan.chunks}
@@ -150,14 +176,14 @@ class _Observer:
             if sequence.finish_reason is not None and tracked.end is None:
                 tracked.end = step.finished
 
-    def _profile(self, plan: StepPlan) -> ProfiledStep:
-        clock = self.core.scheduler.clock
-        begin = clock.now()
+    def _profile(self, plan: StepPlan, step: StepRecord) -> ProfiledStep:
+        """The step's second run, as if it had begun when the first did."""
+        begun = time.perf_counter()
         times = self.core.runner.profile(plan)
-        end = clock.now()
+        seconds = time.perf_counter() - begun
         trace = self._cost.trace([Span(chunk.rows, chunk.past) for chunk in plan.chunks])
-        operators = tuple(_operators(trace, self._cost.device, times, begin))
-        return ProfiledStep(len(self._steps) - 1, begin, end, operators)
+        operators = tuple(_operators(trace, self._cost.device, times, step.scheduled))
+        return ProfiledStep(len(self._steps) - 1, step.scheduled, step.scheduled + seconds, operators)
 
     def timeline(self, config: ModelConfig) -> Timeline:
         end = Load(self._steps[-1].finished, 0, 0, 0)

@@ -20,12 +20,14 @@ from ridgeline.hardware.device import Device
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import Model, ModelConfig
 from ridgeline.models.products import pad_products
-from ridgeline.ops.formats import get_format, storage_format
+from ridgeline.ops.formats import storage_format
 from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from ridgeline.predict.tiers import Tier, tier_of
 
 #: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.
 MEMORY_SHARE = 0.9
+#: Cache blocks that can be simulated, each of which takes some 50 bytes here.
+MOST_BLOCKS = 2**24
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,14 @@ def simulate(
     scheduling = Limits(at_least_one("batched_tokens", batched_tokens), sequences, headroom=headroom)
     at_least_one("block_size", block_size)
     if kv_tokens is None:
-        kv_tokens = _tokens_that_fit(built, device, cache_format, batched_tokens)
+        fit = _tokens_that_fit(built, device, cache_format, batched_tokens)
+        kv_tokens = min(fit, MOST_BLOCKS * block_size)
     blocks = max(1, at_least_one("kv_tokens", kv_tokens) // block_size)
+    if blocks > MOST_BLOCKS:
+        raise InputError(
+            f"kv_tokens is {kv_tokens}, which is {blocks} blocks: at most {MOST_BLOCKS} can be simulated, so"
+            " lower it, or raise the block size"
+        )
     chosen = tier_of(device, tier)
     cost = StepCost(built, device, cache_format, tier=chosen)
     found = run(arrivals, BlockPool(blocks, block_size), scheduling, cost)
@@ -105,13 +113,13 @@ def simulate(
         model=config.name,
         device=device.name,
         device_title=device.title,
-        weight_format=weights or config.format,
+        weight_format=weights or config.stored_format,
         cache_format=cache_format,
         limits=EngineLimits(kv_tokens, batched_tokens, sequences, block_size, headroom),
         simulation=found,
         basis={section: str(source) for section, source in sections.items()},
         tier=str(chosen),
-        assumptions=tuple(_assumptions(chosen)),
+        assumptions=tuple(_assumptions(built, chosen)),
     )
 
 
@@ -128,7 +136,7 @@ def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_to
     rows = min(batched_tokens, model.config.window)
     step = trace_step(model, [Span(rows)], cache_format=cache_format, lowering=default_lowering(device))
     free = MEMORY_SHARE * device.memory_bytes - model.weight_bytes() - step.memory().activations
-    token_bytes = get_format(cache_format).nbytes((model.cache_spec(cache_format).elements_per_token,))
+    token_bytes = model.cache_spec(cache_format).bytes_per_token
     if free < token_bytes:
         raise InputError(
             f"{model.config.name} leaves no room for a cache on {device.name}: choose smaller weights "
@@ -137,8 +145,10 @@ def _tokens_that_fit(model: Model, device: Device, cache_format: str, batched_to
     return int(free / token_bytes)
 
 
-def _assumptions(tier: Tier) -> Iterator[str]:
+def _assumptions(model: Model, tier: Tier) -> Iterator[str]:
     yield "outputs are as long as the requests say, and prompts have no prefix in common"
+    if model.active_parameters() < model.parameter_count():
+        yield "experts are chosen uniformly, whatever other tokens choose"
     if tier is Tier.MEASURED:
         yield "tokens are chosen greedily, and nobody makes text of them"
     else:

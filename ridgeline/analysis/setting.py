@@ -8,7 +8,7 @@ from ridgeline.analysis.step import default_lowering, predict_step, trace_step
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model, ModelConfig, declare, load_config
 from ridgeline.models.products import pad_products
-from ridgeline.ops.formats import get_format, storage_format
+from ridgeline.ops.formats import storage_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
 from ridgeline.predict import Prediction
@@ -41,8 +41,7 @@ class Setting:
         """What one token of one sequence takes in the cache, 0 for an encoder."""
         if not self.config.is_decoder:
             return 0.0
-        spec = self.model.cache_spec(self.cache)
-        return get_format(self.cache).nbytes((2 * spec.layers * spec.kv_heads, spec.head_dim))
+        return self.model.cache_spec(self.cache).bytes_per_token
 
     @property
     def _logits(self) -> str:
@@ -60,4 +59,4 @@ def settle(
     if default_lowering(device).activations is not None:  # the native kernels pack weights
         pad_products(built)
     cache = built.plain_format if cache is None else storage_format(cache)
-    return Setting(built, device, weights or config.format, cache)
+    return Setting(built, device, weights or config.stored_format, cache)

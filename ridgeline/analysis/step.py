@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
@@ -14,6 +15,9 @@ from ridgeline.ops.protocol import Memory, Span
 from ridgeline.ops.trace import FUSED, Lowering, Trace
 from ridgeline.predict.prediction import Prediction, predict
 
+if TYPE_CHECKING:
+    from ridgeline.ops.count_context import Context
+
 
 def trace_step(
     model: Model,
@@ -24,8 +28,10 @@ def trace_step(
     pairs: Pairs = Pairs.VISIBLE,
     logits: str = "last",
     encoded: Sequence[Span] = (),
+    context: Context | None = None,
 ) -> Trace:
-    """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays.
+    """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays. With a ``context``
+    it is the step of one of the ranks that share these sequences.
 
     A decoder keeps its keys and values in ``cache_format`` (by default that of the weights which are never
     quantised); an encoder has no cache. ``logits`` are wanted of each sequence's ``last`` row or of ``all``.
@@ -42,7 +48,13 @@ def trace_step(
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")
     activations = activation_format(model, lowering)
-    ops = Count(activations=activations, attention=model.plain_format, lowering=lowering, pairs=pairs)
+    options = {
+        "activations": activations,
+        "attention": model.plain_format,
+        "lowering": lowering,
+        "pairs": pairs,
+    }
+    ops = Count(**options) if context is None else _context_count(context, options)
     cache = None
     if model.config.is_decoder:
         cache = ops.alloc_cache(model.cache_spec(cache_format or model.plain_format), 0)
@@ -119,6 +131,12 @@ def predict_encode(
 def _predicted(trace: Callable[[Pairs], Trace], device: Device, pairs: Pairs, tier: str | None) -> Prediction:
     prediction = predict(trace(Pairs.VISIBLE), device, tier)
     return prediction if pairs is Pairs.VISIBLE else prediction.counted_as(trace(pairs))
+
+
+def _context_count(context: Context, options: dict[str, Any]) -> Count:
+    from ridgeline.ops.count_context import ContextCount
+
+    return ContextCount(context, **options)
 
 
 def activation_format(model: Model, lowering: Lowering) -> str:

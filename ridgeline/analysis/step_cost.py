@@ -29,10 +29,10 @@ class StepCost:
     """What steps of ``model`` cost on ``device``, as ``lowering`` runs them (by default what the device was
     measured with), at ``tier`` or the best that it has; without a device, FLOPs and bytes alone.
 
-    A step is taken as three kinds of sequences: the one that decodes with the longest context, for which a
-    GPU may have to wait, the others that decode, with the mean of theirs, and those that prefill, all with
-    the same number of rows, behind so many cached tokens that the query-key pairs are as many as in the
-    step. Steps that agree in DIGITS of these cost the same.
+    A step is taken as four kinds of sequences: the one that decodes with the longest context, for which a
+    GPU may have to wait, the others that decode, with the mean of theirs, and those that prefill or verify,
+    all of a kind with the same number of rows, behind so many cached tokens that the query-key pairs are as
+    many as in the step. Steps that agree in DIGITS of these cost the same.
     """
 
     def __init__(
@@ -91,10 +91,13 @@ class StepCost:
             alike, past = alike - 1, past - shape.decode_longest
         if alike:
             yield self._span(1, past / alike, alike)
-        if shape.prefills:
-            rows = shape.prefill_rows / shape.prefills
-            past = shape.prefill_pairs / shape.prefill_rows - (rows + 1) / 2
-            yield self._span(rows, past, shape.prefills)
+        for count, all_rows, pairs in (
+            (shape.prefills, shape.prefill_rows, shape.prefill_pairs),
+            (shape.verifies, shape.verify_rows, shape.verify_pairs),
+        ):
+            if count:
+                rows = all_rows / count
+                yield self._span(rows, pairs / all_rows - (rows + 1) / 2, count)
 
     def _span(self, rows: float, past: float, count: int) -> Span:
         rows = max(1, _leading(rows))

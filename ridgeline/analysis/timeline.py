@@ -46,7 +46,7 @@ class OperatorRun:
 
 @dataclass(frozen=True)
 class ProfiledStep:
-    """Step number ``step`` once more, operator by operator."""
+    """Step number ``step`` once more, operator by operator, beginning when its pass through the model did."""
 
     step: int
     begin: float

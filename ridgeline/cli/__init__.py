@@ -18,6 +18,7 @@ from ridgeline.cli import (  # noqa: F401
     predicting,
     running,
     serving,
+    sharing,
 )
 from ridgeline.cli.app import app
 from ridgeline.errors import InputError

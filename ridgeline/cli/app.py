@@ -45,6 +45,11 @@ Tier = Annotated[
         help="What times stand on: datasheet, generic, calibrated or measured; the best that the device has."
     ),
 ]
+DraftWeights = Annotated[str, typer.Option(help="Weights of a draft model, as --weights has them.")]
+DraftThreads = Annotated[
+    int | None,
+    typer.Option(help="Threads of the draft's own: it then drafts on while proposals are verified."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

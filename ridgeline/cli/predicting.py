@@ -32,6 +32,12 @@ def explain(
         ),
     ] = "visible",
     tier: Tier = None,
+    mla: Annotated[
+        str | None,
+        typer.Option(
+            help="Latent attention (DeepSeek): expanded, absorbed, or auto, which takes fewer operations."
+        ),
+    ] = None,
     elements: Annotated[bool, typer.Option("--elements", help="Show elements instead of bytes.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -49,6 +55,7 @@ def explain(
         attention=attention,
         pairs=pairs,
         tier=tier,
+        mla=mla,
     )
     if as_json:
         support.print_json(found)

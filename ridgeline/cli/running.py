@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Json, Model, Speculate, Weights, app
+from ridgeline.cli.app import DraftThreads, DraftWeights, Json, Model, Speculate, Weights, app
 
 
 @app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
@@ -29,13 +29,13 @@ def generate(
     ] = None,
     weights: Weights = "auto",
     speculate: Speculate = "off",
+    draft_weights: DraftWeights = "auto",
+    draft_threads: DraftThreads = None,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt; the text streams as it is made."""
-    from ridgeline.analysis.evaluate import read_text
-
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
-    schema = None if json_schema is None else read_text(json_schema)
+    schema = None if json_schema is None else support.json_text("--json-schema", json_schema)
     loaded = support.load_to_generate(model, weights, options)
     wanted = {
         "max_tokens": max_tokens,
@@ -46,7 +46,8 @@ def generate(
     given = support.prompt(loaded, prompt)
     from ridgeline.engine.speculation.choice import choose
 
-    generator = loaded.generator(speculator=choose(speculate, loaded))
+    drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
+    generator = loaded.generator(speculator=choose(speculate, loaded, **drafting))
     if as_json:
         support.print_json(generator.generate(given, **wanted)[0])
         return
@@ -68,6 +69,8 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     weights: Weights = "auto",
     speculate: Speculate = "off",
+    draft_weights: DraftWeights = "auto",
+    draft_threads: DraftThreads = None,
 ) -> None:
     """Talk with a model, or let it continue your text; /help lists what it takes."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
@@ -76,4 +79,6 @@ def chat(
     from ridgeline.chat.terminal import chat as run
     from ridgeline.engine.speculation.choice import choose
 
-    run(loaded, loaded.sampling(**options), max_tokens=max_tokens, speculator=choose(speculate, loaded))
+    drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
+    speculator = choose(speculate, loaded, **drafting)
+    run(loaded, loaded.sampling(**options), max_tokens=max_tokens, speculator=speculator)

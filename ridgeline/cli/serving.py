@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Model, Weights, app
+from ridgeline.cli.app import DraftThreads, DraftWeights, Model, Speculate, Weights, app
 
 
 @app.command(epilog="Example: ridgeline serve demo --port 8000 --api-key secret")
@@ -42,6 +42,9 @@ def serve(
         float, typer.Option(min=0, help="How long running requests may take after SIGTERM.")
     ] = 30.0,
     weights: Weights = "auto",
+    speculate: Speculate = "off",
+    draft_weights: DraftWeights = "auto",
+    draft_threads: DraftThreads = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's API does; SIGTERM or Ctrl-C ends it."""
     support.require_serve_extra()
@@ -49,6 +52,11 @@ def serve(
     from ridgeline.server.run import address, bind
 
     support.refuse_encoder_decoder(model)
+    if speculate != "off":
+        from ridgeline.engine.request import refuse_encoder
+        from ridgeline.models import load_config
+
+        refuse_encoder(load_config(model))
     limits = Limits(tuple(api_key or ()), int(body_limit * 1e6), max_requests)
     listening = bind(host, port)  # before the weights are loaded for nothing
     with ExitStack() as held:
@@ -59,16 +67,19 @@ def serve(
             from ridgeline.hardware.threads import threads as computing_threads
 
             held.enter_context(computing_threads(threads))
+        from ridgeline.engine.speculation.choice import choose
         from ridgeline.server.app import make_app
         from ridgeline.server.run import Server, example
         from ridgeline.server.service import Service
 
+        drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
         service = Service.start(
             loaded,
             name or model,
             token_budget=batched_tokens,
             sequences=sequences,
             cache_tokens=cache_tokens,
+            speculator=choose(speculate, loaded, **drafting),
         )
         held.callback(service.close)
         server = Server(make_app(service, limits, Admission(), cors or ()), drain_seconds)

@@ -102,6 +102,20 @@ def numbers(option: str, text: str) -> list[int]:
         raise InputError(f"{option} is {text!r}: give whole numbers, like 1,16") from None
 
 
+def json_text(option: str, file: Path) -> str:
+    """What a file holds, which must be JSON."""
+    import json
+
+    from ridgeline.analysis.evaluate import read_text
+
+    text = read_text(file)
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{option} {file} is not JSON ({error}): give a file with a JSON schema") from None
+    return text
+
+
 def counted_format(weights: str) -> str | None:
     """The format that --weights asks for, None for the config's. Random or not, the count is the same."""
     return None if weights in ("auto", "random") else weights.removeprefix("random:")

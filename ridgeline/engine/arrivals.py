@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ridgeline.engine.checks import at_least_one
+from ridgeline.engine.checks import at_least_one, is_whole
 from ridgeline.errors import InputError
 
 FIELDS = ("arrival", "prompt", "output")
+
+#: Requests a second: with fewer, times are so large that single steps vanish in their rounding.
+LEAST_RATE, MOST_RATE = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def arrivals_of(
             1000 if count is None else at_least_one("count", count),
             Lengths.parse("prompt", "32-512" if prompt is None else prompt),
             Lengths.parse("output", "16-256" if output is None else output),
-            0 if seed is None else seed,
+            _seed(seed),
         )
     for name, value in (("count", count), ("prompt", prompt), ("output", output), ("seed", seed)):
         if value is not None:
@@ -80,14 +83,26 @@ def _rate(text: str) -> float:
         rate = float(text)
     except ValueError:
         rate = math.nan
-    if not rate > 0:
-        raise InputError(f"poisson:{text} has no rate above 0: give requests a second, such as poisson:4")
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise InputError(
+            f"poisson:{text} has no rate from {LEAST_RATE:g} to {MOST_RATE:g}: give requests a second, such"
+            " as poisson:4"
+        )
     return rate
+
+
+def _seed(seed: int | None) -> int:
+    """Python draws the same with -1 as with 1."""
+    if seed is None:
+        return 0
+    if not is_whole(seed) or seed < 0:
+        raise InputError(f"seed is {seed!r}, expected a whole number of at least 0")
+    return seed
 
 
 def poisson(rate: float, count: int, prompt: Lengths, output: Lengths, seed: int = 0) -> list[Arrival]:
     """``count`` requests that come independently of each other, ``rate`` a second on average (a Poisson
-    process: gaps are exponentially distributed); an infinite rate makes them come all at once."""
+    process: gaps are exponentially distributed)."""
     draw = random.Random(seed)
     seconds, arrivals = 0.0, []
     for _ in range(count):
@@ -102,9 +117,15 @@ def read_arrivals(file: Path) -> list[Arrival]:
     """The requests of a file, counted from the earliest arrival: JSON lines, or CSV with a header, with
     ``arrival`` in seconds and ``prompt`` and ``output`` in tokens. Other fields are not looked at.
 
-    Raises InputError that names the line if there is no such file, or something else in it.
+    Raises InputError for a file of another kind, and one that names the line if there is no such file, or
+    something else in it.
     """
-    rows = _json_lines(file) if file.suffix in (".jsonl", ".json") else _csv_rows(file)
+    if file.is_dir():
+        raise InputError(f"{file} is a folder: give a .jsonl or .csv file, or poisson:RATE")
+    readers = {".jsonl": _json_lines, ".json": _json_lines, ".csv": _csv_rows}
+    if file.suffix.lower() not in readers:
+        raise InputError(f"{file} is neither .jsonl nor .csv: give such a file, or poisson:RATE")
+    rows = readers[file.suffix.lower()](file)
     arrivals = [_arrival(row, f"{file}, line {line}") for line, row in rows]
     if not arrivals:
         raise InputError(f"{file} holds no request: give at least one")
@@ -135,6 +156,8 @@ def _text(file: Path) -> str:
         raise InputError(f"there is no file {file}: give one, or poisson:RATE") from None
     except UnicodeDecodeError:
         raise InputError(f"{file} is not text in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): give another file") from None
 
 
 def _arrival(row: Any, where: str) -> Arrival:

@@ -13,7 +13,6 @@ from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.errors import InputError
 from ridgeline.hardware.host import this_host
 from ridgeline.models.model import Model
-from ridgeline.ops.formats import get_format
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache
@@ -44,7 +43,7 @@ def build_core(
 def default_blocks(model: Model, sequences: int, block_size: int) -> int:
     """As many as ``sequences`` whole windows take, or as fit in CACHE_SHARE of the memory that is left."""
     spec = model.cache_spec(model.plain_format, block_size)
-    block_bytes = block_size * get_format(spec.format).nbytes((spec.elements_per_token,))
+    block_bytes = block_size * spec.bytes_per_token
     free = this_host().memory_bytes - model.weight_bytes()
     windows = sequences * -(-model.config.window // block_size)
     return max(1, min(windows, int(CACHE_SHARE * free / block_bytes)))
@@ -57,7 +56,7 @@ def make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> Na
     spec = model.cache_spec(model.plain_format, block_size)
     try:
         return ops.alloc_cache(spec, blocks)
-    except RuntimeError:  # what PyTorch's CPU allocator raises
+    except (RuntimeError, TypeError):  # what PyTorch raises of sizes beyond memory, and beyond 64 bits
         raise InputError(
             f"memory does not hold a cache of {blocks * block_size} tokens: lower cache_tokens or max_tokens"
         ) from None

@@ -120,7 +120,7 @@ class Matcher:
             return mask
         if may_end:
             return None
-        raise InputError(f"no token continues the output as {self._option} wants: change it, or stop_ids")
+        raise InputError(f"{self._option} wants what no token continues: change it, or stop_ids")
 
     def is_complete(self, output: list[int]) -> bool:
         """Whether ``output`` may end, and no text can follow.
@@ -128,7 +128,7 @@ class Matcher:
         Raises InputError if it has left the grammar.
         """
         if not self._follow(output):
-            raise InputError(f"{output[-1]} is no token that {self._option} allows at the end of the output")
+            raise InputError(f"{self._option} does not allow the token {output[-1]} at the end of the output")
         return _is_empty(self._text()) and self._state.is_accepting()
 
     def is_impossible(self) -> bool:

@@ -21,7 +21,6 @@ from ridgeline.engine.speculation.report import Outcome
 from ridgeline.engine.speculation.rules import Exact, Rule, Trial
 from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.engine.steps import StepLog, StepRecord, StepShape
-from ridgeline.errors import InputError
 from ridgeline.weights.tokenizer import Tokenizer
 
 Event = Token | Failure
@@ -91,8 +90,8 @@ class Core:
         clock = self.scheduler.clock
         started = clock.now()
         speculator = self.speculator
-        if speculator is None or speculator.rests():
-            speculator = None
+        rests = speculator is None or speculator.rests()
+        if rests:
             plan = self.scheduler.schedule()
         else:
             plan = self.scheduler.schedule(speculator.limit(self.scheduler.decoding))
@@ -101,7 +100,7 @@ class Core:
         scheduled = clock.now()
         try:
             self.runner.copy(plan)
-            if speculator is not None:
+            if not rests:
                 plan = speculator.propose(plan, self.runner)
                 scheduled = clock.now()  # drafting is no part of the model's pass
             logits = self.runner.run(plan)
@@ -119,7 +118,8 @@ class Core:
         ended = clock.now()
         self.steps.add(StepRecord(started, scheduled, now, ended, StepShape.of(plan)))
         if speculator is not None:
-            speculator.learn(plan, outcomes, ended - started, len(sampled) == len(plan.chunks))
+            learn = speculator.learn_rested if rests else speculator.learn
+            learn(plan, outcomes, ended - started, len(sampled) == len(plan.chunks))
         return events
 
     def _guarded(
@@ -157,7 +157,7 @@ class Core:
         trials = [Trial(found.group.sequences[0], found.chunk.proposal) for found in ready]
         try:
             return self._rule.judge(logits, trials)
-        except InputError:
+        except Exception:
             rows = logits.split([len(found.rows) for found in ready])
             return [_judge_alone(self._rule, *alone) for alone in zip(rows, trials, strict=True)]
 
@@ -254,9 +254,9 @@ def _judge_alone(rule: Rule, logits: torch.Tensor, trial: Trial) -> list[int] | 
     on without its proposal: the row may be one that is never reached."""
     try:
         return rule.judge(logits, [trial])[0]
-    except InputError:
+    except Exception:
         pass
     try:
         return rule.judge(logits[:1], [Trial(trial.sequence, NOTHING)])[0]
-    except InputError as error:
+    except Exception as error:
         return error

@@ -67,7 +67,7 @@ class Engine:
         self._steps = core.steps
         self._cost = cost_here(loaded)
         self._worker = Worker(core)
-        self._finalizer = weakref.finalize(self, self._worker.close)
+        self._finalizer = weakref.finalize(self, _close, self._worker, speculator)
 
     def __enter__(self) -> Engine:
         return self
@@ -240,6 +240,12 @@ class TokenStream:
         """Abort the requests that are not finished."""
         self._missing = 0
         self._finalizer()
+
+
+def _close(worker: Worker, speculator: Speculator | None) -> None:
+    worker.close()
+    if speculator is not None:
+        speculator.close()
 
 
 def _abort(worker: Worker, requests: Sequence[Request]) -> None:

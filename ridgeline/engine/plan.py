@@ -51,10 +51,12 @@ NO_DRAFTS = DraftLimit()
 @dataclass(frozen=True)
 class Proposal:
     """Tokens that may come next. ``probabilities`` are those that they were drawn with, float32
-    [tokens, vocab]; None if no other tokens could have been proposed."""
+    [tokens, vocab]; None if no other tokens could have been proposed. A proposal is ``ready`` if it was there
+    before it was asked for."""
 
     tokens: tuple[int, ...] = ()
     probabilities: Any = None
+    ready: bool = False
 
 
 NOTHING = Proposal()

@@ -114,7 +114,14 @@ class Lookahead:
 
 def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
     """How many tokens both begin with."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    least, most = 0, min(len(a), len(b))
+    while least < most:  # whole slices are compared much faster than one token after the other
+        middle = (least + most + 1) // 2
+        if list(a[least:middle]) == list(b[least:middle]):
+            least = middle
+        else:
+            most = middle - 1
+    return least
 
 
 @dataclass(eq=False)

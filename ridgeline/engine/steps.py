@@ -15,8 +15,9 @@ from ridgeline.engine.plan import StepPlan
 
 #: Steps that an engine remembers.
 LAST_STEPS = 1024
-#: Whether prompts were computed in a step, newest tokens, or both.
-Kind = Literal["prefill", "decode", "mixed"]
+#: Whether prompts were computed in a step, newest tokens, those with proposals behind them, or prompts and
+#: others.
+Kind = Literal["prefill", "decode", "verify", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class StepShape:
 
     ``decodes`` sequences compute one row each, ``decode_past`` tokens being cached before them, all together,
     and ``decode_longest`` before the one that has most.
-    ``prefills`` others, which read prompts or verify proposals, compute ``prefill_rows`` behind
-    ``prefill_past`` cached tokens, all together, whose causal masks let ``prefill_pairs`` query-key pairs
-    through.
+    ``prefills`` others, which read prompts, compute ``prefill_rows`` behind ``prefill_past`` cached tokens,
+    all together, whose causal masks let ``prefill_pairs`` query-key pairs through; and likewise those that
+    verify proposals.
     """
 
     decodes: int
@@ -36,41 +37,47 @@ class StepShape:
     prefill_rows: int
     prefill_past: int
     prefill_pairs: int
+    verifies: int = 0
+    verify_rows: int = 0
+    verify_past: int = 0
+    verify_pairs: int = 0
     decode_longest: int = 0
 
     @classmethod
     def of(cls, plan: StepPlan) -> StepShape:
-        decodes = decode_past = prefills = prefill_rows = prefill_past = pairs = longest = 0
+        decodes = decode_past = longest = 0
+        prefill, verify = [0] * 4, [0] * 4
         for chunk in plan.chunks:
             if chunk.rows == 1:
                 decodes += 1
                 decode_past += chunk.past
                 longest = max(longest, chunk.past)
-            else:
-                prefills += 1
-                prefill_rows += chunk.rows
-                prefill_past += chunk.past
-                pairs += chunk.rows * chunk.past + chunk.rows * (chunk.rows + 1) // 2
-        return cls(decodes, decode_past, prefills, prefill_rows, prefill_past, pairs, longest)
+                continue
+            part = verify if chunk.proposal.tokens else prefill
+            part[0] += 1
+            part[1] += chunk.rows
+            part[2] += chunk.past
+            part[3] += chunk.rows * chunk.past + chunk.rows * (chunk.rows + 1) // 2
+        return cls(decodes, decode_past, *prefill, *verify, longest)
 
     @property
     def rows(self) -> int:
-        return self.decodes + self.prefill_rows
+        return self.decodes + self.prefill_rows + self.verify_rows
 
     @property
     def sequences(self) -> int:
-        return self.decodes + self.prefills
+        return self.decodes + self.prefills + self.verifies
 
     @property
     def context(self) -> int:
         """Tokens that its sequences have in the cache when it is done, all together."""
-        return self.decode_past + self.prefill_past + self.rows
+        return self.decode_past + self.prefill_past + self.verify_past + self.rows
 
     @property
     def kind(self) -> Kind:
         if not self.prefills:
-            return "decode"
-        return "mixed" if self.decodes else "prefill"
+            return "verify" if self.verifies else "decode"
+        return "mixed" if self.decodes or self.verifies else "prefill"
 
 
 @dataclass(frozen=True)
@@ -133,9 +140,9 @@ class StepReport:
 
     It began at ``started`` on the engine's clock and took ``scheduling``, ``running`` (the model's pass) and
     ``sampling`` seconds, one after the other. ``rows`` of ``sequences`` were computed, ``decode_rows`` of
-    those that had one token pending, ``prefill_rows`` of others; ``context`` tokens were cached then, all
-    together. ``flops`` and ``bytes`` are counted of a step whose sequences all have the mean lengths of this
-    one's, to 1.6 %.
+    those that had one token pending, ``prefill_rows`` of prompts, ``verify_rows`` of newest tokens and their
+    proposals; ``context`` tokens were cached then, all together. ``flops`` and ``bytes`` are counted of a
+    step whose sequences of a kind all have their mean lengths, to 1.6 %.
 
     ``predicted`` is the time of ``running``, and ``bound`` the resource that it needs longest: matrix,
     vector, exp, memory or launch. ``bound_share`` of the running time is what that resource needs at the
@@ -157,6 +164,7 @@ class StepReport:
     predicted: float | None
     bound: str | None
     bound_share: float | None
+    verify_rows: int = 0
 
     @classmethod
     def of(cls, record: StepRecord, estimates: StepEstimates) -> StepReport:
@@ -179,6 +187,7 @@ class StepReport:
             predicted=found.seconds,
             bound=found.bound,
             bound_share=None if found.bound_seconds is None else found.bound_seconds / running,
+            verify_rows=shape.verify_rows,
         )
 
     @property

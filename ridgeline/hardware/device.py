@@ -54,6 +54,7 @@ SECTIONS = (
     "price",
     "kernels",
     "calibration",
+    "network",
 )
 
 
@@ -101,7 +102,8 @@ class Device:
     ``link_bandwidth`` is bytes/s out of one device, in one direction. ``kernels`` holds measured
     kernel times as ``ridgeline measure`` wrote them. ``calibration`` holds, by kind of kernel (gemm,
     elementwise, attention, collective), the few constants of that kind's time model as ``ridgeline
-    calibrate`` fitted them to measured points.
+    calibrate`` fitted them to measured points. ``node_devices`` is how many of them the vendor's own node
+    holds, and ``network_bandwidth`` bytes/s that each of them has between nodes, in one direction.
 
     Raises InputError on a value that is not a positive finite number (``launch_seconds`` and
     ``price_per_hour`` may be 0), an unknown kind, dtype or section, levels that do not grow, a
@@ -129,6 +131,8 @@ class Device:
     price_per_hour: float | None = None
     kernels: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    node_devices: int | None = None
+    network_bandwidth: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "title", "source", "date"):
@@ -138,7 +142,7 @@ class Device:
             raise InputError(f"units must be a whole number, not {self.units!r}")
         for name in ("units", "exp_rate"):
             _check_positive(name, getattr(self, name))
-        for name in ("clock_hz", "storage_bandwidth", "link_bandwidth"):
+        for name in ("clock_hz", "storage_bandwidth", "link_bandwidth", "network_bandwidth"):
             _check_optional(name, getattr(self, name))
         _check_positive("launch_seconds", self.launch_seconds, or_zero=True)
         if self.price_per_hour is not None:
@@ -151,6 +155,10 @@ class Device:
             _check_text("link_name", self.link_name)
         if (self.link_name is None) != (self.link_bandwidth is None):
             raise InputError("link_name and link_bandwidth go together: give both or neither")
+        if (self.node_devices is None) != (self.network_bandwidth is None):
+            raise InputError("node_devices and network_bandwidth go together: give both or neither")
+        if self.node_devices is not None and (type(self.node_devices) is not int or self.node_devices < 1):
+            raise InputError(f"node_devices must be a whole number from 1 on, not {self.node_devices!r}")
         _check_levels(self.levels)
         _check_calibration(self.calibration)
         _check_provenance(self.provenance, self._sections())
@@ -165,6 +173,7 @@ class Device:
             "price": self.price_per_hour is not None,
             "kernels": bool(self.kernels),
             "calibration": bool(self.calibration),
+            "network": self.network_bandwidth is not None,
         }
         return {section for section in SECTIONS if present.get(section, True)}
 

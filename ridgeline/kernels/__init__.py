@@ -22,7 +22,7 @@ from ridgeline.kernels.rows import (
     softcap,
     take_rows,
 )
-from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads
+from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads, use_own_pool
 from ridgeline.kernels.sample import log_probabilities, sample
 
 __all__ = [
@@ -60,4 +60,5 @@ __all__ = [
     "store",
     "take_rows",
     "threads",
+    "use_own_pool",
 ]

@@ -7,7 +7,7 @@ from ridgeline.errors import InputError
 
 
 def threads() -> int:
-    """How many threads the kernels use, the caller's included.
+    """How many threads the kernels use that the caller asks for, the caller's own included.
 
     By default as many as there are physical cores that the process may use, or RIDGELINE_THREADS.
 
@@ -24,9 +24,23 @@ def set_threads(n: int) -> None:
 
     Raises InputError unless ``n`` is a whole number from 1 to 1024.
     """
+    _native.set_threads(checked_threads("threads", n))
+
+
+def use_own_pool(n: int) -> None:
+    """From now on the calling thread computes with a pool of ``n`` threads of its own, itself
+    included, beside other threads, with which it takes turns otherwise. The pool ends with the thread.
+
+    Raises InputError unless ``n`` is a whole number from 1 to 1024.
+    """
+    _native.use_own_pool(checked_threads("threads", n))
+
+
+def checked_threads(option: str, n: int) -> int:
+    """The number; raises InputError that names the ``option`` unless it is a whole one from 1 to 1024."""
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _native.max_threads:
-        raise InputError(f"threads is {n!r}; give a whole number from 1 to {_native.max_threads}")
-    _native.set_threads(n)
+        raise InputError(f"{option} is {n!r}; give a whole number from 1 to {_native.max_threads}")
+    return n
 
 
 def available_isas() -> tuple[str, ...]:

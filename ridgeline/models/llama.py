@@ -38,11 +38,13 @@ class LlamaConfig(ModelConfig):
     mlp_bias: bool
     head_norms: bool
     windows: tuple[int, ...]
-    fused: bool = False
+    fused: bool
 
 
 @dataclass(frozen=True)
-class Layer(Layered):
+class AttentionLayer(Layered):
+    """A layer up to its MLP, whatever that is."""
+
     input_norm: Norm
     qkv: Weight
     qkv_bias: Weight | None
@@ -51,6 +53,10 @@ class Layer(Layered):
     out: Weight
     out_bias: Weight | None
     post_norm: Norm
+
+
+@dataclass(frozen=True)
+class Layer(AttentionLayer):
     gate_up: Weight
     gate_up_bias: Weight | None
     down: Weight
@@ -67,12 +73,24 @@ class Llama(Model):
 
     def forward(self, ops: Ops, batch: Batch) -> T:
         x = ops.embed(batch.ids, self.embedding)
-        x = ops.repeat(self.layers, lambda layer, x: decoder_layer(ops, self.config, layer, x, batch), x)
+        x = ops.repeat(self.layers, lambda layer, x: self.body(ops, layer, x, batch), x)
         x = ops.take_rows(x, batch.logit_rows)
         return ops.linear(ops.norm(x, self.final_norm), self.head, name="head")
 
+    def body(self, ops: Ops, layer: Layered, x: T, batch: Batch) -> T:
+        """One layer."""
+        return decoder_layer(ops, self.config, layer, x, batch)
+
 
 def decoder_layer(ops: Ops, config: LlamaConfig, layer: Layer, x: T, batch: Batch) -> T:
+    x = attention_block(ops, config, layer, x, batch)
+    h = ops.norm(x, layer.post_norm)
+    h = ops.linear(h, layer.gate_up, bias=layer.gate_up_bias, activation=config.activation)
+    return ops.linear(h, layer.down, bias=layer.down_bias, residual=x)
+
+
+def attention_block(ops: Ops, config: LlamaConfig, layer: AttentionLayer, x: T, batch: Batch) -> T:
+    """x + attention of the normalised x."""
     q, k, v = ops.split_heads(
         ops.linear(ops.norm(x, layer.input_norm), layer.qkv, bias=layer.qkv_bias), layer.heads
     )
@@ -86,36 +104,52 @@ def decoder_layer(ops: Ops, config: LlamaConfig, layer: Layer, x: T, batch: Batc
         rope=config.rope,
         cache=batch.layer_cache(layer.index),
     )
-    x = ops.linear(attended, layer.out, bias=layer.out_bias, residual=x)
-    h = ops.norm(x, layer.post_norm)
-    h = ops.linear(h, layer.gate_up, bias=layer.gate_up_bias, activation=config.activation)
-    return ops.linear(h, layer.down, bias=layer.down_bias, residual=x)
+    return ops.linear(attended, layer.out, bias=layer.out_bias, residual=x)
 
 
 def build(config: LlamaConfig, make: WeightMaker) -> Llama:
     """The model's tree of weights, under the names of Hugging Face's checkpoints."""
+    return build_trunk(config, make, Llama, build_layer)
+
+
+def build_trunk(
+    config: LlamaConfig,
+    make: WeightMaker,
+    model: type[Model],
+    layer: Callable[[LlamaConfig, WeightMaker, int], Layered],
+) -> Model:
+    """A ``model`` of the fields of :class:`Llama`, whose layers ``layer`` builds."""
     embedding = make.table("embedding", Source("model.embed_tokens.weight", (config.vocab, config.width)))
-    layers = tuple(_build_layer(config, make, i) for i in range(config.layers))
+    layers = tuple(layer(config, make, i) for i in range(config.layers))
     final_norm = _norm(config, make, "final_norm", "model.norm", config.width)
     head = embedding
     if not config.tied:
         head = make.table("head", Source("lm_head.weight", (config.vocab, config.width)))
-    return Llama(config, embedding, layers, final_norm, head)
+    return model(config, embedding, layers, final_norm, head)
 
 
 def _norm(config: LlamaConfig, make: WeightMaker, name: str, source: str, width: int) -> Norm:
     return Norm("rms", make.vector(name, Source(f"{source}.weight", (width,)), fill=1.0), config.eps)
 
 
-def _build_layer(config: LlamaConfig, make: WeightMaker, index: int) -> Layer:
-    prefix = f"model.layers.{index}"
-    query, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    projections = (("q_proj", query), ("k_proj", kv), ("v_proj", kv))
+def build_layer(config: LlamaConfig, make: WeightMaker, index: int) -> Layer:
+    attention = attention_weights(config, make, index)
+    stack, bias = _stacks(make, f"model.layers.{index}")
     gates = (("gate_proj", config.intermediate), ("up_proj", config.intermediate))
-
     if config.fused:
-        projections = (("qkv_proj", query + 2 * kv),)
         gates = (("gate_up_proj", 2 * config.intermediate),)
+    down = (("down_proj", config.width),)
+    return Layer(
+        **attention,
+        gate_up=stack("mlp.gate_up", "mlp", gates, config.width),
+        gate_up_bias=bias(config.mlp_bias, "mlp.gate_up_bias", "mlp", gates),
+        down=stack("mlp.down", "mlp", down, config.intermediate),
+        down_bias=bias(config.mlp_bias, "mlp.down_bias", "mlp", down),
+    )
+
+
+def _stacks(make: WeightMaker, prefix: str) -> tuple[Callable[..., Weight], Callable[..., Weight | None]]:
+    """Functions that make a matrix, or a bias if it is there, of several modules' stacked."""
 
     def stack(name: str, module: str, parts: tuple[tuple[str, int], ...], width: int) -> Weight:
         return make.matrix(
@@ -129,33 +163,41 @@ def _build_layer(config: LlamaConfig, make: WeightMaker, index: int) -> Layer:
             name, *(Source(f"{prefix}.{module}.{p}.bias", (rows,)) for p, rows in parts), fill=0.0
         )
 
+    return stack, bias
+
+
+def attention_weights(config: LlamaConfig, make: WeightMaker, index: int) -> dict[str, Any]:
+    """The fields of an :class:`AttentionLayer`."""
+    prefix = f"model.layers.{index}"
+    stack, bias = _stacks(make, prefix)
+    query, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    projections = (("q_proj", query), ("k_proj", kv), ("v_proj", kv))
+    if config.fused:
+        projections = (("qkv_proj", query + 2 * kv),)
+
     def head_norm(name: str, source: str) -> Norm | None:
         if not config.head_norms:
             return None
         return _norm(config, make, name, f"{prefix}.self_attn.{source}", config.head_dim)
 
-    out, down = (("o_proj", config.width),), (("down_proj", config.width),)
-    return Layer(
-        index=index,
-        input_norm=_norm(config, make, "input_norm", f"{prefix}.input_layernorm", config.width),
-        qkv=stack("attention.qkv", "self_attn", projections, config.width),
-        qkv_bias=bias(config.qkv_bias, "attention.qkv_bias", "self_attn", projections),
-        heads=Heads(
+    out = (("o_proj", config.width),)
+    return {
+        "index": index,
+        "input_norm": _norm(config, make, "input_norm", f"{prefix}.input_layernorm", config.width),
+        "qkv": stack("attention.qkv", "self_attn", projections, config.width),
+        "qkv_bias": bias(config.qkv_bias, "attention.qkv_bias", "self_attn", projections),
+        "heads": Heads(
             config.heads,
             config.kv_heads,
             config.head_dim,
             head_norm("attention.query_norm", "q_norm"),
             head_norm("attention.key_norm", "k_norm"),
         ),
-        mask=Mask(causal=True, window=(config.windows[index], 0)),
-        out=stack("attention.out", "self_attn", out, query),
-        out_bias=bias(config.out_bias, "attention.out_bias", "self_attn", out),
-        post_norm=_norm(config, make, "post_norm", f"{prefix}.post_attention_layernorm", config.width),
-        gate_up=stack("mlp.gate_up", "mlp", gates, config.width),
-        gate_up_bias=bias(config.mlp_bias, "mlp.gate_up_bias", "mlp", gates),
-        down=stack("mlp.down", "mlp", down, config.intermediate),
-        down_bias=bias(config.mlp_bias, "mlp.down_bias", "mlp", down),
-    )
+        "mask": Mask(causal=True, window=(config.windows[index], 0)),
+        "out": stack("attention.out", "self_attn", out, query),
+        "out_bias": bias(config.out_bias, "attention.out_bias", "self_attn", out),
+        "post_norm": _norm(config, make, "post_norm", f"{prefix}.post_attention_layernorm", config.width),
+    }
 
 
 # -- reading the config of each family ------------------------------------------------------------
@@ -172,12 +214,15 @@ PHI3_ABSENT = {
 }
 
 
-def _read(
+def read_variant_of(
+    kind: type[LlamaConfig],
     raw: Mapping[str, Any],
     name: str,
     read_variant: Callable[[Fields, int], dict[str, Any]],
+    harmless: tuple[str, ...] = (),
     rotary_share: float | None = None,
 ) -> LlamaConfig:
+    """A config of this block as a record of ``kind``, whose further fields ``read_variant`` reads."""
     fields = Fields(raw, name)
     width, heads, layers = (
         fields.size("hidden_size"),
@@ -192,7 +237,7 @@ def _read(
     head_dim = fields.size("head_dim", None) or fields.head_dim("hidden_size", "num_attention_heads")
     trained = fields.size("max_position_embeddings", 2048)
     rope = read_rope(fields, head_dim, trained, rotary_share)
-    config = LlamaConfig(
+    config = kind(
         name=name,
         family=raw["model_type"],
         architecture=raw["architectures"][0],
@@ -212,10 +257,7 @@ def _read(
         **read_variant(fields, layers),
     )
     fields.finish(
-        harmless=(
-            *("attention_dropout", "mlp_dropout", "resid_pdrop", "embd_pdrop"),
-            *("rope_interleaved", "is_llama_config"),
-        ),
+        harmless=("attention_dropout", "mlp_dropout", "rope_interleaved", "is_llama_config", *harmless),
         defaults={"pretraining_tp": 1, "partial_rotary_factor": 1.0},
     )
     return config
@@ -225,42 +267,44 @@ def read_llama(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     def variant(fields: Fields, layers: int) -> dict[str, Any]:
         bias = fields.take("attention_bias", bool, False)
         mlp_bias = fields.take("mlp_bias", bool, False)
-        return _variant(qkv_bias=bias, out_bias=bias, mlp_bias=mlp_bias, windows=(-1,) * layers)
+        return variant_fields(qkv_bias=bias, out_bias=bias, mlp_bias=mlp_bias, windows=(-1,) * layers)
 
-    return _read(raw, name, variant)
+    return read_variant_of(LlamaConfig, raw, name, variant)
 
 
 def read_mistral(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     def variant(fields: Fields, layers: int) -> dict[str, Any]:
-        return _variant(windows=(_left(fields.size("sliding_window", None)),) * layers)
+        return variant_fields(windows=(left_of(fields.size("sliding_window", None)),) * layers)
 
-    return _read({**MISTRAL_ABSENT, **raw}, name, variant)
+    return read_variant_of(LlamaConfig, {**MISTRAL_ABSENT, **raw}, name, variant)
 
 
 def read_qwen2(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     def variant(fields: Fields, layers: int) -> dict[str, Any]:
-        return _variant(qkv_bias=True, windows=_qwen_windows(fields, layers))
+        return variant_fields(qkv_bias=True, windows=_qwen_windows(fields, layers))
 
-    return _read({**QWEN2_ABSENT, **raw}, name, variant)
+    return read_variant_of(LlamaConfig, {**QWEN2_ABSENT, **raw}, name, variant)
 
 
 def read_qwen3(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     def variant(fields: Fields, layers: int) -> dict[str, Any]:
         bias = fields.take("attention_bias", bool, False)
         windows = _qwen_windows(fields, layers)
-        return _variant(qkv_bias=bias, out_bias=bias, head_norms=True, windows=windows)
+        return variant_fields(qkv_bias=bias, out_bias=bias, head_norms=True, windows=windows)
 
-    return _read({**QWEN3_ABSENT, **raw}, name, variant)
+    return read_variant_of(LlamaConfig, {**QWEN3_ABSENT, **raw}, name, variant)
 
 
 def read_phi3(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     def variant(fields: Fields, layers: int) -> dict[str, Any]:
-        return _variant(windows=(_left(fields.size("sliding_window", None)),) * layers, fused=True)
+        windows = (left_of(fields.size("sliding_window", None)),) * layers
+        return variant_fields(windows=windows, fused=True)
 
-    return _read({**PHI3_ABSENT, **raw}, name, variant, rotary_share=1.0)
+    raw, dropout = {**PHI3_ABSENT, **raw}, ("resid_pdrop", "embd_pdrop")
+    return read_variant_of(LlamaConfig, raw, name, variant, dropout, rotary_share=1.0)
 
 
-def _variant(
+def variant_fields(
     *,
     windows: tuple[int, ...],
     qkv_bias: bool = False,
@@ -287,7 +331,7 @@ def _window(rope: Rope, trained: int) -> int:
     return trained
 
 
-def _left(window: int | None) -> int:
+def left_of(window: int | None) -> int:
     """A config's window counts the query's own token among its keys; ours does not."""
     return -1 if window is None else window - 1
 
@@ -298,7 +342,7 @@ def _qwen_windows(fields: Fields, layers: int) -> tuple[int, ...]:
     window = fields.size("sliding_window", None)
     first = fields.take("max_window_layers", int, 28)
     kinds = fields.take("layer_types", list, None)
-    left = _left(window) if sliding else -1
+    left = left_of(window) if sliding else -1
     if kinds is None:
         return tuple(left if i >= first else -1 for i in range(layers))
     known = ("full_attention", "sliding_attention")

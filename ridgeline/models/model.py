@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -31,6 +31,12 @@ class ModelConfig:
     intermediate: int
     window: int
     tied: bool
+
+    @property
+    def stored_format(self) -> str:
+        """What the published weights are stored as: ``format``, or the quantised one of those that are
+        multiplied."""
+        return self.format
 
     @property
     def is_decoder(self) -> bool:
@@ -62,6 +68,10 @@ class Source:
     grouping: Grouping | None = None
 
 
+#: The tensors of the expert of that number.
+Each = Callable[[int], tuple[Source, ...]]
+
+
 class WeightMaker(Protocol):
     """Supplies weights to a family's ``build``: declared, random, or loaded.
 
@@ -74,6 +84,10 @@ class WeightMaker(Protocol):
 
     def table(self, name: str, source: Source) -> Weight:
         """An embedding or output matrix, [vocab, width], or one that is both."""
+
+    def experts(self, name: str, stacked: Source, each: Each) -> Weight:
+        """The matrices of all experts, [experts, out, in]: one tensor, or the tensors of ``each`` expert,
+        which are stacked along their first dimension too."""
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
         """A bias or a norm's weight; ``fill`` is its value in a random model."""
@@ -102,7 +116,14 @@ class Model:
                 yield weight
 
     def parameter_count(self) -> int:
-        return sum(w.numel for w in self.weights())
+        """Elements of all weights, tied ones once, buffers left out."""
+        return sum(w.numel for w in self.weights() if w.trained)
+
+    def active_parameters(self) -> int:
+        """Those of its parameters that one token uses: of a mixture only the experts that it takes."""
+        from ridgeline.models.active import active_parameters
+
+        return active_parameters(self)
 
     def weight_bytes(self) -> float:
         """Bytes of the weights as stored, scales and padding included."""
@@ -152,6 +173,9 @@ class Declared:
 
     def table(self, name: str, source: Source) -> Weight:
         return Weight(name, source.shape, self.format)
+
+    def experts(self, name: str, stacked: Source, each: Each) -> Weight:
+        return Weight(name, stacked.shape, self.format)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
         return Weight(name, stacked_shape(sources), self.format)

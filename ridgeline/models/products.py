@@ -12,6 +12,8 @@ from typing import Any
 from ridgeline.models.model import Model
 from ridgeline.ops.count import Count
 from ridgeline.ops.formats import packed_shape
+from ridgeline.ops.latent import Latent
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.protocol import Layer, Span, Weight
 
 
@@ -21,6 +23,7 @@ class _Products(Count):
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[int, tuple[Weight, bool]] = {}
+        self.routers: list[Weight] = []
 
     def linear(self, x: Any, weight: Weight, *, activation: str | None = None, **options: Any) -> Any:
         gated = activation is not None and activation.endswith("_gated")
@@ -29,6 +32,19 @@ class _Products(Count):
             raise ValueError(f"{weight.name} is multiplied with a gate and without, so it can't be packed")
         return super().linear(x, weight, activation=activation, **options)
 
+    def attend_latent(self, q: Any, kv: Any, latent: Latent, **options: Any) -> Any:
+        self.found[id(latent.up)] = (latent.up, False)
+        return super().attend_latent(q, kv, latent, **options)
+
+    def route(self, x: Any, router: Router) -> Any:
+        self.routers.append(router.weight)
+        return super().route(x, router)
+
+    def experts(self, x: Any, routes: Any, experts: Experts, **options: Any) -> Any:
+        self.found[id(experts.gate_up)] = (experts.gate_up, True)
+        self.found[id(experts.down)] = (experts.down, False)
+        return super().experts(x, routes, experts, **options)
+
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Any], Any], x: Any) -> Any:
         for layer in layers:
             x = body(layer, x)
@@ -36,16 +52,28 @@ class _Products(Count):
 
 
 def products(model: Model) -> list[tuple[Weight, bool]]:
-    """The weights of the linear layers, each once, and whether its first half of outputs gates the second."""
+    """The weights of the linear layers and experts, each once, and whether its first half of outputs gates
+    the second."""
+    return list(_pass(model).found.values())
+
+
+def routers(model: Model) -> list[Weight]:
+    """The weights that choose experts. They are multiplied too, but never quantised: a choice that tips over
+    is no small error."""
+    return _pass(model).routers
+
+
+def _pass(model: Model) -> _Products:
     ops = _Products()
     cache = None
     if model.config.is_decoder:
         cache = ops.alloc_cache(model.cache_spec(model.plain_format), 0)
     model.whole(ops, ops.batch([Span(1)], logits="all", cache=cache))
-    return list(ops.found.values())
+    return ops
 
 
 def pad_products(model: Model) -> None:
     """Give the weights of the linear layers the shape that they have in memory when they are packed."""
-    for weight, gated in products(model):
+    found = _pass(model)
+    for weight, gated in (*found.found.values(), *((weight, False) for weight in found.routers)):
         weight.stored = packed_shape(weight.shape, weight.format, gated)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, gemma, gpt2, llama, neox, opt, t5
+from ridgeline.models import bert, deepseek, gemma, gpt2, llama, mixtral, neox, opt, t5
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -38,6 +38,11 @@ FAMILIES: dict[str, Family] = {
     "gemma": Family(gemma.read_gemma, gemma.build, ("GemmaForCausalLM",)),
     "gemma2": Family(gemma.read_gemma2, gemma.build, ("Gemma2ForCausalLM",)),
     "gemma3_text": Family(gemma.read_gemma3, gemma.build, ("Gemma3ForCausalLM",)),
+    "mixtral": Family(mixtral.read_mixtral, mixtral.build, ("MixtralForCausalLM",)),
+    "qwen2_moe": Family(mixtral.read_qwen2_moe, mixtral.build, ("Qwen2MoeForCausalLM",)),
+    "qwen3_moe": Family(mixtral.read_qwen3_moe, mixtral.build, ("Qwen3MoeForCausalLM",)),
+    "deepseek_v2": Family(deepseek.read_v2, deepseek.build, ("DeepseekV2ForCausalLM",)),
+    "deepseek_v3": Family(deepseek.read_v3, deepseek.build, ("DeepseekV3ForCausalLM",)),
     "gpt2": Family(gpt2.read, gpt2.build, ("GPT2LMHeadModel",)),
     "opt": Family(opt.read, opt.build, ("OPTForCausalLM",)),
     "gpt_neox": Family(neox.read_neox, neox.build, ("GPTNeoXForCausalLM",)),
@@ -105,12 +110,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def declare(config: ModelConfig, format: str | None = None) -> Model:
-    """The model's structure without data, stored as ``format``, the config's by default.
+    """The model's structure without data, stored as ``format``, by default as it is published.
 
     A quantised format is that of all weights that are multiplied, the output head included; what is only
     looked up or added (an embedding of its own, norms, biases) keeps the config's.
     """
-    format = format or config.format
+    format = format or config.stored_format
     if not get_format(format).is_quantised:
         return build(config, Declared(format))
     model = build(config, Declared(config.format))

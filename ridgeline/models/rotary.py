@@ -141,6 +141,16 @@ def _factors(fields: Fields, name: str) -> tuple[float, ...]:
     return tuple(float(f) for f in factors)
 
 
+def _attention_factor(fields: Fields) -> float | None:
+    """The config's own, or the quotient of the two that mscale and mscale_all_dim ask for."""
+    given = fields.take("attention_factor", float, None)
+    cosines, scores = (fields.take(name, float, None) for name in ("mscale", "mscale_all_dim"))
+    if given is not None or not cosines or not scores:
+        return given
+    grown = math.log(_factor(fields))
+    return (0.1 * cosines * grown + 1.0) / (0.1 * scores * grown + 1.0)
+
+
 def _yarn(fields: Fields, window: int) -> RopeScaling:
     scaling = RopeScaling(
         "yarn",
@@ -148,7 +158,7 @@ def _yarn(fields: Fields, window: int) -> RopeScaling:
         fields.size("original_max_position_embeddings", window),
         beta_fast=fields.take("beta_fast", float, 32.0),
         beta_slow=fields.take("beta_slow", float, 1.0),
-        attention_factor=fields.take("attention_factor", float, None),
+        attention_factor=_attention_factor(fields),
         truncate=fields.take("truncate", bool, True),
     )
     if not 0 < scaling.beta_slow < scaling.beta_fast:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ridgeline.errors import InputError
+from ridgeline.ops import backward_experts, backward_latent
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.trace import Access, Flops, Kernel, Loop, OpCost, Role, Trace, Value, whole
@@ -193,7 +194,12 @@ class _Backward:
     ) -> None:
         """Append a part that computes as ``like`` does, if anyone wants what it writes."""
         if writes:
-            self.parts.append(Kernel(kind, reads, writes, flops, like.compute, like.rows))
+            part = Kernel(kind, reads, writes, flops, like.compute, like.rows, groups=like.groups)
+            self.parts.append(part)
+
+    def activation(self, part: Kernel) -> None:
+        """Append the gradient of an activation whose result's gradient is there."""
+        _activation(self, part, self.gradients[part.writes[0].value.id])
 
 
 def _with_roles_of(values: list[Value], op: OpCost) -> OpCost:
@@ -351,6 +357,8 @@ def _embed(b: _Backward, op: OpCost) -> None:
 
 
 _RULES = {
+    **backward_experts.RULES,
+    **backward_latent.RULES,
     "linear": _linear,
     "norm": _norms,
     "split": _norms,

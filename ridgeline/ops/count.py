@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
+from ridgeline.ops import count_experts, count_latent
 from ridgeline.ops.count_scores import score_changes, softcap_work
 from ridgeline.ops.formats import product_format
+from ridgeline.ops.latent import Latent
 from ridgeline.ops.loops import runs
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
     Activation,
@@ -34,8 +37,10 @@ from ridgeline.ops.protocol import (
 from ridgeline.ops.trace import (
     FUSED,
     Access,
+    Comm,
     Flops,
     Kernel,
+    LayerRun,
     Loop,
     Lowering,
     OpCost,
@@ -68,6 +73,8 @@ ACTIVATION_COST: dict[str, tuple[int, int]] = {
 NORM_COST = {"rms": 4, "layer": 7}
 #: Vector operations a query-key pair in the softmax: scale, maximum, subtract, sum, divide.
 SOFTMAX_COST = 5
+#: What ranks that share a weight do together in the operators here.
+COLLECTIVES = frozenset({"all_reduce", "all_gather"})
 #: Vector operations a rotated element: two multiplications and an addition.
 ROTATE_COST = 3
 
@@ -163,6 +170,8 @@ class Count:
         self._values: list[Value] = []
         self._weights: dict[int, tuple[Weight, Value]] = {}
         self._repeat = 1
+        self._layers: list[LayerRun] = []
+        self._assumed: dict[str, None] = {}  # in order, each once
 
     # -- building a pass ---------------------------------------------------------------------
 
@@ -200,7 +209,20 @@ class Count:
 
     def trace(self, output: Value) -> Trace:
         """The finished program, whose result is ``output``."""
-        return Trace(tuple(self._ops), tuple(self._loops), tuple(self._values), self.lowering, output)
+        ops, loops, values = tuple(self._ops), tuple(self._loops), tuple(self._values)
+        return Trace(
+            ops,
+            loops,
+            values,
+            self.lowering,
+            output,
+            layers=tuple(self._layers),
+            assumptions=tuple(self._assumed),
+        )
+
+    def assume(self, statement: str) -> None:
+        """Note what the count takes to be so because it cannot know."""
+        self._assumed[statement] = None
 
     # -- the operators -----------------------------------------------------------------------
 
@@ -210,7 +232,12 @@ class Count:
         y = self._activation(weight.name, (rows, width), table)
         reads = (whole(ids), Access(table, minimum(rows, weight.shape[0]) * width))  # a row again is at hand
         work = Flops(vector=rows * width if scale != 1 else 0)
-        self._emit(weight.name, "embed", self._part("embed", reads, (whole(y),), work, rows))
+        parts = [self._part("embed", reads, (whole(y),), work, rows)]
+        if weight.shard is not None:
+            found, y = y, self._activation(weight.name, y.shape, y)
+            reduction = self._part("all_reduce", (whole(found),), (whole(y),), Flops(), rows)
+            parts.append(replace(reduction, comm=Comm("all_reduce", y.nbytes, weight.shard.ranks, "tensor")))
+        self._emit(weight.name, "embed", *parts)
         return y
 
     def norm(self, x: Value, norm: Norm) -> Value:
@@ -233,6 +260,9 @@ class Count:
         # Where activations have a format of their own, they are converted to the weights' as they are read.
         compute = x.format if self.lowering.activations is None else product_format(weight.format)
         steps = [("matmul", out, (matrix,), Flops(matrix=2 * rows * width * out))]
+        shard = weight.shard
+        if shard is not None and shard.cut == "inputs":
+            steps.append(("all_reduce", out, (), Flops()))
         if bias is not None:
             steps.append(("bias", out, (self._weight(bias),), Flops(vector=rows * out)))
         if activation is not None:
@@ -243,6 +273,8 @@ class Count:
             steps.append(("activation", out, (), work))
         if residual is not None:
             steps.append(("residual", out, (residual,), Flops(vector=rows * out)))
+        if shard is not None and shard.cut == "vocab":
+            steps.append(("all_gather", out * shard.ranks, (), Flops()))
         parts, y = [], x
         for kind, columns, others, work in steps:
             inputs, last = (y, *others), len(parts) == len(steps) - 1
@@ -250,7 +282,8 @@ class Count:
             y = make(weight.name, (rows, columns), *inputs)
             function = activation if kind == "activation" else ""
             reads = tuple(whole(v) for v in inputs)
-            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function))
+            comm = Comm(kind, y.nbytes, shard.ranks, "tensor") if kind in COLLECTIVES else None
+            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function, comm=comm))
         self._emit(name or weight.name, "linear", *parts)
         return y
 
@@ -345,6 +378,26 @@ class Count:
     def _pairs(self, span: Span, mask: Mask) -> Number:
         return span.rows * span.keys if self.pairs is Pairs.SQUARE else visible_pairs(span, mask)
 
+    def attend_latent(
+        self,
+        q: Value,
+        kv: Value,
+        latent: Latent,
+        *,
+        spans: CountedSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: CountedCache | None = None,
+    ) -> Value:
+        return count_latent.attend_latent(self, q, kv, latent, spans, mask, rope, cache)
+
+    def route(self, x: Value, router: Router) -> Value:
+        return count_experts.route(self, x, router)
+
+    def experts(self, x: Value, routes: Value, experts: Experts, *, residual: Value | None = None) -> Value:
+        return count_experts.experts(self, x, routes, experts, residual)
+
     def add(self, a: Value, b: Value) -> Value:
         y = self._activation("add", a.shape, a, b)
         work = Flops(vector=y.elements)
@@ -367,16 +420,18 @@ class Count:
             rest = [run._replace(start=run.start + 1) for run in runs(layers[1:])]
             found = [*runs(layers[:1]), *rest]
         for run in found:
-            start, entry, first = len(self._ops), x, len(self._values)
+            starts, entry, first = [], x, len(self._values)
             self._repeat = run.count
             block = layers[run.start : run.start + run.length]
             for layer in block:
+                starts.append(len(self._ops))
                 x = body(layer, x)
             self._repeat = 1
+            self._layers.append(LayerRun(tuple(starts), len(self._ops), run.count, entry))
             if run.count > 1:
                 following = layers[run.start + run.length : run.start + 2 * run.length]
                 shared = self._shared(first, block, following)
-                self._loops.append(Loop(start, len(self._ops), run.count, entry, x, shared=shared))
+                self._loops.append(Loop(starts[0], len(self._ops), run.count, entry, x, shared=shared))
         return x
 
     def _shared(self, first: int, block: Sequence[Layer], following: Sequence[Layer]) -> frozenset[int]:
@@ -412,19 +467,21 @@ class Count:
     def _weight(self, weight: Weight) -> Value:
         known = self._weights.get(id(weight))
         if known is None:  # the weight is kept beside its value so that its id stays its own
-            shape = weight.stored or weight.shape
-            known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, self.train))
+            shape, wanted = weight.stored or weight.shape, self.train and weight.trained
+            known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, wanted))
             self._weights[id(weight)] = known
         return known[1]
 
-    def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, Value]:
-        """One layer's keys and values, as large as the spans' sequences are after this step."""
+    def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, ...]:
+        """One layer's keys and values, or its latents, as large as the spans' sequences are after this
+        step."""
         spec = cache.spec
         tokens = sum(round_up(s.keys, spec.block_size) * s.count for s in spans)
-        shape = (tokens, spec.kv_heads, spec.head_dim)
-        return (
-            self._value("keys", shape, spec.format, Role.CACHE),
-            self._value("values", shape, spec.format, Role.CACHE),
+        names = ("latents",) if spec.is_latent else ("keys", "values")
+        shapes = ((tokens, spec.kv_heads, size) for size in spec.sizes)
+        return tuple(
+            self._value(name, shape, spec.format, Role.CACHE)
+            for name, shape in zip(names, shapes, strict=True)
         )
 
     def _part(self, kind, reads, writes, flops: Flops, rows: Number) -> Kernel:

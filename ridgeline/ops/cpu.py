@@ -3,7 +3,8 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
-A pass with an operator that has no recorded call runs so, too, such as T5's with its cross-attention.
+A pass that can't be recorded is walked through: with experts, since its calls depend on what is computed,
+with latents, since the caches of a program hold none, and with T5's cross-attention.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline import kernels
+from ridgeline.ops.attend_latent import expand, known_latents, split
+from ridgeline.ops.latent import Latent
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.protocol import (
@@ -30,11 +33,11 @@ from ridgeline.ops.protocol import (
     Wanted,
     Weight,
 )
-from ridgeline.ops.record import Unrecorded, record
+from ridgeline.ops.record import Unrecordable, record
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.relative import bias_by_distance
 from ridgeline.ops.replay import Replay
-from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchSpans, rotate
+from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans, rotate
 from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
@@ -97,21 +100,24 @@ class Cpu(Reference):
         return replay.profile(ids, spans, logits, cache, segments)
 
     def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay | None:
-        """The recording that serves the step; None if the pass can't be recorded."""
+        """The recorded pass; None of a model whose pass can't be."""
         all_rows = logits == "all"
         key = (id(model), all_rows, None if cache is None else cache.spec)
         if key not in self._replays:
-            try:
-                replay = Replay(
-                    record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
-                )
-            except Unrecorded:
-                replay = None
-            self._replays[key] = model, replay  # the model is kept, so that its id stays its own
+            # The model is kept, so that its id stays its own.
+            self._replays[key] = model, self._recorded(model, all_rows, cache)
         return self._replays[key][1]
 
-    def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache:
-        return NativeCache(spec, blocks)
+    def _recorded(self, model: Model, all_rows: bool, cache: NativeCache | None) -> Replay | None:
+        try:
+            return Replay(
+                record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
+            )
+        except Unrecordable:
+            return None
+
+    def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache | TorchCache:
+        return TorchCache(spec, blocks) if spec.is_latent else NativeCache(spec, blocks)
 
     # -- one operator at a time -----------------------------------------------------------------------
 
@@ -192,6 +198,33 @@ class Cpu(Reference):
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
         return kernels.softcap(x, cap)
+
+    def attend_latent(
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        latent: Latent,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: TorchLayerCache | None = None,
+    ) -> torch.Tensor:
+        """Expanded for every sequence: latents are larger than the kernels' heads, and with a form that went
+        by the number of rows a prompt's bits would depend on its chunks."""
+        queries, stored = split(q, kv, latent, spans, rope, self)
+        known = known_latents(stored, spans, cache, torch.float32)
+        ends = torch.tensor([0, *accumulate(map(len, known))])
+        keys, values = expand(torch.cat(known), latent, self)
+        rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (queries, keys, values))
+        options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        out = torch.empty(len(q), latent.heads, latent.value)
+        starts = torch.tensor(spans.starts)
+        return kernels.attention_varlen(*rounded, starts, ends, **options, out=out).flatten(1)
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        return kernels.rotate(x, cos[:, 0].contiguous(), sin[:, 0].contiguous())
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return kernels.add(a, b)

@@ -17,13 +17,14 @@ class Format:
     """A storage format.
 
     ``bits`` are those of one element; ``group`` elements of a row share ``group_bits`` bits of
-    scale and zero point (group 0: the whole row shares them; None: no scales at all).
+    scale and zero point (group 0: the whole row shares them; None: no scales at all). Where several rows
+    share them too, ``group_bits`` is one row's part.
     """
 
     name: str
     bits: int
     group: int | None = None
-    group_bits: int = 0
+    group_bits: float = 0
 
     def nbytes(self, shape: tuple[Number, ...]) -> Number:
         """Bytes of a tensor of this shape; the last dimension is the row that groups divide."""
@@ -48,6 +49,7 @@ FORMATS: dict[str, Format] = {
         Format("bf16", 16),
         Format("fp16", 16),
         Format("fp8", 8, group=0, group_bits=32),
+        Format("fp8-128x128", 8, group=128, group_bits=32 / 128),  # as DeepSeek-V3 is published
         Format("int64", 64),
         Format("int32", 32),
         Format("int8", 8, group=0, group_bits=16),
@@ -66,15 +68,20 @@ PANEL = 32
 
 
 def packed_shape(shape: tuple[int, ...], format: str, gated: bool) -> tuple[int, ...]:
-    """What a weight [out, in] that is packed for the native kernels takes in memory, padding included: whole
-    panels of outputs, those of a gated weight of 16 gates and what they gate, and whole groups of inputs.
+    """What a weight [out, in], or [experts, out, in], that is packed for the native kernels takes in memory,
+    padding included: whole panels of outputs, those of a gated weight of 16 gates and what they gate, and
+    whole groups of inputs.
 
     Left out is the padding of zero points, less than 64 bytes a panel.
     """
-    out, inputs = shape
+    *experts, out, inputs = shape
     found = get_format(format)
     panels = 2 * round_up(out // 2, PANEL // 2) if gated else round_up(out, PANEL)
-    return panels, round_up(inputs, found.group or 32 // found.bits)  # a step holds 4 bytes of every output
+    return (
+        *experts,
+        panels,
+        round_up(inputs, found.group or 32 // found.bits),
+    )  # a step holds 4 bytes of every output
 
 
 def product_format(format: str) -> str:

@@ -23,6 +23,9 @@ _NAMES: dict[str, Callable[..., str]] = {
     "attend": lambda *_, name=None, **__: name or "attention",
     "store": lambda *_, **__: "store",
     "softcap": lambda *_: "softcap",
+    "attend_latent": lambda *_, **__: "attention",
+    "route": lambda x, router: router.weight.name,
+    "experts": lambda x, routes, experts, **_: experts.name,
     "add": lambda *_: "add",
     "take_rows": lambda *_: "take_rows",
 }
@@ -107,6 +110,15 @@ class Profile:
 
     def softcap(self, x: T, cap: float) -> T:
         return self._timed("softcap", x, cap)
+
+    def attend_latent(self, q: T, kv: T, latent: Any, **options: Any) -> T:
+        return self._timed("attend_latent", q, kv, latent, **options)
+
+    def route(self, x: T, router: Any) -> T:
+        return self._timed("route", x, router)
+
+    def experts(self, x: T, routes: T, experts: Any, **options: Any) -> T:
+        return self._timed("experts", x, routes, experts, **options)
 
     def add(self, a: T, b: T) -> T:
         return self._timed("add", a, b)

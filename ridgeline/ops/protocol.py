@@ -13,10 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
+
+if TYPE_CHECKING:
+    from ridgeline.ops.latent import Latent
+    from ridgeline.ops.mixture import Experts, Router
 
 T = Any  # a tensor of the reading: torch.Tensor, or a counted value
 Layer = TypeVar("Layer", bound="Layered")
@@ -33,14 +37,29 @@ PER_LAYER = {"per_layer": True}
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "silu_gated"]
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which part of a weight a rank holds, of ``ranks`` that share it.
+
+    ``outputs``: some of a matrix's outputs, so that a product's result stays divided among the ranks.
+    ``inputs``: some of its inputs, so that products are partial sums, which the ranks add before the
+    epilogue. ``vocab``: some rows of a table: looked-up rows are added over the ranks, logits are
+    gathered.
+    """
+
+    cut: Literal["outputs", "inputs", "vocab"]
+    ranks: int
+
+
 @dataclass(eq=False)
 class Weight:
     """A parameter: its role in the layer, its shape, how it is stored, and its data, if any.
 
     ``name`` is the role without the layer's number (``attention.qkv``), so that a trace, which
     holds identical layers once, and a profile, which meets each of them, can be joined by it.
-    A matrix is ``[out, in]``. ``stored`` is the shape with the padding that it has in memory, if it
-    has any.
+    A matrix is ``[out, in]``, those of experts ``[experts, out, in]``. ``stored`` is the shape with the
+    padding that it has in memory, if it has any. ``shard`` says that these are one rank's part of a weight.
+    One that is not ``trained`` gets no gradient and is no parameter: a buffer.
     """
 
     name: str
@@ -48,6 +67,8 @@ class Weight:
     format: str
     data: Any = None
     stored: tuple[int, ...] | None = None
+    shard: Shard | None = None
+    trained: bool = True
 
     @property
     def numel(self) -> int:
@@ -55,6 +76,10 @@ class Weight:
         for dim in self.shape:
             n *= dim
         return n
+
+    def part(self, number: int) -> Weight:
+        """One expert's matrix, [out, in]."""
+        return Weight(self.name, self.shape[1:], self.format, self.data[number])
 
     @property
     def nbytes(self) -> float:
@@ -130,11 +155,13 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding over a head's first ``dim`` elements, halves rotated together."""
+    """Rotary position embedding over a head's first ``dim`` elements, halves rotated together, or neighbours
+    if ``interleaved``."""
 
     dim: int
     theta: float
     scaling: RopeScaling | None = None
+    interleaved: bool = False
 
     @property
     def by_request(self) -> bool:
@@ -209,17 +236,39 @@ class Spans(Protocol):
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The shape of a key/value cache: ``layers`` of blocks of ``block_size`` tokens."""
+    """The shape of a key/value cache: ``layers`` of blocks of ``block_size`` tokens.
+
+    ``value_dim`` is the size of a head's values, None that of its keys. At 0 there are none: the cache is one
+    of latents, of which values are made too.
+    """
 
     layers: int
     kv_heads: int
     head_dim: int
     format: str
     block_size: int = BLOCK_TOKENS
+    value_dim: int | None = None
+
+    @property
+    def is_latent(self) -> bool:
+        return self.value_dim == 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements of a head's key and of its value, or of its latent alone."""
+        if self.is_latent:
+            return (self.head_dim,)
+        return self.head_dim, self.head_dim if self.value_dim is None else self.value_dim
 
     @property
     def elements_per_token(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim
+        return self.layers * self.kv_heads * sum(self.sizes)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """As stored: where elements have scales, each head's key and value has one of its own at least."""
+        format = get_format(self.format)
+        return sum(format.nbytes((self.layers * self.kv_heads, size)) for size in self.sizes)
 
 
 class LayerCache(Protocol):
@@ -333,6 +382,31 @@ class Ops(Protocol):
     def softcap(self, x: T, cap: float) -> T:
         """cap tanh(x / cap); same shape."""
 
+    def attend_latent(
+        self,
+        q: T,
+        kv: T,
+        latent: Latent,
+        *,
+        spans: Spans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: LayerCache | None = None,
+    ) -> T:
+        """Attention to keys and values that are made of latents: [rows, heads * value].
+
+        ``q`` is [rows, heads * (content + rotated)], ``kv`` [rows, rank + rotated]: the latent before its
+        norm and the key that all heads share. Rotates, appends latents and rotated keys to the cache,
+        attends.
+        """
+
+    def route(self, x: T, router: Router) -> T:
+        """Which experts every row takes, and with which weights: what :meth:`experts` is handed."""
+
+    def experts(self, x: T, routes: T, experts: Experts, *, residual: T | None = None) -> T:
+        """residual + sum over a row's experts of weight * down(act(gate x) * (up x)): [rows, width]."""
+
     def add(self, a: T, b: T) -> T: ...
 
     def take_rows(self, x: T, rows: T | None) -> T:
@@ -364,7 +438,9 @@ class Layered:
 
 def _signature(record: Any) -> Any:
     if isinstance(record, Weight):
-        return (record.name, record.shape, record.format, record.stored)
+        return (record.name, record.shape, record.format, record.stored, record.shard)
+    if isinstance(record, tuple):
+        return tuple(map(_signature, record))
     fields = getattr(type(record), "__dataclass_fields__", None)
     if fields is None:
         return record

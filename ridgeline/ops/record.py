@@ -17,6 +17,8 @@ from ridgeline import _native
 from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
+from ridgeline.ops.latent import Latent
+from ridgeline.ops.mixture import Router
 from ridgeline.ops.profile import Fold
 from ridgeline.ops.protocol import Activation, Batch, Heads, Layer, Mask, Norm, Rope, Score, Weight
 from ridgeline.ops.workspace import Use, place
@@ -26,14 +28,15 @@ if TYPE_CHECKING:
     from ridgeline.ops.native_cache import NativeCache
 
 
-class Unrecorded(Exception):
-    """A pass asks for what has no call in a program; it is run operator by operator instead."""
-
-
 Rows = _native.Rows
 Source = _native.Source
 #: Matrices begin on a cache line of their own.
 _ALIGNMENT = 64
+
+
+class Unrecordable(Exception):
+    """Raised for a pass that no list of native calls serves: one whose calls depend on what is computed, or
+    that asks for what the program lacks."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ def record(model: Model, *, all_rows: bool, cache: NativeCache | None, attention
     The recording serves every cache that is laid out like ``cache``; None is a pass without one, whose
     attention multiplies as ``attention_format``, bf16 or fp32, says.
 
-    Raises Unrecorded for a pass with an operator that no call does: a rotation of a part of the heads, or
-    several of which one depends on the request, a relative bias, cross-attention.
+    Raises Unrecordable for a pass with an operator that no call does: experts, latents, a rotation of a part
+    of the heads, or several of which one depends on the request, a relative bias, cross-attention.
     """
     ops = Record(KV_FORMATS[attention_format])
     batch = Batch(
@@ -213,7 +216,7 @@ class Record:
     ) -> Matrix:
         op = self._fold.note(name or "attention")
         if k is None or score.bias is not None:
-            raise Unrecorded
+            raise Unrecordable("a program has no cross-attention, and no bias by distance")
         rotation = 0 if rope is None else self._rotation(rope, q.dim)
         layout, number = self._own_rows(k, v) if cache is None else (cache[0].layout, cache[1])
         seen = _native.AttentionMask(mask.causal, *mask.window, 0)
@@ -233,7 +236,7 @@ class Record:
         if rope not in self._ropes:
             self._ropes.append(rope)
         if rope.dim != dim or (len(self._ropes) > 1 and any(r.by_request for r in self._ropes)):
-            raise Unrecorded
+            raise Unrecordable("a program rotates whole heads, by positions if in several ways")
         return self._ropes.index(rope) + 1
 
     def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
@@ -241,12 +244,18 @@ class Record:
         return _native.KvLayout(self._attention_format, k.heads, k.dim, v.dim), -1
 
     def store(self, k: Matrix, v: Matrix, *, spans: object, cache: object) -> None:
-        raise Unrecorded
+        raise Unrecordable("a program stores keys and values only where it attends to them")
 
     def softcap(self, x: Matrix, cap: float) -> Matrix:
         op = self._fold.note("softcap")
         # In place, since nothing else reads what is capped: logits of a large vocabulary are held once.
         return self._call(op, (x,), x, lambda program, at: program.softcap(at(x), cap, at(x)))
+
+    def attend_latent(self, q: Matrix, kv: Matrix, latent: Latent, **options: object) -> Matrix:
+        raise Unrecordable("the native caches hold no latents")
+
+    def route(self, x: Matrix, router: Router) -> Matrix:
+        raise Unrecordable("which experts a row takes is known only when it is there")
 
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline.kernels.linear import PackedLinear
+from ridgeline.ops.attend_latent import attend_latent
+from ridgeline.ops.latent import Latent, Mla
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.protocol import (
     Activation,
     Batch,
@@ -29,6 +32,7 @@ from ridgeline.ops.protocol import (
     Weight,
 )
 from ridgeline.ops.relative import bias_of
+from ridgeline.ops.routing import Routes, choose, mix
 from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans, make_batch, rotate, visible
 
 if TYPE_CHECKING:
@@ -45,11 +49,18 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class Reference:
-    """The operators in plain PyTorch. ``dtype`` is what everything is computed in."""
+    """The operators in plain PyTorch. ``dtype`` is what everything is computed in, ``mla`` the form of latent
+    attention."""
 
-    def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        mla: Mla = Mla.AUTO,
+    ) -> None:
         self.dtype = dtype
         self.device = torch.device(device)
+        self.mla = mla
 
     def batch(
         self,
@@ -183,7 +194,7 @@ class Reference:
         return outputs[0].flatten(1) if len(outputs) == 1 else torch.cat(outputs).flatten(1)
 
     def store(self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: TorchLayerCache) -> None:
-        cache.append(k, v, spans)
+        cache.append(spans, k, v)
 
     def read(self, cache: TorchLayerCache, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
         """A sequence's keys and values, [kv_heads, keys, dim] each."""
@@ -198,6 +209,39 @@ class Reference:
 
     def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
         return cap * torch.tanh(x / cap)
+
+    def attend_latent(
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        latent: Latent,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: TorchLayerCache | None = None,
+    ) -> torch.Tensor:
+        given = {"spans": spans, "mask": mask, "score": score, "rope": rope, "cache": cache}
+        return attend_latent(q, kv, latent, form=self.mla, ops=self, **given)
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """x [rows, heads, dim] turned by its row's angles, [rows, 1, dim]."""
+        return rotate(x, cos, sin)
+
+    def route(self, x: torch.Tensor, router: Router) -> Routes:
+        bias = None if router.bias is None else self._data(router.bias)
+        return choose(self.linear(x, router.weight), router, bias)
+
+    def experts(
+        self, x: torch.Tensor, routes: Routes, experts: Experts, *, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        def run(number: int, rows: torch.Tensor) -> torch.Tensor:
+            hidden = self.linear(rows, experts.gate_up.part(number), activation=experts.activation)
+            return self.linear(hidden, experts.down.part(number))
+
+        y = mix(x, routes, run)
+        return y if residual is None else self.add(residual, y)
 
     def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a + b

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,13 +18,12 @@ from ridgeline.ops.step_numbers import StepNumbers, is_dynamic, step_numbers
 
 
 class Replay:
-    """Runs one recording, with a workspace that grows to the largest step."""
+    """Runs one recording. Several threads may do so at a time: each has its own workspace."""
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self._workspace = torch.empty(0, dtype=torch.uint8)
         self._weights = array("Q", (tensor.data_ptr() for tensor in recording.weights))
-        self._angles = Angles(recording.ropes) if recording.ropes else None
+        self._of_thread = threading.local()
 
     def exchange(self, number: int, tensor: torch.Tensor) -> None:
         """From now on the pass reads ``tensor``, of the same shape and dtype, as its weight ``number``."""
@@ -73,10 +73,8 @@ class Replay:
         step = step_numbers(ids, spans, logits=logits, segments=segments, rope=rope)
         rows = {Rows.all: len(ids), Rows.wanted: step.wanted, Rows.first: len(spans)}
         outputs = tuple(torch.empty(rows[x.rows], x.columns) for x in recording.outputs)
-        angles = (0, 0, 0) if self._angles is None else self._angles.addresses(spans)
-        needed = recording.row_bytes * len(ids)
-        if needed > self._workspace.numel():
-            self._workspace = torch.empty(needed, dtype=torch.uint8)
+        memory = self._memory()
+        angles = (0, 0, 0) if memory.angles is None else memory.angles.addresses(spans)
         return _Frame(
             step,
             outputs,
@@ -84,7 +82,7 @@ class Replay:
                 _address(step.numbers),
                 _address(step.tables),
                 step.table_stride,
-                self._workspace.data_ptr(),
+                memory.workspace(recording.row_bytes * len(ids)).data_ptr(),
                 _address(self._weights),
                 0 if cache is None else _address(cache.addresses),
                 [x.data_ptr() for x in outputs],
@@ -92,6 +90,26 @@ class Replay:
                 0 if cache is None else cache.blocks,
             ),
         )
+
+    def _memory(self) -> _Memory:
+        if not hasattr(self._of_thread, "memory"):
+            ropes = self.recording.ropes
+            self._of_thread.memory = _Memory(Angles(ropes) if ropes else None)
+        return self._of_thread.memory
+
+
+@dataclass
+class _Memory:
+    """What a thread keeps from step to step: a workspace that grows to the largest, and tables of angles."""
+
+    angles: Angles | None
+    _workspace: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+
+    def workspace(self, needed: int) -> torch.Tensor:
+        """At least ``needed`` bytes."""
+        if needed > self._workspace.numel():
+            self._workspace = torch.empty(needed, dtype=torch.uint8)
+        return self._workspace
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from itertools import accumulate
 
 import torch
 
+from ridgeline.errors import InputError
 from ridgeline.ops.protocol import (
     Batch,
     CacheSpec,
@@ -81,6 +82,11 @@ class TorchSpans:
         return self._rotations[key]
 
 
+def halves(x: torch.Tensor, rope: Rope) -> torch.Tensor:
+    """The elements of x that are rotated together, one in each half of the last dimension."""
+    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2) if rope.interleaved else x
+
+
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """x of [rows, heads, dim] turned by its row's angles: x cos + (-x2, x1) sin; with fewer angles than
     elements, the first of them."""
@@ -117,48 +123,56 @@ def make_batch(
 
 
 class TorchLayerCache:
-    """One layer's keys and values: [kv_heads, slots, dim] each, slot = block * size + place."""
+    """What one layer stores: [kv_heads, slots, dim] each of keys and values, or of latents alone;
+    slot = block * size + place."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, block_size: int) -> None:
-        self.keys = keys
-        self.values = values
+    def __init__(self, stored: tuple[torch.Tensor, ...], block_size: int) -> None:
+        self.stored = stored
         self.block_size = block_size
 
-    def append(self, k: torch.Tensor, v: torch.Tensor, spans: TorchSpans) -> None:
-        """Store the new rows' keys and values, [rows, kv_heads, dim] each."""
+    def append(self, spans: TorchSpans, *new: torch.Tensor) -> None:
+        """Store the new rows' vectors, [rows, kv_heads, dim] for each tensor that is kept."""
         slots = spans.slots(self.block_size)
-        self.keys.index_copy_(1, slots, k.transpose(0, 1).to(self.keys.dtype))
-        self.values.index_copy_(1, slots, v.transpose(0, 1).to(self.values.dtype))
+        for stored, rows in zip(self.stored, new, strict=True):
+            stored.index_copy_(1, slots, rows.transpose(0, 1).to(stored.dtype))
 
-    def read(self, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
-        """A sequence's keys and values up to its newest, [kv_heads, keys, dim] each; a view
+    def read(self, span: Span) -> tuple[torch.Tensor, ...]:
+        """What is stored of a sequence up to its newest token, [kv_heads, keys, dim] each; a view
         where its blocks lie one after another."""
         blocks = -(-span.keys // self.block_size)
         table = span.table[:blocks]
         if all(b == table[0] + i for i, b in enumerate(table)):
             first = table[0] * self.block_size if table else 0
-            return self.keys[:, first : first + span.keys], self.values[:, first : first + span.keys]
-        kv_heads, _, dim = self.keys.shape
-        index = torch.tensor(table, device=self.keys.device)
+            return tuple(x[:, first : first + span.keys] for x in self.stored)
+        index = torch.tensor(table, device=self.stored[0].device)
 
         def gather(x: torch.Tensor) -> torch.Tensor:
+            kv_heads, _, dim = x.shape
             in_blocks = x.view(kv_heads, -1, self.block_size, dim)
             return in_blocks.index_select(1, index).view(kv_heads, -1, dim)[:, : span.keys]
 
-        return gather(self.keys), gather(self.values)
+        return tuple(map(gather, self.stored))
 
 
 class TorchCache:
-    """A key/value cache of ``blocks`` blocks, allocated at once and not filled: memory is taken as
-    tokens come, and a slot is written before it is read."""
+    """A cache of keys and values, or of latents, in ``blocks`` blocks, allocated at once and not filled:
+    memory is taken as tokens come, and a slot is written before it is read.
+
+    Raises InputError for a quantised format.
+    """
 
     def __init__(self, spec: CacheSpec, blocks: int, device: torch.device | str = "cpu") -> None:
+        if spec.format not in TORCH_DTYPE:
+            known = ", ".join(TORCH_DTYPE)
+            raise InputError(f"this cache can't be kept as {spec.format}: choose one of {known}")
         self.spec = spec
         self.blocks = blocks
-        shape = (2, spec.layers, spec.kv_heads, blocks * spec.block_size, spec.head_dim)
-        storage = torch.empty(shape, dtype=TORCH_DTYPE[spec.format], device=device)
+        shape = (spec.layers, spec.kv_heads, blocks * spec.block_size)
+        storage = [
+            torch.empty((*shape, size), dtype=TORCH_DTYPE[spec.format], device=device) for size in spec.sizes
+        ]
         self._layers = [
-            TorchLayerCache(storage[0, i], storage[1, i], spec.block_size) for i in range(spec.layers)
+            TorchLayerCache(tuple(kept[i] for kept in storage), spec.block_size) for i in range(spec.layers)
         ]
 
     def layer(self, index: int) -> TorchLayerCache:
@@ -168,7 +182,7 @@ class TorchCache:
         """Copy block ``source`` to block ``target`` in every layer, for each of ``pairs`` in turn."""
         size = self.spec.block_size
         for layer in self._layers:
-            for stored in (layer.keys, layer.values):
+            for stored in layer.stored:
                 blocks = stored.view(len(stored), -1, size, stored.shape[-1])
                 for source, target in pairs:
                     blocks[:, target] = blocks[:, source]
@@ -176,8 +190,8 @@ class TorchCache:
     def randomise(self) -> None:
         """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
         for layer in self._layers:
-            layer.keys.normal_()
-            layer.values.normal_()
+            for stored in layer.stored:
+                stored.normal_()
 
 
 def visible(mask: Mask, rows: int, keys: int, device: torch.device) -> torch.Tensor:

@@ -70,7 +70,8 @@ class TorchCpu(Reference):
 def attention(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
 ) -> torch.Tensor:
-    """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] -> as q."""
+    """One sequence: q [rows, heads, dim], keys [kv_heads, keys, dim] and values [kv_heads, keys, value_dim]
+    -> [rows, heads, value_dim]."""
     if score.softcap > 0 or score.bias is not None:  # which SDPA doesn't do, or only through a mask in memory
         return reference.attention(q.transpose(0, 1), keys, values, mask, score)
     rows, heads, _ = q.shape
@@ -102,12 +103,12 @@ def _decode(
     left, _ = mask.window
     if left >= 0 and left + 1 < length:
         keys, values = keys[:, length - 1 - left :], values[:, length - 1 - left :]
-    grouped = q.view(kv_heads, heads // kv_heads, dim)
+    grouped, columns = q.view(kv_heads, heads // kv_heads, dim), values.shape[-1]
     if heads > kv_heads:
         return F.scaled_dot_product_attention(
             grouped[None], keys[None], values[None], scale=score.scale
-        ).view(1, heads, dim)
+        ).view(1, heads, columns)
     # With a single row a head SDPA reads 5 GB/s in bf16. The keys come first in the product, because
     # the other order reads a strided cache at 10 GB/s; so it is 20 and more.
     scores = torch.bmm(keys, (grouped * score.scale).transpose(1, 2)).transpose(1, 2)
-    return torch.bmm(torch.softmax(scores.contiguous(), -1), values).view(1, heads, dim)
+    return torch.bmm(torch.softmax(scores.contiguous(), -1), values).view(1, heads, columns)

@@ -14,7 +14,9 @@ from enum import StrEnum
 from functools import reduce
 from math import prod
 
+from ridgeline.errors import InputError
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.latent import Mla
 from ridgeline.ops.numbers import Number, maximum
 
 
@@ -113,6 +115,22 @@ class SequenceWork:
 
 
 @dataclass(frozen=True)
+class Comm:
+    """What ``ranks`` ranks exchange along one ``axis`` of a layout (tensor, context, ...): ``bytes`` of the
+    whole tensor, as :mod:`ridgeline.predict.collectives` counts them, ``times`` over.
+
+    If it ``overlaps``, it goes on while the other kernels of its operator compute.
+    """
+
+    collective: str
+    bytes: Number
+    ranks: int
+    axis: str
+    times: Number = 1
+    overlaps: bool = False
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One launch: what it reads and writes in memory, and its operations.
 
@@ -120,7 +138,8 @@ class Kernel:
     share what is read of the weights or the cache, from which a measured machine looks up the
     speed of its kernels. ``function`` names what an activation or a norm computes, since its
     derivative depends on it. ``sequences`` are those that attention serves, for readings that
-    compute them one by one.
+    compute them one by one. ``comm`` is what a kernel that communicates exchanges. ``groups`` is the number
+    of weights that are multiplied, each with ``rows`` rows of its own: the experts that are touched.
     """
 
     kind: str
@@ -131,6 +150,8 @@ class Kernel:
     rows: Number = 1
     function: str = ""
     sequences: tuple[SequenceWork, ...] = ()
+    comm: Comm | None = None
+    groups: Number = 1
 
     @property
     def bytes(self) -> Number:
@@ -146,12 +167,14 @@ class Lowering:
     """Which kinds of part are merged into the part before them, by the kind of the operator.
 
     ``activations`` is the format that this implementation keeps activations in, None for that of the
-    weights. A reading that executes is measured under the ``name`` of its lowering.
+    weights. ``mla`` is the form in which it runs latent attention, fixed when a pass is counted. A reading
+    that executes is measured under the ``name`` of its lowering.
     """
 
     name: str
     fused: frozenset[tuple[str, str]]
     activations: str | None = None
+    mla: Mla = Mla.AUTO
 
     def merges(self, op_kind: str, part_kind: str) -> bool:
         return (op_kind, part_kind) in self.fused
@@ -160,28 +183,35 @@ class Lowering:
 _EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
 #: What becomes of scores before the softmax runs where they are made.
 _SCORES = frozenset(("attend", part) for part in ("softcap", "bias"))
-_ATTENTION = _SCORES | frozenset(("attend", part) for part in ("softmax", "values"))
+_ATTENTION = _SCORES | frozenset(
+    (op, part) for op in ("attend", "attend_latent") for part in ("softmax", "values")
+)
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
+#: A product reads its rows where they are and keeps its hidden values on chip until they are gated.
+_EXPERTS = frozenset(("experts", part) for part in ("matmul", "activation"))
 _BIAS_GRADIENT = frozenset({("linear_backward", "bias")})
 _ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_backward", "rotate"))
 
 #: Every operator is one kernel: what a fused implementation runs. Backward, a linear layer is one
 #: kernel for its activation and one for each product.
-FUSED = Lowering("fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _BIAS_GRADIENT | _ROTATED_GRADIENT)
+FUSED = Lowering(
+    "fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _EXPERTS | _BIAS_GRADIENT | _ROTATED_GRADIENT
+)
 #: Linear layers keep their epilogue, attention writes its scores to memory.
-NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _SCORES | _BIAS_GRADIENT)
+NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _SCORES | _EXPERTS | _BIAS_GRADIENT)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
-#: The cpu reading: every operator is one kernel.
-CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION, activations="fp32")
+_GATED_EXPERTS = frozenset({("experts", "activation")})
+#: The cpu reading: every operator is one kernel, but for routing and experts, whose products are native.
+CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _GATED_EXPERTS, "fp32", Mla.EXPANDED)
 #: The same, with the scores written to memory.
-CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE | _SCORES, activations="fp32")
+CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE | _SCORES | _GATED_EXPERTS, "fp32", Mla.EXPANDED)
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
 
 #: The parts whose work is a matrix product.
-MATRIX_PARTS = frozenset({"matmul", "scores", "values"})
+MATRIX_PARTS = frozenset({"matmul", "down", "expand", "absorb", "project", "scores", "values"})
 
 
 @dataclass(frozen=True)
@@ -194,10 +224,11 @@ class OpCost:
     repeat: int = 1
 
     def kernels(self, lowering: Lowering) -> tuple[Kernel, ...]:
-        """The kernels that the parts make when ``lowering`` merges them."""
+        """The kernels that the parts make when ``lowering`` merges them. Nothing merges with a part that
+        communicates: what follows begins when every rank has its result."""
         groups: list[list[Kernel]] = []
         for part in self.parts:
-            if groups and lowering.merges(self.kind, part.kind):
+            if groups and groups[-1][-1].comm is None and lowering.merges(self.kind, part.kind):
                 groups[-1].append(part)
             else:
                 groups.append([part])
@@ -232,14 +263,16 @@ class OpCost:
         )
         flops = reduce(Flops.__add__, (p.flops for p in group))
         lead = next((p for p in group if p.kind in MATRIX_PARTS), group[0])
+        epilogue = self.kind == "linear" and lead.kind not in MATRIX_PARTS  # what is left after a reduction
         return Kernel(
-            self.kind,
+            lead.kind if epilogue else self.kind,
             tuple(reads.values()),
             writes,
             flops,
             lead.compute,
             lead.rows,
             sequences=lead.sequences,
+            groups=lead.groups,
         )
 
 
@@ -261,6 +294,17 @@ class Loop:
 
 
 @dataclass(frozen=True)
+class LayerRun:
+    """A block of layers that comes ``count`` times: each begins at one of ``starts``, an operator's number,
+    the last ends before ``stop``, and the first takes ``entry``."""
+
+    starts: tuple[int, ...]
+    stop: int
+    count: int
+    entry: Value
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes by use. ``activations`` is the peak of what lives at once."""
 
@@ -274,7 +318,9 @@ class Memory:
 class Trace:
     """A forward pass as counted, or a training pass: ``forward`` is what :meth:`backward` extended.
 
-    A value's id is its index in ``values``.
+    A value's id is its index in ``values``. ``layers`` are the forward pass's layers in order, alike ones
+    at once. ``assumptions`` say in a sentence each what the count took to be so because it depends on what is
+    computed.
     """
 
     ops: tuple[OpCost, ...]
@@ -283,6 +329,8 @@ class Trace:
     lowering: Lowering
     output: Value
     forward: Trace | None = None
+    layers: tuple[LayerRun, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""
@@ -328,7 +376,12 @@ class Trace:
         return memory(self)
 
     def backward(self) -> Trace:
-        """The trace extended by its backward pass: see :func:`ridgeline.ops.backward.extend`."""
+        """The trace extended by its backward pass: see :func:`ridgeline.ops.backward.extend`.
+
+        Raises InputError for a shard: what its backward pass exchanges is not counted.
+        """
+        if any(part.comm is not None for op in self.ops for part in op.parts):
+            raise InputError("the backward pass of a model that is shared among ranks is not counted yet")
         from ridgeline.ops.backward import extend
 
         return extend(self)
@@ -338,6 +391,9 @@ CLASSES = {
     "linear": "linear",
     "attend": "attention",
     "store": "attention",
+    "attend_latent": "attention",
+    "route": "experts",
+    "experts": "experts",
     "norm": "norm",
     "split": "norm",
     "add": "elementwise",
@@ -345,6 +401,7 @@ CLASSES = {
     "fill": "elementwise",
     "embed": "embedding",
     "gather": "embedding",
+    "communicate": "communication",
 }
 
 

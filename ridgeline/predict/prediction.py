@@ -26,7 +26,7 @@ ROOFLINE_SECTIONS = ("matrix", "vector", "exp", "memory", "levels", "launch")
 #: Those that the time models of a GPU's kernels stand on, beside their constants.
 GPU_SECTIONS = ("matrix", "vector", "exp", "memory", "levels")
 #: The kinds of kernel that multiply by a weight.
-LINEAR = ("matmul", "linear")
+LINEAR = ("matmul", "linear", "experts", "down", "expand", "absorb", "project")
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _look_up(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | Non
     """The kernel's time by the tables; None for one that is not in them."""
     if kernel.kind in LINEAR:
         return _linear(kernel, measured, cached)
-    if kernel.kind == "attend":
+    if kernel.kind in ("attend", "attend_latent"):
         return _attend(kernel, measured, cached)
     simple = _simple(measured, kernel.compute, kernel.kind, kernel.function)
     return None if simple is None else _Looked(simple.seconds(kernel.bytes), simple.overhead)
@@ -282,9 +282,10 @@ def _look_up(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | Non
 
 def _linear(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked:
     (matrix,) = _matrices(kernel)
-    table = measured.linear[matrix.value.format]
-    warm, fresh = (table.seconds(kernel.rows, matrix.bytes, cached=c) for c in (True, False))
-    return _Looked(where(cached, warm, fresh), table.warm[0][0])
+    table, groups = measured.linear[matrix.value.format], kernel.groups
+    each = matrix.bytes / groups
+    warm, fresh = (groups * table.seconds(kernel.rows, each, cached=c) for c in (True, False))
+    return _Looked(where(cached, warm, fresh), groups * table.warm[0][0])
 
 
 def _attend(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:

@@ -32,6 +32,8 @@ def explain_command(explanation: Explanation, device: Device) -> str:
     words += ["--attention", explanation.attention, "--pairs", explanation.pairs]
     if explanation.tier != tier_of(device):
         words += ["--tier", explanation.tier]
+    if explanation.mla is not None:
+        words += ["--mla", explanation.mla]
     return shlex.join(["ridgeline", "explain", *map(str, words)])
 
 

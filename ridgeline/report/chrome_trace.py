@@ -38,7 +38,7 @@ def trace_events(timeline: Timeline) -> list[Event]:
         *_names(timeline),
         *(event for i, request in enumerate(timeline.requests) for event in _request(request, i + 1, axis)),
         *(event for i, step in enumerate(timeline.steps) for event in _step(step, i, axis)),
-        *(event for again in timeline.profiled for event in _profiled(again, timeline, axis)),
+        *(event for i in range(len(timeline.profiled)) for event in _profiled(i, timeline, axis)),
         *(event for load in timeline.loads for event in _counters(load, timeline.blocks, axis)),
     ]
 
@@ -75,6 +75,9 @@ def _names(timeline: Timeline) -> Iterator[Event]:
         yield _name(pid, 0, "process_name", name=name)
         yield _name(pid, 0, "process_sort_index", sort_index=place)
     yield _name(ENGINE, STEPS, "thread_name", name="steps")
+    for i, again in enumerate(timeline.profiled, STEPS + 1):
+        yield _name(ENGINE, i, "thread_name", name=_again(again, timeline))
+        yield _name(ENGINE, i, "thread_sort_index", sort_index=i)
     for i, request in enumerate(timeline.requests, 1):
         tokens = f"{request.prompt_tokens} + {request.output_tokens} tokens"
         yield _name(REQUESTS, i, "thread_name", name=f"request {i}: {tokens}")
@@ -109,6 +112,7 @@ def _step_args(step: StepReport, number: int) -> Mapping[str, Any]:
         "sequences": step.sequences,
         "prefill_rows": step.prefill_rows,
         "decode_rows": step.decode_rows,
+        "verify_rows": step.verify_rows,
         "context": step.context,
         **_work(step.flops, step.bytes, step.running, step.predicted),
         "bound": step.bound,
@@ -129,14 +133,19 @@ def _work(flops: float, nbytes: float, achieved: float, predicted: float | None)
     }
 
 
-def _profiled(again: ProfiledStep, timeline: Timeline, axis: _Axis) -> Iterator[Event]:
-    """A step's second run, and in it its operators."""
-    track, step = (ENGINE, STEPS), timeline.steps[again.step]
-    name = f"{step.kind}, operator by operator"
-    yield axis.event(name, "profile", track, again.begin, again.end, **_step_args(step, again.step))
+def _profiled(number: int, timeline: Timeline, axis: _Axis) -> Iterator[Event]:
+    """A step's second run, and in it its operators, on a track of its own below the steps."""
+    again = timeline.profiled[number]
+    track, args = (ENGINE, STEPS + 1 + number), _step_args(timeline.steps[again.step], again.step)
+    yield axis.event(_again(again, timeline), "profile", track, again.begin, again.end, **args)
     for run in again.operators:
         end = min(run.begin + run.seconds, again.end)
         yield axis.event(run.name, "operator", track, run.begin, end, **_operator_args(run))
+
+
+def _again(again: ProfiledStep, timeline: Timeline) -> str:
+    """What a second run is called."""
+    return f"{timeline.steps[again.step].kind}, operator by operator"
 
 
 def _operator_args(run: OperatorRun) -> Mapping[str, Any]:

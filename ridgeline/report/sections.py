@@ -30,7 +30,7 @@ from ridgeline.report.markup import (
 from ridgeline.report.operators import operators_table
 from ridgeline.report.roofline import roofline
 from ridgeline.report.style import class_paint, class_symbol, dress, in_order, phase_colour
-from ridgeline.report.units import BOUNDS, count, nbytes, percent, seconds, signed_percent
+from ridgeline.report.units import BOUNDS, count, nbytes, parameters, percent, seconds, signed_percent
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -48,13 +48,13 @@ def head(explanation: Explanation, device: Device, check: Check | None) -> str:
     if explanation.memory.cache_bytes_per_token:
         formats += f", KV cache in {explanation.cache_format}"
     how = "predicted" if check is None else "predicted and measured"
-    parameters = count(explanation.parameters)
+    size = parameters(explanation.parameters, explanation.active_parameters)
     requests = "1 request" if load.batch == 1 else f"{count(load.batch)} requests at once, each"
     new = f" and {count(load.output)} new ones" if load.output else ""
     written = f"Written on {date.today().isoformat()} by Ridgeline {__version__}"
     return heading(
         f"{explanation.model} on {device.title}",
-        f"Where the time of {explanation.model} goes ({parameters} parameters, {formats}), {how}.",
+        f"Where the time of {explanation.model} goes ({size}, {formats}), {how}.",
         f"The workload is {requests} of {count(load.prompt)} prompt tokens{new}.",
         f"{written}; the machine's figures are of {device.date}.",
     ) + command(explain_command(explanation, device))
@@ -130,7 +130,8 @@ def _time_chart(joined: JoinedPhase) -> str:
 
 def memory_section(explanation: Explanation) -> str:
     memory, load = explanation.memory, explanation.workload
-    rows = [("weights", nbytes(memory.weights), f"{count(explanation.parameters)} parameters")]
+    size = parameters(explanation.parameters, explanation.active_parameters)
+    rows = [("weights", nbytes(memory.weights), size)]
     if memory.cache_bytes_per_token:
         tokens = load.batch * (load.prompt + load.output)
         per_token = f"{count(tokens)} tokens of {nbytes(memory.cache_bytes_per_token)}"

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.report.basis import check_command
-from ridgeline.report.units import BOUNDS, count, nbytes, rate, seconds
+from ridgeline.report.units import BOUNDS, count, nbytes, parameters, rate, seconds
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
@@ -51,8 +51,9 @@ def show_explanation(console: Console, found: Explanation, *, elements: bool = F
     """What a model would do on a device: phases, operators, memory, and what it stands on."""
     load = found.workload
     console.print(Text.assemble((found.model, "bold"), " on ", (found.device_title, "bold")))
+    size = parameters(found.parameters, found.active_parameters)
     console.print(
-        f"{count(found.parameters)} parameters in {found.weight_format}, cache in {found.cache_format}; "
+        f"{size} in {found.weight_format}, cache in {found.cache_format}; "
         f"{load.batch} x {load.prompt} prompt tokens, {load.output} new each"
     )
     console.print()
@@ -183,10 +184,12 @@ def show_stream(console: Console, generator: Generator, prompt: str | list[int],
     """
     tokens = generator.stream(prompt, **options)
     console.print(Text(prompt if isinstance(prompt, str) else f"{prompt} ", style="bold"), end="")
-    for token in tokens:
-        text = token.text if generator.requests.tokenizer is not None else f"{token.id} "
-        console.print(Text(text), end="", soft_wrap=True)
-    console.print()
+    try:
+        for token in tokens:
+            text = token.text if generator.requests.tokenizer is not None else f"{token.id} "
+            console.print(Text(text), end="", soft_wrap=True)
+    finally:
+        console.print()  # what goes wrong is said on a line of its own
     result = token.result
     timings = result.timings
     pace = f", then {1 / timings.tpot:,.1f} tokens/s" if timings.tpot else ""

@@ -49,6 +49,11 @@ def count(x: float) -> str:
     return f"{x:,.0f}" if abs(rounded) >= 1000 else _digits(rounded)
 
 
+def parameters(total: int, active: int) -> str:
+    """A model's size: ``1.10B parameters``, ``46.7B parameters (12.9B a token)`` of a mixture."""
+    return f"{count(total)} parameters" + ("" if active == total else f" ({count(active)} a token)")
+
+
 def signed_percent(x: float) -> str:
     """A relative error: ``+3.2 %``, ``−12 %``."""
     percent = 100 * x

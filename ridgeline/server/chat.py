@@ -38,7 +38,7 @@ async def chat_completions(
     """Answer a conversation. A model without a chat template refuses."""
     service.check_name(body.model)
     requests = await run_in_threadpool(_prepare, service, body)
-    generation = Generation(service, requests, "chatcmpl")
+    generation = Generation(service, body, requests, "chatcmpl")
     if body.stream:
         return EventStream(chunks(_parts(generation, body.wants_usage)))
     return await unless_left(request, _whole(generation))

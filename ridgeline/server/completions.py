@@ -31,7 +31,7 @@ async def completions(body: CompletionRequest, request: Request, service: Servic
     service.check_name(body.model)
     requests = await run_in_threadpool(_prepare, service, body)
     echoes = await run_in_threadpool(_echoes, service, body)
-    generation = Generation(service, requests, "cmpl")
+    generation = Generation(service, body, requests, "cmpl")
     if body.stream:
         return EventStream(chunks(_parts(generation, echoes, body.wants_usage)))
     return await unless_left(request, _whole(generation, echoes))

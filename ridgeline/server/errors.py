@@ -106,6 +106,8 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first of pydantic's errors, by the name of its field."""
     first = errors[0]
     path = first["loc"][1:]
+    if path[:1] == ("response_format",):
+        path = path[:1] + path[2:]  # pydantic names the type that was given, too
     if first["type"] == "json_invalid":
         return ApiError(f"the body is not JSON: {first['ctx']['error']} at character {path[0]}")
     if not path:
@@ -117,6 +119,11 @@ def _invalid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         return ApiError(f"{param} is missing", param=param)
     if first["type"] == "expected":
         return ApiError(f"{param} {first['msg']}", param=param)
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        known = "text, json_object or json_schema"
+        return ApiError(f"{param} must be an object whose type is {known}", param=param)
+    if first["type"] == "too_short":
+        return ApiError(f"{param} holds too little: give at least {first['ctx']['min_length']}", param=param)
     return ApiError(f"{param}: {first['msg']}", param=param)
 
 

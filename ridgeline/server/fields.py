@@ -101,6 +101,10 @@ class TextFormat(Body):
     type: Literal["text"]
 
 
+class JsonObjectFormat(Body):
+    type: Literal["json_object"]
+
+
 class JsonSchema(Body):
     name: str
     json_schema: dict[str, Any] = Field(alias="schema")

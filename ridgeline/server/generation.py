@@ -10,19 +10,24 @@ from typing import Any
 
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Result, Token
+from ridgeline.errors import InputError
+from ridgeline.server.errors import api_error
 from ridgeline.server.logprobs import TokenTexts
+from ridgeline.server.options import blamed
+from ridgeline.server.requests import Generating
 from ridgeline.server.responses import PromptTokensDetails, Usage
 from ridgeline.server.service import Service
 
 
 class Generation:
-    """Prepared ``requests``, alike but for their prompts, that are computed for one answer. ``stamp`` is what
-    the answer and all its parts begin with: an id, which begins with ``prefix``, the time, and the model.
+    """Prepared ``requests``, alike but for their prompts, that are computed for the one answer to ``body``.
+    ``stamp`` is what the answer and all its parts begin with: an id, which begins with ``prefix``, the time,
+    and the model.
 
     Raises EngineClosed.
     """
 
-    def __init__(self, service: Service, requests: Sequence[Request], prefix: str) -> None:
+    def __init__(self, service: Service, body: Generating, requests: Sequence[Request], prefix: str) -> None:
         self.stamp: dict[str, Any] = {
             "id": f"{prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -30,6 +35,7 @@ class Generation:
         }
         self.texts = TokenTexts(service.loaded.tokenizer)
         self.samples = requests[0].samples
+        self._body = type(body)
         self._requests = requests
         self._metrics = service.metrics
         self._results: dict[int, Result] = {}
@@ -37,14 +43,18 @@ class Generation:
 
     async def tokens(self) -> AsyncIterator[tuple[int, Token]]:
         """The tokens as they come, each with the number of the choice that it is part of: all samples of the
-        first prompt come before those of the second. Whoever leaves early aborts the requests."""
+        first prompt come before those of the second. Whoever leaves early aborts the requests. Bad input that
+        shows only now is an ApiError that names the field, if its message does."""
         async with aclosing(self._stream) as stream:
-            async for token in stream:
-                choice = token.request * self.samples + token.sample
-                if token.result is not None:
-                    self._results[choice] = token.result
-                    self._metrics.answered(token.result)
-                yield choice, token
+            try:
+                async for token in stream:
+                    choice = token.request * self.samples + token.sample
+                    if token.result is not None:
+                        self._results[choice] = token.result
+                        self._metrics.answered(token.result)
+                    yield choice, token
+            except InputError as error:
+                raise api_error(error, blamed(str(error), self._body)) from None
 
     async def finish(self) -> list[Result]:
         """All results in the order of their choices."""

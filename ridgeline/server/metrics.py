@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.result import Result
+from ridgeline.engine.speculation.report import SpeculationReport
 from ridgeline.engine.status import Status
 
 #: Bounds of latencies, in seconds.
@@ -77,6 +78,8 @@ class _EngineCollector:
     def collect(self) -> Iterator[Metric]:
         status = self._engine.status()
         yield from _gauges(status)
+        if self._engine.speculation is not None:
+            yield from _speculation(self._engine.speculation)
         for name, help, total in (
             ("ridgeline_preemptions", "Sequences that lost their blocks.", status.preemptions),
             ("ridgeline_output_tokens", "Tokens generated.", status.output_tokens),
@@ -93,6 +96,29 @@ class _EngineCollector:
             count_value=status.steps,
             sum_value=status.step_seconds,
         )
+
+
+def _speculation(report: SpeculationReport) -> Iterator[Metric]:
+    for name, help, total in (
+        ("trials", "Proposals, each for one sequence in one step.", report.trials),
+        ("proposed_tokens", "Tokens proposed.", report.proposed),
+        ("judged_tokens", "Those of them that came after accepted ones alone.", report.judged),
+        ("accepted_tokens", "Those of them that were accepted.", report.accepted),
+        ("draft_seconds", "What steps waited for proposals.", report.draft_seconds),
+    ):
+        yield CounterMetricFamily(f"ridgeline_speculation_{name}", help, value=total)
+    for name, help, value in (
+        ("acceptance_ratio", "Accepted of the judged tokens.", report.acceptance),
+        (
+            "tokens_per_trial",
+            "Mean accepted length, the target's own token included.",
+            report.tokens_per_trial,
+        ),
+        ("gain_ratio", "Speed over that of plain steps, measured.", report.measured_gain),
+        ("predicted_gain_ratio", "The same from acceptance and costs.", report.predicted_gain),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(f"ridgeline_speculation_{name}", help, value=value)
 
 
 def _gauges(status: Status) -> Iterator[Metric]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from ridgeline.engine.sampling import SEEDS, Sampling
 from ridgeline.errors import InputError
 from ridgeline.loading import Loaded
 from ridgeline.server.errors import ApiError, api_error
-from ridgeline.server.fields import JsonSchemaFormat
+from ridgeline.server.fields import JsonObjectFormat, JsonSchemaFormat
 from ridgeline.server.requests import Generating
 from ridgeline.server.service import Service
 
 #: Fields of ours for options of the engine that have other names.
 _FIELDS = {"json_schema": "response_format"}
+
+#: Any JSON object, as a JSON schema.
+_ANY_OBJECT = {"type": "object"}
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,27 @@ def prepare(service: Service, body: Generating, prompts: Prompts) -> list[Reques
         return [
             engine.prepare(
                 ids,
-                max_tokens=_room(service, ids, prompts.most)
+                max_tokens=_room(service, ids, prompts.most, name)
                 if prompts.max_tokens is None
                 else prompts.max_tokens,
                 logprobs=prompts.logprobs,
-                name=prompts.field if len(prompts.ids) == 1 else f"{prompts.field}[{place}]",
+                name=name,
                 **options,
             )
-            for place, ids in enumerate(prompts.ids)
+            for name, ids in _named(prompts)
         ]
     except InputError as error:
-        raise api_error(error, _blamed(str(error), type(body)) or prompts.field) from None
+        raise api_error(error, blamed(str(error), type(body)) or prompts.field) from None
 
 
-def _blamed(message: str, body: type[Generating]) -> str | None:
+def _named(prompts: Prompts) -> Iterator[tuple[str, Sequence[int]]]:
+    """Each prompt with the name by which errors speak of it."""
+    alone = len(prompts.ids) == 1
+    for place, ids in enumerate(prompts.ids):
+        yield prompts.field if alone else f"{prompts.field}[{place}]", ids
+
+
+def blamed(message: str, body: type[Generating]) -> str | None:
     """The field that a message of the engine begins with, if it does."""
     begins = re.match(r"\w+", message)
     name = _FIELDS.get(begins[0], begins[0]) if begins else None
@@ -96,13 +106,23 @@ def _constraints(body: Generating) -> dict[str, Any]:
     schema = None
     if isinstance(body.response_format, JsonSchemaFormat):
         schema = body.response_format.json_schema.json_schema
+    if isinstance(body.response_format, JsonObjectFormat):
+        schema = _ANY_OBJECT
     return {"json_schema": schema, "regex": body.regex}
 
 
-def _room(service: Service, ids: Sequence[int], most: int | None) -> int | None:
+def _room(service: Service, ids: Sequence[int], most: int | None, name: str) -> int | None:
     """The tokens that an answer may have if nobody says, of at most ``most``: what the window and the cache
-    leave, and None if that is nothing, which the engine then refuses in its words."""
+    leave, and None if the window leaves nothing, which the engine then refuses in its words.
+
+    Raises InputError if the prompt ``name`` alone does not fit the cache.
+    """
+    window, cached = service.loaded.config.window, service.need_engine().cache_tokens
+    if cached < len(ids) < window:
+        raise InputError(
+            f"{name} has {len(ids)} tokens and the server's cache holds {cached}: shorten it, or start the"
+            " server with a larger --cache-tokens"
+        )
     # The last token of an output is never fed back, so the cache does not hold it.
-    longest = min(service.loaded.config.window, service.need_engine().cache_tokens + 1)
-    room = longest - max(len(ids), 1)
+    room = min(window, cached + 1) - max(len(ids), 1)
     return None if room < 1 else min(room, most or room)

@@ -13,6 +13,7 @@ from pydantic import Field
 from ridgeline.server import fields
 from ridgeline.server.fields import (
     Body,
+    JsonObjectFormat,
     JsonSchemaFormat,
     Message,
     NotTrue,
@@ -42,9 +43,9 @@ class Generating(Body):
     logit_bias: fields.LogitBias = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    response_format: Annotated[
-        TextFormat | JsonSchemaFormat | None, fields.expects("of type text or json_schema")
-    ] = None
+    response_format: (
+        Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")] | None
+    ) = None
     user: str | None = None
 
     # What OpenAI's API does not have.

@@ -13,6 +13,7 @@ from ridgeline.server.errors import ApiError
 from ridgeline.server.metrics import Metrics
 
 if TYPE_CHECKING:
+    from ridgeline.engine.speculation.speculator import Speculator
     from ridgeline.loading import Loaded
     from ridgeline.server.encoder import Encoder
     from ridgeline.weights.tokenizer import Tokenizer
@@ -32,9 +33,17 @@ class Service:
 
     @classmethod
     def start(
-        cls, loaded: Loaded, name: str, *, token_budget: int, sequences: int, cache_tokens: int | None
+        cls,
+        loaded: Loaded,
+        name: str,
+        *,
+        token_budget: int,
+        sequences: int,
+        cache_tokens: int | None,
+        speculator: Speculator | None = None,
     ) -> Service:
-        """Serve ``loaded``; the options are those of :class:`~ridgeline.engine.engine.Engine`.
+        """Serve ``loaded``; the options are those of :class:`~ridgeline.engine.engine.Engine`, of which an
+        encoder takes the first.
 
         Raises InputError as that does, or as :class:`~ridgeline.server.encoder.Encoder`.
         """
@@ -42,7 +51,13 @@ class Service:
             from ridgeline.server.encoder import Encoder
 
             return cls(name, loaded, None, Encoder(loaded, token_budget), Metrics(None))
-        engine = Engine(loaded, token_budget=token_budget, sequences=sequences, cache_tokens=cache_tokens)
+        engine = Engine(
+            loaded,
+            token_budget=token_budget,
+            sequences=sequences,
+            cache_tokens=cache_tokens,
+            speculator=speculator,
+        )
         return cls(name, loaded, engine, None, Metrics(engine))
 
     @property

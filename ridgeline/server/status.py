@@ -78,11 +78,30 @@ class Point(BaseModel):
     bytes: float
 
 
+class SpeculationStatus(BaseModel):
+    """Since the server began: of the ``judged`` tokens, which came after accepted ones alone, ``acceptance``
+    is the share that was accepted; ``tokens_per_trial`` the mean accepted length, the target's own token
+    included; ``gain`` the speed over that of plain steps, and ``predicted_gain`` the same from acceptance and
+    costs. What is not known yet is null."""
+
+    trials: int
+    proposed: int
+    judged: int
+    accepted: int
+    acceptance: float | None
+    tokens_per_trial: float | None
+    gain: float | None
+    predicted_gain: float | None
+
+
 class ServerStatus(BaseModel):
+    """There is a ``point`` while the engine computes, and ``speculation`` if the server does it."""
+
     model: ModelStatus
     device: DeviceStatus
     engine: EngineStatus
     point: Point | None
+    speculation: SpeculationStatus | None
 
 
 @dataclass
@@ -131,6 +150,7 @@ class StatusFeed:
                 uptime=time.time() - self.service.started,
             ),
             point=_point(self.service.engine),
+            speculation=_speculation(self.service.engine),
         )
 
     def _sample(self) -> None:
@@ -157,6 +177,22 @@ def _point(engine: Engine | None) -> Point | None:
         seconds=step.running,
         flops=step.flops,
         bytes=step.bytes,
+    )
+
+
+def _speculation(engine: Engine | None) -> SpeculationStatus | None:
+    report = None if engine is None else engine.speculation
+    if report is None:
+        return None
+    return SpeculationStatus(
+        trials=report.trials,
+        proposed=report.proposed,
+        judged=report.judged,
+        accepted=report.accepted,
+        acceptance=report.acceptance,
+        tokens_per_trial=report.tokens_per_trial,
+        gain=report.measured_gain,
+        predicted_gain=report.predicted_gain,
     )
 
 

@@ -9,6 +9,7 @@ from ridgeline.validation import (
     bottleneck,
     fast,
     flat,
+    mixtures,
     performance,
     publications,
     serving,
@@ -26,6 +27,7 @@ FIGURES: tuple[Figure, ...] = (
     *flat.FIGURES,
     *bottleneck.FIGURES,
     *publications.FIGURES,
+    *mixtures.FIGURES,
     *serving.FIGURES,
 )
 

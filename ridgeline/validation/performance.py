@@ -250,4 +250,73 @@ BACKWARD_FIGURES = tuple(
 )
 
 
-FIGURES = (*KV_FIGURES, *CAPACITY_FIGURES, *BATCH_FIGURES, *CROSSOVER_FIGURES, *BACKWARD_FIGURES)
+# -- model parallelism ----------------------------------------------------------------------------
+
+
+@cache
+def pipelined(stages: int) -> tuple[float, float]:
+    """Seconds a token of the 52B model on A100s, and tokens a second, in so many stages with a sequence
+    each."""
+    from ridgeline.analysis.parallel import parallel
+    from ridgeline.predict.layout import Layout
+
+    config = builtin("documents-52b").config
+    layout = Layout(pipeline=stages)
+    tpot = parallel(config, "a100-40gb:4", layout, prompt=512, output=2, batch=stages).figures.tpot_seconds
+    return tpot, stages / tpot
+
+
+def divided_flops(ranks: int) -> float:
+    """FLOPs of the layers' matrix products on one of so many tensor-parallel ranks, over those of one
+    alone."""
+    from ridgeline.models.sharding import shard
+
+    whole, part = (
+        matrix_flops(step(model, rows=1, keys=512), ATTENTION | MLP)
+        for model in (builtin("documents-52b"), shard(builtin("documents-52b"), ranks))
+    )
+    return part / whole
+
+
+PARALLEL_NOTE = "one sequence a stage; the head makes the last stage a little longer"
+PARALLEL_FIGURES = (
+    Figure(
+        SOURCE,
+        "Model parallelism",
+        "pipeline of four, latency of a token over that of one card",
+        "x",
+        "1",
+        lambda: pipelined(4)[0] / pipelined(1)[0],
+        PARALLEL_NOTE,
+        tolerance=0.05,
+    ),
+    Figure(
+        SOURCE,
+        "Model parallelism",
+        "pipeline of four, throughput over that of one card",
+        "x",
+        "4",
+        lambda: pipelined(4)[1] / pipelined(1)[1],
+        PARALLEL_NOTE,
+        tolerance=0.05,
+    ),
+    Figure(
+        SOURCE,
+        "Model parallelism",
+        "tensor parallelism over four, FLOPs of a card's matrix products over those of one alone",
+        "x",
+        "0.25",
+        lambda: divided_flops(4),
+        "every matrix and every head is on one card",
+    ),
+)
+
+
+FIGURES = (
+    *KV_FIGURES,
+    *CAPACITY_FIGURES,
+    *BATCH_FIGURES,
+    *CROSSOVER_FIGURES,
+    *BACKWARD_FIGURES,
+    *PARALLEL_FIGURES,
+)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.models.model import Grouping, Model, ModelConfig, Source, stacked_shape
+from ridgeline.models.model import Each, Grouping, Model, ModelConfig, Source, stacked_shape
 from ridgeline.models.registry import build
 from ridgeline.ops.protocol import Weight
 from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE
@@ -31,6 +32,8 @@ NOT_READ = re.compile(
     r"rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
     r"|^cls\.predictions\.bias$|\.EncDecAttention\.relative_attention_bias\.weight$"
 )
+#: What the tensors of a layer are called in families that have layers to spare.
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 #: Tensors that repeat another where the embeddings are tied, and the model's field that they repeat.
 TIED_COPIES = {
     "lm_head.weight": "head",
@@ -125,13 +128,20 @@ class CheckpointMaker:
     def _embedding_copies(self) -> tuple[str, ...]:
         return EMBEDDING_COPIES if self.config.is_encoder_decoder else ()
 
+    def experts(self, name: str, stacked: Source, each: Each) -> Weight:
+        if any(spelling in self.checkpoint for spelling in self._spellings(stacked.name)):
+            return self._weight(name, [self._find(stacked)])
+        stored = [self._find(source) for i in range(stacked.shape[0]) for source in each(i)]
+        flat = self._weight(name, stored)
+        return replace(flat, shape=stacked.shape, data=flat.data.view(stacked.shape))
+
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
         return self._weight(name, [self._find(source) for source in sources], grouping=sources[0].grouping)
 
     def refuse_surplus(self, model: Model) -> None:
         """A tensor that the pass never reads means that config and weights do not match."""
         for name in self.checkpoint.names():
-            if name in self.read or NOT_READ.search(name):
+            if name in self.read or NOT_READ.search(name) or self._is_spare(name):
                 continue
             if name in self._embedding_copies():
                 self._expect_copy(name, model.embedding)
@@ -144,6 +154,12 @@ class CheckpointMaker:
                     "together?"
                 )
             self._expect_copy(name, original)
+
+    def _is_spare(self, name: str) -> bool:
+        """Whether the tensor is one of the layers behind the main model's, which predict further ahead."""
+        layer = LAYER.match(name)
+        spare = getattr(self.config, "spare_layers", 0)
+        return layer is not None and 0 <= int(layer[1]) - self.config.layers < spare
 
     def _expect_copy(self, name: str, original: Weight) -> None:
         info = self.checkpoint.expect(name, original.shape)
@@ -171,11 +187,15 @@ class CheckpointMaker:
 
     def _spellings(self, name: str) -> tuple[str, ...]:
         """The name as today's transformers writes it, without or with the trunk's prefix, and
-        each with the older names of a layer norm's parameters."""
+        each with the older names of a layer norm's parameters and the newer ones of a mixture."""
         prefix = TRUNK_PREFIX.get(self.config.family, DEFAULT_TRUNK_PREFIX)
         bare = name.removeprefix(prefix)
         today = (name, bare, prefix + bare)
-        return (*today, *(_old_norm(spelling) for spelling in today))
+        return (
+            *today,
+            *(_old_norm(spelling) for spelling in today),
+            *(spelling.replace(".block_sparse_moe.", ".mlp.") for spelling in today),
+        )
 
     def _weight(
         self,
@@ -235,6 +255,9 @@ class RandomMaker:
 
     def table(self, name: str, source: Source) -> Weight:
         return _made(name, self._draw(source.shape), self.progress)
+
+    def experts(self, name: str, stacked: Source, each: Each) -> Weight:
+        return _made(name, self._draw(stacked.shape), self.progress)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
         return _made(name, torch.full(stacked_shape(sources), fill, dtype=self.tile.dtype), self.progress)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ridgeline.errors import InputError
 from ridgeline.kernels.linear import FORMATS, PackedLinear, pack_linear
-from ridgeline.models.model import Declared, Model, ModelConfig, Source, WeightMaker
-from ridgeline.models.products import products
+from ridgeline.models.model import Declared, Each, Model, ModelConfig, Source, WeightMaker
+from ridgeline.models.products import products, routers
 from ridgeline.models.registry import build
 from ridgeline.ops.formats import get_format, packed_shape
 from ridgeline.ops.protocol import Weight
@@ -66,50 +67,64 @@ def build_packed(
     multiplied = iter(_multiplied(config))
 
     def store(weight: Weight, source: str) -> Weight:
-        gated = next(multiplied)
-        if gated is None:
+        use = next(multiplied)
+        if use is None:
             stored = replace(weight, format=FORMAT_NAME[plain], data=weight.data.to(plain))
         else:
+            packed = FORMAT_NAME[plain] if use.plain else format
             stored = replace(
                 weight,
-                format=format,
-                data=_pack(weight.data, format, gated, source),
-                stored=packed_shape(weight.shape, format, gated),
+                format=packed,
+                data=_pack(weight.data, packed, use.gated, source),
+                stored=packed_shape(weight.shape, packed, use.gated),
             )
         if progress is not None:
             progress(weight.numel)
         return stored
 
-    return build(replace(config, format=format), _Each(make, store))
+    return build(replace(config, format=format), _Passed(make, store))
 
 
 def _plain(config: ModelConfig, format: str) -> str:
     return READ_AS.get(config.format, config.format) if get_format(format).is_quantised else format
 
 
-def _pack(weight: torch.Tensor, format: str, gated: bool, source: str) -> PackedLinear:
+def _pack(
+    weight: torch.Tensor, format: str, gated: bool, source: str
+) -> PackedLinear | tuple[PackedLinear, ...]:
+    """The packed weight; of experts [experts, out, in], each one's."""
+    if weight.dim() == 3:
+        return tuple(_pack(one, format, gated, source) for one in weight)
     try:
         return pack_linear(weight, format, gated=gated)
     except InputError as error:
         raise InputError(f"tensor '{source}': {error}") from None
 
 
-def _multiplied(config: ModelConfig) -> list[bool | None]:
-    """Of each weight in the order in which they are made: None if it is not multiplied, else whether it is
-    gated."""
+class _Use(NamedTuple):
+    """How a weight is multiplied: whether half of its outputs gate the others, and whether it keeps the plain
+    format."""
+
+    gated: bool
+    plain: bool = False
+
+
+def _multiplied(config: ModelConfig) -> list[_Use | None]:
+    """Of each weight in the order in which they are made: None if it is not multiplied, else how."""
     made: list[Weight] = []
 
     def note(weight: Weight, source: str) -> Weight:
         made.append(weight)
         return weight
 
-    model = build(config, _Each(Declared(config.format), note))
-    gated = {id(weight): gated for weight, gated in products(model)}
-    return [gated.get(id(weight)) for weight in made]
+    model = build(config, _Passed(Declared(config.format), note))
+    uses = {id(weight): _Use(False, plain=True) for weight in routers(model)}
+    uses |= {id(weight): _Use(gated) for weight, gated in products(model)}
+    return [uses.get(id(weight)) for weight in made]
 
 
 @dataclass(frozen=True)
-class _Each:
+class _Passed:
     """A maker that passes on what ``then`` makes of each weight of ``make`` and of the name of its (first)
     tensor in the checkpoint."""
 
@@ -121,6 +136,9 @@ class _Each:
 
     def table(self, name: str, source: Source) -> Weight:
         return self.then(self.make.table(name, source), source.name)
+
+    def experts(self, name: str, stacked: Source, each: Each) -> Weight:
+        return self.then(self.make.experts(name, stacked, each), stacked.name)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
         return self.then(self.make.vector(name, *sources, fill=fill), sources[0].name)

@@ -1,5 +1,6 @@
 """Watching an engine: what it says of requests, steps and operators is what happened, and changes nothing."""
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -54,12 +55,27 @@ def test_steps_are_as_many_rows_as_the_requests_take(timeline):
     assert {step.kind for step in timeline.steps} == {"prefill", "decode", "mixed"}
 
 
-def test_one_step_of_each_kind_is_profiled_right_after_it(timeline):
+def test_one_step_of_each_kind_is_profiled_as_if_it_were_the_step(timeline):
     kinds = [timeline.steps[again.step].kind for again in timeline.profiled]
     assert sorted(kinds) == ["decode", "mixed", "prefill"]
     for again in timeline.profiled:
-        step, following = timeline.steps[again.step], timeline.steps[again.step + 1]
-        assert step.started + step.seconds <= again.begin < again.end <= following.started
+        step = timeline.steps[again.step]
+        assert again.begin == pytest.approx(step.started + step.scheduling, abs=1e-9)
+        assert again.end > again.begin
+
+
+def test_second_runs_take_none_of_the_requests_time(loaded, never_measured, monkeypatch):
+    profile = type(loaded.ops).profile
+
+    def slowly(*arguments, **options):
+        time.sleep(0.5)
+        return profile(loaded.ops, *arguments, **options)
+
+    monkeypatch.setattr(loaded.ops, "profile", slowly, raising=False)
+    timeline = observe(loaded)
+    assert all(again.end - again.begin > 0.5 for again in timeline.profiled)
+    for step, following in pairwise(timeline.steps):
+        assert 0 <= following.started - (step.started + step.seconds) < 0.5
 
 
 def test_operators_run_one_after_another_inside_their_step(timeline, loaded):

@@ -87,6 +87,8 @@ def test_a_real_run_of_vllm_took_longer_than_its_datasheet_says(vllm):
         ("llama-3-8b", "a40", [Arrival(0, 1, 1)], {"block_size": 0}, "block_size is 0, expected"),
         ("llama-3-8b", "a40", [Arrival(0, 1, 1)], {"kv_tokens": 0}, "kv_tokens is 0, expected"),
         ("llama-3-8b", "a40", [Arrival(0, 1, 1)], {"headroom": -1}, "headroom is -1, expected"),
+        ("llama-3-8b", "a40", [Arrival(0, 1, 1)], {"kv_tokens": 10**30}, "at most 16777216 can be simulated"),
+        ("llama-3-8b", "a40", [Arrival(0, 1, 1)], {"kv_tokens": 2**30}, "so lower it, or raise the block"),
         ("llama-3-8b", "nothing", [Arrival(0, 1, 1)], {}, "nothing"),
     ],
 )

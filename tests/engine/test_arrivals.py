@@ -29,10 +29,6 @@ def test_the_same_seed_draws_the_same_requests():
     assert len(arrivals_of("poisson:2")) == 1000
 
 
-def test_an_infinite_rate_makes_all_come_at_once():
-    assert {arrival.seconds for arrival in arrivals_of("poisson:inf", count=50)} == {0.0}
-
-
 def test_json_lines_and_csv_say_the_same(tmp_path):
     lines, table = tmp_path / "a.jsonl", tmp_path / "a.csv"
     first = '{"arrival": 107.5, "prompt": 20, "output": 3}'
@@ -64,6 +60,18 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path, name, text, m
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_of_another_kind_and_a_folder_are_told_what_there_is(tmp_path):
+    (tmp_path / "r.txt").write_text("arrival,prompt,output\n0,1,1\n")
+    with pytest.raises(
+        InputError, match=r"r\.txt is neither \.jsonl nor \.csv: give such a file, or poisson"
+    ):
+        arrivals_of(str(tmp_path / "r.txt"))
+    with pytest.raises(InputError, match=r"is a folder: give a \.jsonl or \.csv file, or poisson:RATE"):
+        arrivals_of(str(tmp_path))
+    (tmp_path / "R.CSV").write_text("arrival,prompt,output\n0,1,1\n")
+    assert arrivals_of(str(tmp_path / "R.CSV")) == [Arrival(0.0, 1, 1)]
+
+
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no file .*nothing\.csv"):
         read_arrivals(tmp_path / "nothing.csv")
@@ -75,9 +83,11 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"requests": "poisson:fast"}, "poisson:fast has no rate above 0"),
-        ({"requests": "poisson:0"}, "poisson:0 has no rate above 0"),
-        ({"requests": "poisson:nan"}, "has no rate above 0"),
+        *(
+            ({"requests": f"poisson:{rate}"}, f"poisson:{rate} has no rate from 1e-06 to 1e")
+            for rate in ("fast", "", "0", "-1", "nan", "inf", "1e-300", "1e300")
+        ),
+        ({"requests": "poisson:1", "seed": -1}, "seed is -1, expected a whole number of at least 0"),
         ({"requests": "poisson:1", "count": 0}, "count is 0, expected"),
         ({"requests": "poisson:1", "prompt": "0-5"}, "prompt is '0-5', expected a range from 1 token"),
         ({"requests": "poisson:1", "output": "9-5"}, "output is '9-5', expected a range"),

@@ -35,6 +35,22 @@ LLAMA = {
 FAMILIES = {
     "LlamaForCausalLM": LLAMA,
     "MistralForCausalLM": {**LLAMA, "sliding_window": 9},
+    "MixtralForCausalLM": {**LLAMA, "num_local_experts": 5},
+    "DeepseekV3ForCausalLM": {
+        **LLAMA,
+        "num_key_value_heads": 4,
+        "moe_intermediate_size": 20,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 20,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 10,
+        "n_routed_experts": 6,
+        "num_experts_per_tok": 2,
+        "n_group": 3,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+    },
     "GPT2LMHeadModel": {
         "vocab_size": VOCAB,
         "n_embd": 48,
@@ -372,7 +388,7 @@ def test_generation_keeps_nothing_for_gradients(make):
     try:
         core = generator.start([generator.requests.make([5], max_tokens=3)])
         list(run(core))
-        assert not core.runner.cache.layer(0).keys.requires_grad
+        assert not core.runner.cache.layer(0).stored[0].requires_grad
     finally:
         for weight in weights:
             weight.requires_grad_(False)

@@ -354,3 +354,60 @@ def test_most_of_many_plain_steps_are_not_even_looked_at():
     wanted = request(10, 161)
     assert outputs(core, [wanted]) == [naive(wanted)]
     assert 5 <= length.asked <= 12
+
+
+def test_the_plain_steps_at_the_beginning_are_no_reason_to_rest():
+    """Proposals come as soon as there is something to compare with."""
+    wanted = request(10, 40)
+    core = fake_core(speculator=Speculator(Replaying(known([wanted]), 1.0, VOCAB)))
+    clock, run = core.scheduler.clock, core.runner.run
+
+    def run_for_a_second(plan):
+        clock.sleep_until(clock.now() + 1)
+        return run(plan)
+
+    core.runner.run = run_for_a_second
+    assert outputs(core, [wanted]) == [naive(wanted)]
+    assert [plan.rows for plan in core.runner.plans][:4] == [10, 1, 1, 1]
+    assert all(plan.rows > 1 for plan in core.runner.plans[4:])
+
+
+def test_steps_that_were_not_looked_at_count_with_the_time_that_they_took():
+    speculator = Speculator(NGrams(), length=Counting(1))
+    core = fake_core(speculator=speculator)
+    clock = core.scheduler.clock
+    run, steps = core.runner.run, []
+
+    def run_slowly(plan):
+        steps.append(plan.rows)
+        clock.sleep_until(clock.now() + (100 if 10 <= len(steps) < 20 else 1))
+        return run(plan)
+
+    core.runner.run = run_slowly
+    outputs(core, [request(10, 161)])
+    found = speculator._tally._batches[1]
+    assert 100 < found.tokens == sum(found.steps.values()) <= 160
+    assert found.seconds == found.tokens + 10 * 99
+
+
+def test_a_rule_that_fails_fails_its_requests_and_no_others(monkeypatch):
+    wanted = [request(10, 12), request(10, 12, seed=1)]
+    core = fake_core(speculator=replaying(wanted, 1.0))
+    judge = type(core._rule).judge
+
+    def fail(self, logits, trials):
+        if any(trial.sequence.request is wanted[0] for trial in trials):
+            raise ValueError("half a character")
+        return judge(self, logits, trials)
+
+    monkeypatch.setattr(type(core._rule), "judge", fail)
+    for place, one in enumerate(wanted):
+        core.submit(one, place)
+    events = []
+    while core.has_work:
+        events += core.step()
+        core.scheduler.check()
+    [failure] = [event for event in events if isinstance(event, Failure)]
+    assert (failure.request, str(failure.error)) == (0, "half a character")
+    [result] = [event.result for event in events if not isinstance(event, Failure) and event.result]
+    assert result.ids == naive(wanted[1])[0][0]

@@ -7,6 +7,7 @@ from rich.console import Console
 
 import ridgeline
 from ridgeline.engine.sampling import GREEDY, Sampling
+from ridgeline.engine.speculation.beside import Beside
 from ridgeline.engine.speculation.choice import choose
 from ridgeline.engine.speculation.draft_model import DraftModel
 from ridgeline.engine.speculation.length import FixedLength
@@ -37,11 +38,40 @@ def test_every_choice_leaves_the_demos_output_as_it_is(demo, name, sampling):
 
 
 @pytest.mark.parametrize(
+    ("weights", "threads"), [("int4-g128", None), ("fp16", None), ("int8", 1), ("fp16", 1), ("random", 1)]
+)
+def test_a_draft_may_have_other_weights_another_reading_and_threads_of_its_own(demo, weights, threads):
+    sampling = Sampling(0.8, top_p=0.95, seed=3)
+    [plain] = demo.generate(PROMPT, max_tokens=60, sampling=sampling)
+    speculator = choose("draft", demo, draft_weights=weights, draft_threads=threads)
+    [found] = demo.generator(speculator=speculator).generate(PROMPT, max_tokens=60, sampling=sampling)
+    assert (found.ids, found.text) == (plain.ids, plain.text)
+    assert isinstance(speculator.proposer, DraftModel if threads is None else Beside)
+    speculator.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ngram", {"draft_threads": 1}, "draft_threads goes with a draft model, and speculate is 'ngram'"),
+        ("off", {"draft_weights": "int8"}, "draft_weights goes with a draft model, and speculate is 'off'"),
+        ("draft", {"draft_threads": 0}, "draft_threads is 0; give a whole number from 1 to 1024"),
+        ("draft", {"draft_weights": "int3"}, "weights is 'int3', expected auto, random"),
+        ("draft:gpt2", {"draft_weights": "random:bf16"}, "has 50257 tokens and demo has 4096"),
+    ],
+)
+def test_options_of_a_draft_that_cannot_be_are_refused(demo, name, options, message):
+    with pytest.raises(InputError, match=message):
+        choose(name, demo, **options)
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("much", "speculate is 'much', expected off, ngram, self, draft or draft:MODEL"),
         ("ngram:4", "speculate is 'ngram:4'"),
-        ("draft:gpt2", "gpt2 is a built-in config"),
+        ("draft:gpt2", "the draft gpt2 is a built-in config, .* give a folder or a hub id$"),
+        ("draft:", "speculate is 'draft:', expected off, ngram, self, draft or draft:MODEL"),
         ("draft:no/such/model", "no/such/model"),
     ],
 )

@@ -68,7 +68,7 @@ def test_a_dead_end_of_a_grammar_fails_its_request_alone(tokenizer):
     with Engine(loaded, speculator=speculator) as engine:
         healthy = engine.tokens("def add(", max_tokens=60, stop_ids=[], sampling=Sampling(0.0))
         next(healthy)
-        with pytest.raises(InputError, match="no token continues the output"):
+        with pytest.raises(InputError, match="wants what no token continues"):
             engine.generate("a", regex="a{6}y", stop_ids=ends, max_tokens=30)
         assert [token.result.finish_reason for token in healthy if token.result] == ["length"]
 

@@ -14,6 +14,7 @@ from ridgeline.engine.request import Request
 from ridgeline.engine.runner import ModelRunner
 from ridgeline.engine.sampling import GREEDY, Sampling
 from ridgeline.engine.sequence import Sequence
+from ridgeline.engine.speculation.beside import Beside
 from ridgeline.engine.speculation.draft_model import DraftModel
 from ridgeline.engine.speculation.length import AdaptiveLength, FixedLength
 from ridgeline.engine.speculation.ngram import NGrams
@@ -65,6 +66,7 @@ def loaded(model, ops=None):
 PROPOSERS = {
     "draft model": lambda draft, target: DraftModel(loaded(draft), loaded(target)),
     "target as its own draft model": lambda draft, target: DraftModel(loaded(target), loaded(target)),
+    "draft model, beside": lambda draft, target: Beside(DraftModel(loaded(draft), loaded(target)), threads=1),
     "n-grams": lambda draft, target: NGrams(3, 1),
     "sinks and window": lambda draft, target: SinksAndWindow(sinks=4, window=40),
 }
@@ -235,6 +237,27 @@ def test_the_drafts_cache_follows_rejections_and_full_acceptance(target, draft):
         proposer.pool.check()
     proposer.forget(sequence)
     assert proposer.pool.available == proposer.pool.blocks
+
+
+def test_a_draft_model_is_recorded_before_its_first_draft(target, draft):
+    """So that no step's time holds it."""
+    ops = Cpu()
+    proposer = DraftModel(loaded(draft.packed, ops), loaded(target.packed))
+    recorded = dict(ops._replays)
+    assert recorded
+    sequence = Sequence(Request(tuple(some_prompt(60, 0)), 100))
+    drafts_for(draft.packed, sequence, 4, proposer)
+    assert ops._replays == recorded
+
+
+def test_the_drafts_cache_follows_a_guess_that_is_taken_back(target, draft):
+    proposer = DraftModel(loaded(draft.packed), loaded(target.packed))
+    sequence = Sequence(Request(tuple(some_prompt(33, 0)), 100))
+    for tokens in (some_prompt(33, 0), some_prompt(70, 0), some_prompt(40, 0), some_prompt(70, 0), [3, 4]):
+        sequence.tokens = list(tokens)
+        found, expected = drafts_for(draft.packed, sequence, 4, proposer)
+        assert found == expected
+        proposer.pool.check()
 
 
 def test_a_draft_that_missed_many_tokens_catches_up(target, draft):

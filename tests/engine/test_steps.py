@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from ridgeline.engine.plan import Chunk, StepPlan
+from ridgeline.engine.plan import Chunk, Proposal, StepPlan
 from ridgeline.engine.request import Request
+from ridgeline.engine.speculation.length import FixedLength
+from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.engine.steps import StepEstimate, StepLog, StepRecord, StepReport, StepShape
 from tests.engine.fake_model import fake_core, results
+from tests.engine.proposers import Always
 
 
 def shape(*chunks):
@@ -38,6 +41,32 @@ def test_a_shape_says_what_a_step_computes(chunks, kind, rows, prefill_rows, con
     found = shape(*chunks)
     assert (found.kind, found.rows, found.prefill_rows, found.context) == (kind, rows, prefill_rows, context)
     assert found.sequences == len(chunks)
+
+
+def test_verification_is_a_kind_of_its_own():
+    proposed = Proposal((3, 4, 5))
+    verifying, decoding = Chunk(None, 1, 20, (), 1).propose(proposed), Chunk(None, 1, 9, (), 1)
+    prefilling = Chunk(None, 6, 0, (), 1)
+
+    def of(*chunks):
+        return StepShape.of(StepPlan(chunks, ()))
+
+    found = of(verifying, verifying, decoding)
+    assert (found.kind, found.rows, found.sequences, found.context) == ("verify", 9, 3, 58)
+    assert (found.prefills, found.verifies, found.verify_rows, found.decodes) == (0, 2, 8, 1)
+    assert found.verify_pairs == 2 * (21 + 22 + 23 + 24)
+    assert of(verifying, prefilling).kind == "mixed"
+    assert of(decoding).kind == "decode"
+    record = StepRecord(0.0, 1.0, 3.0, 4.0, of(verifying, prefilling))
+    report = StepReport.of(record, Estimates(StepEstimate(1.0, 1.0)))
+    assert (report.verify_rows, report.prefill_rows, report.decode_rows, report.rows) == (4, 6, 0, 10)
+
+
+def test_an_engines_verifications_are_reported_as_such():
+    core = fake_core(speculator=Speculator(Always(lambda chunk: [1] * chunk.room), length=FixedLength(3)))
+    core.submit(Request((5, 6, 7), 12), 0)
+    results(core)
+    assert [record.shape.kind for record in core.steps.records][:4] == ["prefill", *["verify"] * 3]
 
 
 def test_pairs_are_those_that_a_causal_mask_lets_through():

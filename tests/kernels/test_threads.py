@@ -67,6 +67,66 @@ def test_several_threads_of_the_caller_take_turns():
     assert all(bool((result == 64).all()) for result in results)
 
 
+def meet(barrier: threading.Barrier, own: bool, met: list[bool]) -> None:
+    """Notes whether both threads of a loop met those of the other thread's loop at the barrier."""
+    if own:
+        kernels.use_own_pool(2)
+    try:
+        _native.share_loop(2, lambda begin, end: barrier.wait())
+        met.append(kernels.threads() == 2)
+    except RuntimeError:
+        met.append(False)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_threads_with_pools_of_their_own_compute_beside_each_other(own):
+    """And those without take turns, so that their loops never meet."""
+    kernels.set_threads(2)
+    barrier = threading.Barrier(4, timeout=10 if own else 0.3)
+    met: list[bool] = []
+    callers = [threading.Thread(target=meet, args=(barrier, own, met)) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert met == [own, own]
+
+
+def test_a_pool_of_ones_own_is_ones_own():
+    kernels.set_threads(3)
+    found: list[object] = []
+
+    def look() -> None:
+        kernels.use_own_pool(2)
+        found.append((kernels.threads(), len(shares(6))))
+        kernels.set_threads(4)
+        found.append((kernels.threads(), len(shares(6))))
+        kernels.use_own_pool(1)
+        found.append((kernels.threads(), len(shares(6))))
+        child = os.fork()
+        if child == 0:
+            kernels.set_threads(2)
+            os._exit(0 if len(shares(6)) == 2 else 1)
+        found.append(os.waitpid(child, 0)[1])
+
+    caller = threading.Thread(target=look)
+    caller.start()
+    caller.join()
+    assert found == [(2, 2), (4, 4), (1, 1), 0]
+    assert (kernels.threads(), len(shares(6))) == (3, 3)
+
+
+def test_a_child_forked_where_only_a_pool_of_ones_own_was_used_gets_threads():
+    code = (
+        "import os; from ridgeline import _native\n"
+        "def parts(): found = []; _native.share_loop(6, lambda *p: found.append(p)); return len(found)\n"
+        "_native.use_own_pool(3); assert parts() == 3; child = os.fork()\n"
+        "if child == 0: os._exit(parts())\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3 == parts()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
 def test_a_forked_child_gets_threads_of_its_own():
     kernels.set_threads(3)
     shares(6)
@@ -82,6 +142,8 @@ def test_a_bad_number_of_threads_is_refused(bad):
     before = kernels.threads()
     with pytest.raises(InputError, match=r"^threads is .* from 1 to 1024"):
         kernels.set_threads(bad)
+    with pytest.raises(InputError, match=r"^threads is .* from 1 to 1024"):
+        kernels.use_own_pool(bad)
     assert kernels.threads() == before
 
 

@@ -69,11 +69,18 @@ PUBLISHED = {
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
     "bert-base": 109_514_298,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "qwen1.5-moe-a2.7b": 14_315_784_192,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "deepseek-v2-lite": 15_706_484_224,
 }
 
 #: Models whose size is published as a round figure only. The documents give the 52B model's
 #: width (8192), depth (64) and total (52e9); 64 heads of 128, 8,192 positions and a vocabulary
-#: of 65,536 are our choice, and bring the total to 52.15e9.
+#: of 65,536 are our choice, and bring the total to 52.15e9. DeepSeek-V3's page gives a total that includes a
+#: layer for predicting further ahead; its paper's does not.
 ROUND_FIGURES = {
     "opt-125m": 125e6,
     "opt-6.7b": 6.7e9,
@@ -88,6 +95,7 @@ ROUND_FIGURES = {
     "gemma-3-4b": 675e6 + 3_209e6,
     "gemma-3-12b": 1_012e6 + 10_759e6,
     "gemma-3-27b": 1_416e6 + 25_600e6,
+    "deepseek-v3": 671e9,
 }
 
 
@@ -97,6 +105,8 @@ def twin_of(name):
     transformers = pytest.importorskip("transformers")
     raw = json.loads((BUILTIN / f"{name}.json").read_text())
     config = transformers.AutoConfig.for_model(**raw)
+    # Without data no token can be sent to its experts: their weights are gathered for every token instead.
+    config._experts_implementation = "batched_mm"
     with torch.device("meta"):
         model = getattr(transformers, raw["architectures"][0])(config).eval()
         if config.is_encoder_decoder and raw.get("tie_word_embeddings") is False:

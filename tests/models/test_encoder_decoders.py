@@ -12,7 +12,7 @@ import ridgeline
 from ridgeline.analysis.step import trace_step
 from ridgeline.engine.sampling import BeamSearch
 from ridgeline.errors import InputError
-from ridgeline.models import load_config, read_config
+from ridgeline.models import declare, load_config, read_config
 from ridgeline.ops.protocol import Memory, Span
 from ridgeline.ops.relative import buckets
 from ridgeline.weights.load import load_model
@@ -212,6 +212,11 @@ def test_distances_fall_into_the_buckets_of_transformers(bidirectional, count, m
     attention = transformers.models.t5.modeling_t5.T5Attention
     expected = attention._relative_position_bucket(distances, bidirectional, count, most)
     assert torch.equal(buckets(distances, count, most, bidirectional), expected)
+
+
+def test_one_token_uses_every_parameter_once():
+    model = declare(load_config("t5-small"))
+    assert model.active_parameters() == model.parameter_count()
 
 
 # -- the config -----------------------------------------------------------------------------------------

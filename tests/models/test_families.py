@@ -57,6 +57,7 @@ BERT = {
 #: Heads of 16, so that YaRN's ramp passes over several frequencies.
 STRETCHED = {**LLAMA, "head_dim": 16}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+MSCALE = {**YARN, "mscale": 0.7, "mscale_all_dim": 1.2}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5e5,
@@ -106,6 +107,11 @@ LLAMAS = {
             **STRETCHED,
             "rope_parameters": {**YARN, "attention_factor": 0.8, "beta_fast": 16.0, "beta_slow": 2.0},
         },
+    ),
+    "yarn with the factors of DeepSeek's": ("LlamaForCausalLM", {**STRETCHED, "rope_parameters": MSCALE}),
+    "yarn with one of them, which changes nothing": (
+        "LlamaForCausalLM",
+        {**STRETCHED, "rope_parameters": {**YARN, "mscale": 0.7}},
     ),
     "yarn untruncated": ("LlamaForCausalLM", {**STRETCHED, "rope_parameters": {**YARN, "truncate": False}}),
     "mistral": ("MistralForCausalLM", {**LLAMA, "head_dim": 16, "sliding_window": 7}),
@@ -230,6 +236,86 @@ SIDE_BY_SIDE = {
         {**FALCON, "multi_query": False, "parallel_attn": False, "bias": True, "ffn_hidden_size": 100},
     ),
 }
+MIXTURES = {
+    "mixtral": ("MixtralForCausalLM", {**LLAMA, "num_local_experts": 6, "num_experts_per_tok": 2}),
+    "mixtral with a window": (
+        "MixtralForCausalLM",
+        {**LLAMA, "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 9},
+    ),
+    "qwen2-moe": (
+        "Qwen2MoeForCausalLM",
+        {
+            **LLAMA,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "decoder_sparse_step": 2,
+        },
+    ),
+    "qwen3-moe": (
+        "Qwen3MoeForCausalLM",
+        {
+            **STRETCHED,
+            "num_experts": 10,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+        },
+    ),
+    "qwen3-moe with ordinary layers and weights that do not add up to 1": (
+        "Qwen3MoeForCausalLM",
+        {
+            **STRETCHED,
+            "num_hidden_layers": 5,
+            "num_experts": 7,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [3],
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 7,
+        },
+    ),
+}
+DEEPSEEK = {
+    **LLAMA,
+    "num_key_value_heads": 6,
+    "moe_intermediate_size": 24,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 20,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+}
+DEEPSEEKS = {
+    "deepseek-v3": ("DeepseekV3ForCausalLM", {**DEEPSEEK, "rope_parameters": MSCALE}),
+    "deepseek-v3 without a latent of queries": (
+        "DeepseekV3ForCausalLM",
+        {
+            **DEEPSEEK,
+            "q_lora_rank": None,
+            "attention_bias": True,
+            "rope_interleave": False,
+            "norm_topk_prob": False,
+            "n_group": 1,
+            "topk_group": 1,
+            "rms_norm_eps": 1e-3,
+        },
+    ),
+    "deepseek-v2": ("DeepseekV2ForCausalLM", {**DEEPSEEK, "q_lora_rank": None, "rope_parameters": MSCALE}),
+    "deepseek-v2 with groups": (
+        "DeepseekV2ForCausalLM",
+        {**DEEPSEEK, "topk_method": "group_limited_greedy", "routed_scaling_factor": 3.0},
+    ),
+}
 LEARNED_POSITIONS = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2 untied": (
@@ -242,7 +328,7 @@ LEARNED_POSITIONS = {
         {**OPT, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
 }
-DECODERS = {**LLAMAS, **GEMMAS, **SIDE_BY_SIDE, **LEARNED_POSITIONS}
+DECODERS = {**LLAMAS, **GEMMAS, **SIDE_BY_SIDE, **MIXTURES, **DEEPSEEKS, **LEARNED_POSITIONS}
 ENCODERS = {
     "bert": ("BertForMaskedLM", BERT),
     "bert untied": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
@@ -260,6 +346,9 @@ GREEDY = (
     "gemma3",
     "gpt_neox",
     "falcon with groups",
+    "mixtral",
+    "qwen3-moe",
+    "deepseek-v3",
     "gpt2 untied",
     "opt untied",
 )

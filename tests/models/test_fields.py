@@ -33,6 +33,11 @@ MINIMAL = {
         "model_type": "falcon",
         **{k: v for k, v in SHAPE.items() if k != "intermediate_size"},
     },
+    "mixtral": {"model_type": "mixtral", **SHAPE},
+    "qwen2_moe": {"model_type": "qwen2_moe", **SHAPE, "num_attention_heads": 16},
+    "qwen3_moe": {"model_type": "qwen3_moe", **SHAPE},
+    "deepseek_v2": {"model_type": "deepseek_v2", **SHAPE, "num_experts_per_tok": 6},
+    "deepseek_v3": {"model_type": "deepseek_v3", **SHAPE, "num_attention_heads": 128},
     "gpt2": {"model_type": "gpt2", "vocab_size": 101, "n_embd": 64, "n_layer": 3, "n_head": 8},
     "opt": {
         "model_type": "opt",
@@ -86,16 +91,37 @@ def rope(**fields):
 def test_a_field_left_out_has_the_value_that_transformers_gives_it(minimal):
     theirs = transformers.AutoConfig.for_model(**minimal)
     ours = read_config(minimal, "x")
-    assert ours.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
+    if ours.family.startswith("deepseek"):  # transformers calls the rotated part a head
+        assert (ours.head_dim, ours.rotated) == (theirs.qk_head_dim, theirs.head_dim)
+        assert (ours.q_rank, ours.rank, ours.value) == (
+            theirs.q_lora_rank,
+            theirs.kv_lora_rank,
+            theirs.v_head_dim,
+        )
+        assert (ours.experts, ours.chosen) == (theirs.n_routed_experts, theirs.num_experts_per_tok)
+        assert (ours.groups, ours.open_groups) == (theirs.n_group or 1, theirs.topk_group or 1)
+        assert (ours.dense, ours.shared) == (theirs.first_k_dense_replace, theirs.n_shared_experts)
+        assert ours.expert_intermediate == theirs.moe_intermediate_size
+        assert ours.routed_scale == theirs.routed_scaling_factor
+    else:
+        size = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+        assert ours.head_dim == size
     shared = getattr(theirs, "multi_query", False)  # Falcon
     assert ours.kv_heads == (
         1 if shared else getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
     )
     assert ours.window == theirs.max_position_embeddings
     assert ours.tied == theirs.tie_word_embeddings
-    if ours.family in ("llama", "mistral", "qwen2", "qwen3", "phi3"):
+    if ours.family in ("mixtral", "qwen2_moe", "qwen3_moe"):
+        experts = getattr(theirs, "num_experts", None) or theirs.num_local_experts
+        assert (ours.experts, ours.chosen) == (experts, theirs.num_experts_per_tok)
+        assert ours.shared == getattr(theirs, "shared_expert_intermediate_size", 0)
+        assert ours.expert_intermediate == getattr(theirs, "moe_intermediate_size", theirs.intermediate_size)
+        assert ours.normalised == getattr(theirs, "norm_topk_prob", True)
+    if ours.family not in ("gpt2", "opt", "bert", "falcon", "gpt_neox") and "gemma" not in ours.family:
         assert ours.eps == theirs.rms_norm_eps
         assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
+    if ours.family in ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"):
         sliding = getattr(theirs, "sliding_window", None)  # counts the token itself, ours does not
         assert ours.windows == (-1 if sliding is None else sliding - 1,) * 3
     if ours.family.startswith("gemma"):
@@ -374,12 +400,10 @@ def test_layer_types_that_cannot_be_followed_are_refused(kinds, sliding):
         ({**LLAMA3, "low_freq_factor": 4.0}, "low_freq_factor"),
         ({**YARN, "beta_slow": 0}, "beta_slow"),
         ({**YARN, "truncate": "no"}, "truncate"),
-        ({**YARN, "mscale": 0.7}, "mscale"),
-        ({**YARN, "mscale_all_dim": 1.0}, "mscale_all_dim"),
+        ({**YARN, "mscale": "much"}, "mscale"),
     ],
 )
 def test_a_rope_that_is_not_computed_is_refused_by_name(fields, named):
-    """``mscale`` belongs to DeepSeek's YaRN, which no family here uses."""
     assert named in refusal({**LLAMA, "rope_scaling": fields})
 
 
@@ -471,3 +495,68 @@ def test_a_config_is_read_or_refused_whatever_its_fields_hold(family, changes):
 def test_rope_fields_are_read_or_refused_whatever_they_hold(kind, field, value):
     raw = {**LLAMA, "rope_scaling": {**ROPES[kind], field: value}}
     assert is_config_or_one_line(read_or_refusal(raw))
+
+
+# -- mixtures and latents -------------------------------------------------------------------------
+
+MIXTRAL, QWEN3_MOE = MINIMAL["mixtral"], MINIMAL["qwen3_moe"]
+V2, V3 = MINIMAL["deepseek_v2"], MINIMAL["deepseek_v3"]
+FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e4m3", "activation_scheme": "dynamic"}
+
+
+def test_which_layers_have_experts():
+    def sparse(**fields):
+        return read_config({**QWEN3_MOE, **fields}, "x").sparse
+
+    assert sparse() == (True, True, True)
+    assert sparse(decoder_sparse_step=2) == (False, True, False)
+    assert sparse(mlp_only_layers=[0, 2]) == (False, True, False)
+    assert read_config({**V3, "first_k_dense_replace": 2}, "x").dense == 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        ({**MIXTRAL, "num_experts_per_tok": 9}, "9 experts of only 8"),
+        ({**MIXTRAL, "num_local_experts": 0}, "num_local_experts"),
+        ({**MIXTRAL, "mlp_bias": True}, "mlp_bias"),
+        ({**MIXTRAL, "shared_experts": 2}, "shared_experts"),
+        ({**MINIMAL["qwen2_moe"], "use_sliding_window": True}, "use_sliding_window"),
+        ({**MINIMAL["qwen2_moe"], "layer_types": ["sliding_attention"] * 3}, "layer_types"),
+        ({**QWEN3_MOE, "mlp_only_layers": [3]}, "mlp_only_layers"),
+        ({**QWEN3_MOE, "mlp_only_layers": ["x"]}, "mlp_only_layers"),
+        ({**V3, "scoring_func": "softmax"}, "scoring_func"),
+        ({**V3, "topk_method": "greedy"}, "topk_method"),
+        ({**V3, "moe_layer_freq": 2}, "moe_layer_freq"),
+        ({**V3, "num_key_value_heads": 8}, "num_key_value_heads"),
+        ({**V3, "n_group": 7}, "7 groups"),
+        ({**V3, "n_group": 4, "topk_group": 5}, "topk_group"),
+        ({**V3, "n_routed_experts": 8, "n_group": 8}, "8 groups"),
+        ({**V3, "n_routed_experts": 16, "topk_group": 3}, "takes 8 experts"),
+        ({**V3, "qk_rope_head_dim": 7}, "7 elements"),
+        ({**V3, "quantization_config": {**FP8, "weight_block_size": [1, 128]}}, "quantization_config"),
+        ({**V3, "quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({**V3, "quantization_config": {**FP8, "fmt": "e5m2"}}, "fmt"),
+        ({**MIXTRAL, "quantization_config": FP8}, "quantization_config"),
+        ({**V2, "topk_method": "noaux_tc"}, "topk_method"),
+        ({**V2, "norm_topk_prob": True}, "norm_topk_prob"),
+        ({**V2, "num_experts_per_tok": None}, "num_experts_per_tok"),
+    ],
+)
+def test_a_mixture_that_is_not_computed_is_refused_by_name(raw, named):
+    assert named in refusal(raw)
+
+
+def test_weights_that_are_published_in_blocks_of_fp8_count_so():
+    plain, quantised = (read_config({**V3, **q}, "x") for q in ({}, {"quantization_config": FP8}))
+    assert (plain.stored_format, quantised.stored_format) == ("bf16", "fp8-128x128")
+    assert quantised.format == "bf16"
+
+
+def test_scores_grow_with_the_stretch_of_positions():
+    """DeepSeek-AI's own code: softmax_scale * mscale * mscale, mscale = 0.1 mscale_all_dim ln(factor) + 1."""
+    yarn = {**YARN, "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 1.0}
+    config = read_config({**V3, "rope_scaling": yarn}, "x")
+    assert config.scale == pytest.approx(192**-0.5 * 1.3688879454113936**2)
+    assert config.rope.scaling.attention_factor == 1.0
+    assert read_config(V3, "x").scale == 192**-0.5

@@ -6,7 +6,7 @@ import pytest
 
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import Model
-from ridgeline.models.products import products
+from ridgeline.models.products import products, routers
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.protocol import Weight
 from tests.ops.small_models import FAMILIES, small
@@ -21,7 +21,8 @@ def roles(model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_matrices_are_multiplied_but_those_that_are_only_looked_up(family):
     model = small(family)
-    matrices = {weight.name for weight in model.weights() if len(weight.shape) == 2}
+    matrices = {weight.name for weight in model.weights() if len(weight.shape) >= 2}
+    matrices -= {weight.name for weight in routers(model)}
     assert matrices - LOOKED_UP <= roles(model).keys() <= matrices
 
 
@@ -29,8 +30,23 @@ def test_all_matrices_are_multiplied_but_those_that_are_only_looked_up(family):
 def test_every_layers_weights_are_met_once(family):
     model = small(family, layers=3)
     names = [weight.name for weight, _ in products(model)]
-    assert names.count("attention.qkv") == names.count("mlp.down") == 3
+    both = {"mixtral-8x7b": ("attention.qkv", "mlp.experts.down"), "deepseek-v3": ("attention.kv_up", "head")}
+    first, last = both.get(family, ("attention.qkv", "mlp.down"))
+    assert names.count(first) == 3
+    assert names.count(last) == (1 if last == "head" else 3)
     assert len({id(weight) for weight, _ in products(model)}) == len(names)
+
+
+def test_the_weights_that_choose_experts_are_never_quantised():
+    model = declare(load_config("mixtral-8x7b"), "int4-g128")
+    assert {weight.format for weight in routers(model)} == {"bf16"}
+    experts = model.layers[0].mixtures[0].experts
+    assert experts.gate_up.format == experts.down.format == "int4-g128"
+
+
+def test_an_experts_first_matrix_is_gated():
+    gated = {name for name, gated in roles(small("mixtral-8x7b")).items() if gated}
+    assert gated == {"mlp.experts.gate_up"}
 
 
 def test_a_tied_embedding_is_multiplied_and_one_of_its_own_is_not():

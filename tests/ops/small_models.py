@@ -10,7 +10,7 @@ from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 LOWERINGS = (FUSED, NAIVE_ATTENTION, UNFUSED, TORCH_CPU)
 FAMILIES = (
     *("llama-3-8b", "qwen3-0.6b", "mistral-7b", "phi-4", "gemma-2-2b", "gemma-3-4b"),
-    *("pythia-1.4b", "gpt2", "opt-125m", "bert-base"),
+    *("pythia-1.4b", "gpt2", "opt-125m", "mixtral-8x7b", "deepseek-v3", "bert-base"),
 )
 
 
@@ -45,9 +45,18 @@ def small(family, *, layers=3):
         shape["ropes"] = tuple(replace(config.ropes[kind], dim=shape["head_dim"]) for kind in kinds)
     elif config.family == "gpt_neox":
         shape["rope"] = replace(config.rope, dim=4)  # of heads of 8
-    elif config.family not in ("gpt2", "opt", "bert"):
+    elif config.family not in ("gpt2", "opt", "bert", "deepseek_v2", "deepseek_v3"):
         shape["windows"] = (4 if config.windows[0] >= 0 else -1,) * layers
         shape["rope"] = replace(config.rope, dim=shape["head_dim"])
+    if config.family.startswith("deepseek"):
+        shape |= {"kv_heads": 6, "head_dim": 16, "content": 10, "rotated": 6, "value": 8, "rank": 20}
+        shape |= {"quantised": None, "q_rank": config.q_rank and 24, "rope": replace(config.rope, dim=6)}
+        shape |= {"experts": 8, "chosen": 3, "expert_intermediate": 24, "dense": 1}
+        shape |= {"groups": min(config.groups, 4), "open_groups": min(config.open_groups, 2)}
+        return declare(replace(config, **shape))
+    if config.family in ("mixtral", "qwen3_moe"):
+        sparse = (*(True,) * (layers - 1), config.family == "mixtral")
+        shape |= {"experts": 5, "chosen": 2, "expert_intermediate": 24, "sparse": sparse}
     return declare(replace(config, **shape))
 
 

@@ -45,6 +45,51 @@ TWINS = {
         "vocab_size": 70,
         "tie_word_embeddings": True,
     },
+    "MixtralForCausalLM": {
+        "hidden_size": 48,
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "vocab_size": 70,
+    },
+    "Qwen3MoeForCausalLM": {
+        "hidden_size": 48,
+        "intermediate_size": 40,
+        "moe_intermediate_size": 20,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 10,
+        "num_experts": 5,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 2,
+        "mlp_only_layers": [1],
+        "vocab_size": 70,
+    },
+    "DeepseekV3ForCausalLM": {
+        "hidden_size": 48,
+        "intermediate_size": 40,
+        "moe_intermediate_size": 20,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 10,
+        "qk_rope_head_dim": 6,
+        "v_head_dim": 8,
+        "n_routed_experts": 6,
+        "num_experts_per_tok": 3,
+        "n_shared_experts": 2,
+        "n_group": 3,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+        "vocab_size": 70,
+    },
     "Phi3ForCausalLM": {
         "hidden_size": 48,
         "intermediate_size": 40,
@@ -108,7 +153,7 @@ def flops_counted_by_pytorch(architecture, fields):
     from torch.utils.flop_counter import FlopCounterMode
 
     model_class = getattr(transformers, architecture)
-    config = model_class.config_class(**fields, attn_implementation="eager")
+    config = model_class.config_class(**fields, attn_implementation="eager", experts_implementation="eager")
     model = model_class(config)
     ids = torch.zeros(SEQUENCES, ROWS, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
@@ -231,7 +276,7 @@ def test_the_forward_pass_of_fused_attention_stores_the_log_sum_exp_for_training
 def test_every_weight_has_one_gradient_of_its_own_shape_and_format(family, lowering):
     trace = count(small(family), 5, lowering=lowering, train=True).backward()
     touched = {a.value for op in trace.ops for part in op.parts for a in (*part.reads, *part.writes)}
-    weights = Counter((v.shape, v.format) for v in touched if v.role is Role.WEIGHT)
+    weights = Counter((v.shape, v.format) for v in touched if v.role is Role.WEIGHT and v.needs_grad)
     gradients = Counter((v.shape, v.format) for v in touched if v.role is Role.GRADIENT and v.base is None)
     assert gradients == weights
 
@@ -243,7 +288,9 @@ def test_layers_in_a_loop_cost_what_they_cost_one_by_one(family, layers, rows, l
     loop, flat = (
         counted(model, rows, lowering=lowering, train=True).backward() for counted in (count, unrolled)
     )
-    assert (loop.flops, loop.bytes, loop.elements) == (flat.flops, flat.bytes, flat.elements)
+    assert loop.flops == flat.flops
+    # The experts that are touched are no whole number.
+    assert (loop.bytes, loop.elements) == pytest.approx((flat.bytes, flat.elements), rel=1e-12)
     assert loop.by_class() == flat.by_class()
 
 

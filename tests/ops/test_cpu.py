@@ -11,7 +11,7 @@ from ridgeline.models.products import products
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.protocol import Span, Weight
-from ridgeline.ops.record import Unrecorded, record
+from ridgeline.ops.record import Unrecordable, record
 from ridgeline.ops.reference import Reference
 from tests.ops.packed_models import FAMILIES, packed_model, some_ids
 
@@ -24,16 +24,12 @@ class RoundedProducts(Reference):
     """The reference with the rows of every product rounded as the kernels do: to bf16, or to int8 with a
     scale a row."""
 
-    def __init__(self, format):
-        super().__init__()
-        self.format = format
-
     def linear(self, x, weight, **options):
-        return super().linear(self.rounded(x), weight, **options)
+        return super().linear(self.rounded(x, weight.format), weight, **options)
 
-    def rounded(self, x):
-        if not get_format(self.format).is_quantised:
-            return x.bfloat16().float()
+    def rounded(self, x, format):
+        if not get_format(format).is_quantised:
+            return x if format == "fp32" else x.bfloat16().float()
         scale = x.abs().amax(-1, keepdim=True) / 127
         return (x / scale).round() * scale
 
@@ -103,8 +99,10 @@ def test_a_packed_models_logits_are_those_of_the_reference_that_rounds_as_the_ke
     row is rounded: a step of 1 in 254 of the row's largest, or of 1 in 256 of its own."""
     model, ids = packed_model(family, format), some_ids(30)
     actual = logits_of(CPU, model, ids)
-    assert relative_error(actual, logits_of(RoundedProducts(format), model, ids)) < 0.015
-    assert relative_error(actual, logits_of(REFERENCE, model, ids)) < (0.1 if format != "bf16" else 0.02)
+    assert relative_error(actual, logits_of(RoundedProducts(), model, ids)) < 0.015
+    # Where a row of a mixture is rounded, it may take another expert.
+    tolerance = 0.02 if format == "bf16" else 0.2 if hasattr(model.config, "experts") else 0.1
+    assert relative_error(actual, logits_of(REFERENCE, model, ids)) < tolerance
 
 
 @pytest.mark.parametrize("family", ["llama-3-8b", "gemma-2-2b", "gemma-3-4b", "gpt2", "bert-base"])
@@ -128,7 +126,7 @@ def test_what_has_no_call_is_run_operator_by_operator(family, recorded):
     if recorded:
         record(model, all_rows=True, cache=None, attention_format="fp32")
     else:
-        with pytest.raises(Unrecorded):
+        with pytest.raises(Unrecordable):
             record(model, all_rows=True, cache=None, attention_format="fp32")
 
 

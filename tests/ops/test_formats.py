@@ -18,6 +18,10 @@ def test_int8_has_a_16_bit_scale_a_row():
     assert get_format("int8").nbytes((10, 64)) == 10 * (64 + 2)
 
 
+def test_fp8_in_blocks_has_a_32_bit_scale_a_block():
+    assert get_format("fp8-128x128").nbytes((256, 512)) == 256 * 512 + 2 * 4 * 4
+
+
 def test_int4_has_a_16_bit_scale_a_group():
     assert get_format("int4-g128").nbytes((10, 256)) == 10 * (256 / 2 + 2 * 2)
     assert get_format("int4-g64").nbytes((10, 256)) == 10 * (256 / 2 + 4 * 2)
@@ -40,6 +44,7 @@ def test_groups_end_with_their_row():
 def test_scales_make_a_format_quantised():
     assert {name for name in FORMATS if get_format(name).is_quantised} == {
         "fp8",
+        "fp8-128x128",
         "int8",
         "int4-g32",
         "int4-g64",

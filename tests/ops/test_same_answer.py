@@ -1,5 +1,6 @@
 """A request's logits are the same to the last bit whatever else happens: guarantee 1 of the cpu reading."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,22 @@ def test_with_one_thread_and_with_three(setting):
             assert torch.equal(alone(model, spec, ids, [100, 1, 49]), whole)
     finally:
         kernels.set_threads(before)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_in_several_threads_at_once(setting, own):
+    """As two engines of one model compute, and a draft beside them in a pool of its own."""
+    model, spec, ids, whole = setting
+    chunks = [LENGTH - 60, *[20] * 3]
+
+    def compute():
+        if own:
+            kernels.use_own_pool(1)
+        return [alone(model, spec, ids, chunks) for _ in range(3)]
+
+    with ThreadPoolExecutor(3) as threads:
+        for computing in [threads.submit(compute) for _ in range(3)]:
+            assert all(torch.equal(found, whole) for found in computing.result())
 
 
 def test_on_another_requests_prefix(setting):

@@ -16,7 +16,8 @@ TOLERANCE = 1e-5  # of the largest logit
 READINGS = {"reference": Reference(), "torch-cpu": TorchCpu(torch.float32)}
 VOCAB = 61
 LONGEST = 24
-#: One family with RoPE, grouped heads, biases and windows; one with learned positions.
+#: One family with RoPE, grouped heads, biases and windows; one with learned positions; one with experts and
+#: with latents, whose steps run expanded and absorbed.
 MODELS = {
     "qwen2": (
         "Qwen2ForCausalLM",
@@ -35,6 +36,28 @@ MODELS = {
     "gpt2": (
         "GPT2LMHeadModel",
         {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": LONGEST},
+    ),
+    "deepseek": (
+        "DeepseekV3ForCausalLM",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "moe_intermediate_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 12,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 4,
+            "v_head_dim": 6,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 3,
+            "n_group": 2,
+            "topk_group": 2,
+            "first_k_dense_replace": 1,
+        },
     ),
 }
 
@@ -91,8 +114,8 @@ def paged(ops, model, lengths, block_size, data):
     order = data.draw(st.permutations(range(sum(needed) + 1)))
     cache = ops.alloc_cache(model.cache_spec("fp32", block_size), blocks=len(order))
     for index in range(model.config.layers):
-        cache.layer(index).keys.fill_(torch.nan)
-        cache.layer(index).values.fill_(torch.nan)
+        for stored in cache.layer(index).stored:
+            stored.fill_(torch.nan)
     blocks = iter(order)
     return cache, [tuple(next(blocks) for _ in range(n)) for n in needed]
 
@@ -130,7 +153,7 @@ def test_what_is_appended_is_read_back_in_order(data, block_size, past, rows):
     k, v = torch.randn(2, past + rows, 2, 4)
     for start, stop in ((0, past), (past, past + rows)):
         span = Span(stop - start, past=start, table=table)
-        layer.append(k[start:stop], v[start:stop], TorchSpans((span,), torch.device("cpu")))
+        layer.append(TorchSpans((span,), torch.device("cpu")), k[start:stop], v[start:stop])
     keys, values = layer.read(span)
     assert torch.equal(keys, k.transpose(0, 1))
     assert torch.equal(values, v.transpose(0, 1))
@@ -139,14 +162,14 @@ def test_what_is_appended_is_read_back_in_order(data, block_size, past, rows):
 def test_blocks_that_lie_one_after_another_are_read_without_a_copy():
     layer = TorchCache(CacheSpec(1, 2, 4, "fp32", 4), 8).layer(0)
     keys, _ = layer.read(Span(1, past=9, table=(3, 4, 5)))
-    assert keys.data_ptr() == layer.keys[:, 12:].data_ptr()
+    assert keys.data_ptr() == layer.stored[0][:, 12:].data_ptr()
 
 
 def test_a_cache_in_another_format_holds_what_fits_it():
     layer = TorchCache(CacheSpec(1, 1, 4, "bf16", 4), 1).layer(0)
     k = torch.randn(3, 1, 4)
     span = Span(3, table=(0,))
-    layer.append(k, k, TorchSpans((span,), torch.device("cpu")))
+    layer.append(TorchSpans((span,), torch.device("cpu")), k, k)
     assert torch.equal(layer.read(span)[0][0], k[:, 0].bfloat16())
 
 

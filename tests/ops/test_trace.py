@@ -72,7 +72,9 @@ def test_every_access_is_to_a_value_as_the_trace_lists_it(a_pass):
 def test_a_loop_does_what_its_layers_do_one_by_one(a_pass):
     trace, flat = trace_of(*a_pass), trace_of(*a_pass, counted=unrolled)
     assert flat.loops == ()
-    assert (trace.flops, trace.bytes, trace.elements) == (flat.flops, flat.bytes, flat.elements)
+    assert trace.flops == flat.flops
+    # The experts that are touched are no whole number.
+    assert (trace.bytes, trace.elements) == pytest.approx((flat.bytes, flat.elements), rel=1e-12)
     assert trace.by_class() == flat.by_class()
 
 

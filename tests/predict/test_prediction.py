@@ -131,6 +131,17 @@ def test_each_weight_format_has_a_table_of_its_own():
     assert prediction.unmeasured == ()
 
 
+def test_measured_experts_take_the_time_of_as_many_products_as_are_touched():
+    model = declare(load_config("mixtral-8x7b"), "bf16")
+    trace = trace_step(model, [Span(3, 40)], lowering=CPU)
+    found = {k.name: k for k in predict(trace, MEASURED).kernels}
+    used = 8 * (1 - (1 - 2 / 8) ** 3)
+    one = KERNELS.linear["bf16"].seconds(6 / used, 2 * 14336 * 4096 * 2, cached=False)
+    assert found["mlp.experts"].seconds == pytest.approx(used * one)
+    down = KERNELS.linear["bf16"].seconds(6 / used, 14336 * 4096 * 2, cached=False)
+    assert found["mlp.experts/down"].seconds == pytest.approx(used * down)
+
+
 def test_weights_in_a_format_that_was_not_measured_are_refused():
     for format in ("fp16", "int8"):
         model = declare(load_config("llama-2-7b"), format)

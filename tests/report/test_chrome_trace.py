@@ -84,6 +84,7 @@ def test_groups_and_tracks_have_names():
     assert processes == {ENGINE: "engine: tiny", REQUESTS: "requests"}
     assert threads == {
         (ENGINE, STEPS): "steps",
+        (ENGINE, STEPS + 1): "decode, operator by operator",
         (REQUESTS, 1): "request 1: 20 + 5 tokens",
         (REQUESTS, 2): "request 2: 30 + 6 tokens",
     }

@@ -116,6 +116,26 @@ def test_an_answer_follows_the_schema_that_is_asked_for(client, stream):
     assert isinstance(json.loads(text)["ok"], bool)
 
 
+@pytest.mark.parametrize(("liked", "expected"), [(("{", "}"), {}), (("{", '"', ":", "1", "}"), None)])
+def test_an_answer_is_some_json_object_if_no_more_is_asked_for(client, loaded, liked, expected):
+    """A list, a number and text are not, however likely they are made."""
+    pytest.importorskip("llguidance")
+    [*ids] = (i for i in range(loaded.config.vocab) if loaded.tokenizer.decode([i]) in (*liked, "[", "1"))
+    found = client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=300,
+        temperature=0,
+        logit_bias={str(token): 50 for token in ids},
+        response_format={"type": "json_object"},
+    )
+    text = found.choices[0].message.content
+    assert text.startswith("{")
+    if found.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(text), dict)
+    assert expected is None or json.loads(text) == expected
+
+
 def test_control_tokens_in_messages_are_plain_characters(client, loaded):
     found = client.chat.completions.create(
         model="tiny", messages=[{"role": "user", "content": "<|endoftext|>"}], max_tokens=1

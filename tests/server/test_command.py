@@ -168,6 +168,16 @@ def test_a_port_in_use_is_one_line(refused):
         (("demo-draft", "--port", "0", "--sequences", "0"), "--sequences"),
         (("demo-draft", "--port", "0", "--threads", "0"), "threads"),
         (("demo-draft", "--port", "70000"), "port"),
+        (("demo-draft", "--port", "0", "--speculate", "much"), "speculate is 'much', expected off, ngram"),
+        (("demo-draft", "--port", "0", "--speculate", "draft:"), "speculate is 'draft:', expected off"),
+        (("demo-draft", "--port", "0", "--speculate", "draft:gpt2"), "the draft gpt2 is a built-in config"),
+        (("demo-draft", "--port", "0", "--speculate", "draft"), "ships with no draft"),
+        (("demo-draft", "--port", "0", "--draft-threads", "1"), "draft_threads goes with a draft model"),
+        (
+            ("demo-draft", "--port", "0", "--speculate", "draft:demo-draft", "--draft-threads", "0"),
+            "draft_threads is 0; give a whole number from 1 to 1024",
+        ),
+        (("bert-base", "--port", "0", "--speculate", "ngram", "--weights", "random"), "is an encoder"),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_line(refused, arguments, says):

@@ -107,6 +107,9 @@ def test_the_status_says_what_the_page_shows(slowly, loaded):
     assert slowly.get("/v1/status").json()["point"] is None  # nothing is computed
 
 
+KEYS = {"model", "device", "engine", "point", "speculation"}
+
+
 def test_the_status_is_streamed_as_events(server):
     server.post("/v1/completions", {"prompt": "x", "max_tokens": 200, "ignore_eos": True})
     with httpx.stream("GET", f"{server.url}/v1/status/stream") as stream:
@@ -115,5 +118,5 @@ def test_the_status_is_streamed_as_events(server):
         for _ in range(2):
             name, data, end = next(lines), next(lines), next(lines)
             assert (name, end) == ("event: status", "")
-            assert json.loads(data.removeprefix("data: ")).keys() == {"model", "device", "engine", "point"}
+            assert json.loads(data.removeprefix("data: ")).keys() == KEYS
     assert json.loads(data.removeprefix("data: "))["engine"]["tokens_per_second"] > 0

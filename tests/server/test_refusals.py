@@ -1,8 +1,14 @@
 """What is not done is refused: 400 in OpenAI's form that names the field, and the next request is served."""
 
+import json
+
 import httpx
 import openai
 import pytest
+
+from ridgeline.engine.constrained import Matcher
+from ridgeline.errors import InputError
+from tests.server.conftest import running
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 WINDOW = 1024
@@ -71,8 +77,9 @@ def _the_next_request_is_served(server):
         ("prompt", [4096]),
         ("prompt", ["a"] * 257),
         ("prompt", [1] * WINDOW),
-        ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "xml"}),
+        ("response_format", {}),
+        ("response_format", "json"),
     ],
 )
 def test_a_completion_with_a_field_that_cannot_be_honoured_names_it(server, field, value):
@@ -120,6 +127,67 @@ def test_a_chat_with_a_field_that_cannot_be_honoured_names_it(server, field, val
 )
 def test_a_message_that_cannot_be_honoured_is_named_with_its_place(server, message, param):
     assert refused(server.post("/v1/chat/completions", {"messages": [message]}))["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("format", "param", "says"),
+    [
+        ({"type": "json_schema"}, ".json_schema", "is missing"),
+        ({"type": "json_schema", "json_schema": {"name": "a"}}, ".json_schema.schema", "is missing"),
+        ({"type": "json_schema", "json_schema": {"schema": {}}}, ".json_schema.name", "is missing"),
+        ({"type": "json_schema", "json_schema": {"name": 1, "schema": {}}}, ".json_schema.name", "string"),
+        ({"type": "text", "schema": {}}, ".schema", "not a field that this server knows"),
+        ({"type": "xml"}, "", "must be an object whose type is text, json_object or json_schema"),
+        ({"schema": {}}, "", "must be an object whose type is text, json_object or json_schema"),
+    ],
+)
+def test_what_is_wrong_with_a_response_format_is_said_of_the_type_that_was_given(server, format, param, says):
+    error = refused(server.post("/v1/completions", {"prompt": "x", "response_format": format}))
+    assert error["param"] == f"response_format{param}"
+    assert says in error["message"]
+
+
+def test_a_list_that_holds_nothing_is_told_what_it_needs(server):
+    error = refused(server.post("/v1/chat/completions", {"messages": []}))
+    assert error["message"] == "messages holds too little: give at least 1"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_constraint_that_fails_while_generating_is_named(server, monkeypatch, path):
+    def fail(self, output, stop_ids):
+        raise InputError("regex is too complex: too many states")
+
+    asked = {"regex": "a*", **({"prompt": "x"} if path == "/v1/completions" else {"messages": MESSAGES})}
+    with monkeypatch.context() as patched:
+        patched.setattr(Matcher, "allowed", fail)
+        assert refused(server.post(path, asked))["param"] == "regex"
+        streamed = server.post(path, {**asked, "stream": True}).text
+    event = json.loads(streamed.strip().splitlines()[-1].removeprefix("data: "))
+    assert event["error"]["param"] == "regex"
+    assert event["error"]["message"] == "regex is too complex: too many states"
+
+
+def test_a_prompt_larger_than_the_cache_says_which_option_to_raise(loaded):
+    with running(loaded, cache_tokens=64) as small:
+        error = refused(small.post("/v1/completions", {"prompt": [5] * 65}))
+        assert error["param"] == "prompt"
+        assert "has 65 tokens and the server's cache holds 64" in error["message"]
+        assert "--cache-tokens" in error["message"]
+        fits = small.post("/v1/completions", {"prompt": [5] * 64, "ignore_eos": True})
+        assert fits.json()["usage"]["completion_tokens"] == 1
+
+
+def test_a_cache_that_is_exhausted_makes_requests_wait_and_what_never_fits_is_refused(loaded, server):
+    """Three blocks for twelve requests, each of which grows to two: some are preempted, all are answered."""
+    asked = {"prompt": [[7, i] for i in range(1, 13)], "max_tokens": 50, "seed": 3, "ignore_eos": True}
+    expected = server.post("/v1/completions", asked).json()["choices"]
+    with running(loaded, cache_tokens=96) as small:
+        for _ in range(2):
+            assert small.post("/v1/completions", asked).json()["choices"] == expected
+            message = refused(small.post("/v1/completions", {"prompt": "x", "max_tokens": 500}))["message"]
+            assert "the cache has 3: lower max_tokens, or make the cache larger" in message
+        assert small.engine.status().preemptions > 0
+        assert small.is_idle()
 
 
 def test_fields_that_ask_for_nothing_may_stand(server):

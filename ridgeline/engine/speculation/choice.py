@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ridgeline.engine.speculation.beside import Beside
 from ridgeline.engine.speculation.draft_model import DraftModel
 from ridgeline.engine.speculation.ngram import NGrams
 from ridgeline.engine.speculation.proposer import Proposer
@@ -18,31 +19,46 @@ if TYPE_CHECKING:
 _DRAFTS = {"demo": "demo-draft"}
 
 
-def choose(name: str, target: Loaded) -> Speculator | None:
+def choose(
+    name: str, target: Loaded, *, draft_threads: int | None = None, draft_weights: str = "auto"
+) -> Speculator | None:
     """A speculator for ``target`` that leaves its output as it is: ``ngram``, ``self`` (through sinks and a
     window of its cache), ``draft:MODEL`` with what :func:`ridgeline.load` takes, or ``draft`` for a model
-    that ships with one. None for ``off``.
+    that ships with one. None for ``off``. ``draft_weights`` are the draft's, as :func:`ridgeline.load` takes
+    them. With so many ``draft_threads`` of its own it works beside verification
+    (:class:`~ridgeline.engine.speculation.beside.Beside`).
 
-    Raises InputError for another name, or a draft that cannot be loaded or has another vocabulary.
+    Raises InputError for another name, a draft that cannot be loaded or has another vocabulary, and for
+    options of a draft where there is none.
     """
+    given = {"draft_threads": draft_threads is not None, "draft_weights": draft_weights != "auto"}
+    if any(given.values()) and name.partition(":")[0] != "draft":
+        option = next(option for option in given if given[option])
+        raise InputError(f"{option} goes with a draft model, and speculate is {name!r}: leave it out")
     if name == "off":
         return None
-    return Speculator(_proposer(name, target))
+    proposer = _proposer(name, target, draft_weights)
+    return Speculator(proposer if draft_threads is None else Beside(proposer, threads=draft_threads))
 
 
-def _proposer(name: str, target: Loaded) -> Proposer:
+def _proposer(name: str, target: Loaded, draft_weights: str) -> Proposer:
     kind, _, model = name.partition(":")
     if name == "ngram":
         return NGrams()
     if name == "self":
         return SinksAndWindow()
-    if kind != "draft":
+    if kind != "draft" or name == "draft:":
         raise InputError(f"speculate is {name!r}, expected off, ngram, self, draft or draft:MODEL")
     model = model or _DRAFTS.get(target.config.name, "")
     if not model:
         raise InputError(
             f"{target.config.name} ships with no draft: name a model of its vocabulary, as draft:MODEL"
         )
-    from ridgeline.loading import load
+    from ridgeline.loading import load, weight_choice
+    from ridgeline.models import builtin_names
 
-    return DraftModel(load(model), target)
+    if model.lower() in builtin_names() and not weight_choice(draft_weights).random:
+        raise InputError(
+            f"the draft {model} is a built-in config, which carries no weights: give a folder or a hub id"
+        )
+    return DraftModel(load(model, weights=draft_weights), target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +17,7 @@ from ridgeline.engine.sequence import Sequence, common_prefix
 from ridgeline.engine.speculation.drafting import Draft, complete, compute
 from ridgeline.engine.speculation.proposer import Target
 from ridgeline.errors import InputError
-from ridgeline.ops.protocol import BLOCK_TOKENS
+from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 
 if TYPE_CHECKING:
     from ridgeline.loading import Loaded
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 WINDOWS = 64
 #: A sequence further behind than NEAR tokens catches up in passes of its own, of at most CATCH_UP tokens.
 NEAR, CATCH_UP = 16, 512
-
-
-@dataclass(frozen=True)
-class _Reach:
-    """The draft's cache holds the first ``known`` tokens of a sequence, and behind them the ``guessed``."""
-
-    known: int
-    guessed: tuple[int, ...] = ()
 
 
 class DraftModel:
@@ -55,7 +47,8 @@ class DraftModel:
         cache = make_cache(draft.model, draft.ops, blocks, block_size)
         self._model = ModelRunner(draft.model, draft.ops, cache)
         self._window = draft.config.window
-        self._reach: dict[Sequence, _Reach] = {}  # who was not asked for longest comes first
+        self._held: dict[Sequence, list[int]] = {}  # who was not asked for longest comes first
+        self._warm_up()
 
     @torch.inference_mode()
     def propose(self, chunks: Items[Chunk], target: Target) -> list[Proposal]:
@@ -66,12 +59,18 @@ class DraftModel:
             self._catch_up(draft)
         complete(active, self._model, target.rule)
         for draft in active:
-            self._reach[draft.sequence] = _Reach(len(draft.sequence.tokens), tuple(draft.tokens[:-1]))
+            self._held[draft.sequence] = [*draft.sequence.tokens, *draft.tokens[:-1]]
         return [NOTHING if draft is None else draft.proposal for draft in drafts.values()]
 
     def forget(self, sequence: Sequence) -> None:
-        if self._reach.pop(sequence, None) is not None:
+        if self._held.pop(sequence, None) is not None:
             self.pool.free(sequence)
+
+    @torch.inference_mode()
+    def _warm_up(self) -> None:
+        """The first pass of a model is recorded. What this one writes, a sequence's own tokens overwrite."""
+        model, first = self._model, Span(1, table=(0,))
+        model.ops.run(model.model, [0], [first], logits="last", cache=model.cache)
 
     def _begin(self, chunk: Chunk, asked: Collection[Sequence]) -> Draft | None:
         """A draft after those tokens of the sequence that the cache still holds; None without room."""
@@ -85,14 +84,13 @@ class DraftModel:
     def _keep(self, sequence: Sequence) -> int:
         """How many tokens of the sequence the cache holds once what was rejected is cut off; never the
         newest, whose logits are wanted."""
-        reach = self._reach.pop(sequence, None)
-        if reach is None:
+        held = self._held.pop(sequence, None)
+        if held is None:
             self.pool.allocate(sequence, 0)
-            reach = _Reach(0)
-        accepted = sequence.tokens[reach.known : -1]
-        kept = min(reach.known + common_prefix(reach.guessed, accepted), len(sequence.tokens) - 1)
+            held = []
+        kept = min(common_prefix(held, sequence.tokens), len(sequence.tokens) - 1)
         self.pool.truncate(sequence, kept)
-        self._reach[sequence] = _Reach(kept)
+        self._held[sequence] = held[:kept]
         return kept
 
     def _make_room(self, sequence: Sequence, tokens: int, asked: Collection[Sequence]) -> bool:
@@ -101,7 +99,7 @@ class DraftModel:
             try:
                 self.pool.grow(sequence, tokens)
             except OutOfBlocks:
-                oldest = next((other for other in self._reach if other not in asked), None)
+                oldest = next((other for other in self._held if other not in asked), None)
                 if oldest is None:
                     return False
                 self.forget(oldest)

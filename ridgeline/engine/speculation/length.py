@@ -33,8 +33,8 @@ class Step:
 
     ``lengths`` are those of the proposals that were asked for. Of the proposed tokens ``judged`` came after
     accepted ones alone, and ``accepted`` were accepted. Drafting had to ``catch_up`` with more tokens than
-    the step before gave, which it will not next time. ``count`` steps in a row were alike, and the rest is
-    of each.
+    the step before gave, which it will not next time. The proposals were all ``ready`` if they had been
+    drafted beside the step before. ``count`` steps were alike, and the rest is of each, on average.
     """
 
     batch: int
@@ -46,12 +46,13 @@ class Step:
     draft_seconds: float
     verify_seconds: float
     catch_up: bool = False
+    ready: bool = False
     count: int = 1
 
     @property
     def drafted(self) -> int:
-        """Tokens of the longest proposal."""
-        return max(self.lengths, default=0)
+        """Tokens of the longest proposal that the step waited for."""
+        return 0 if self.ready else max(self.lengths, default=0)
 
 
 def expected_tokens(acceptance: float, proposed: int) -> float:
@@ -73,13 +74,16 @@ class Length(Protocol):
 
 
 class StepCosts:
-    """Seconds that steps took: verification by rows, and drafting by the longest draft."""
+    """Seconds that steps took: verification by rows, and drafting by the longest draft. Whether any proposals
+    were ready is in ``drafts_ahead``."""
 
     def __init__(self) -> None:
         self._verify = Costs(growth=ROWS_GROWTH)
         self._draft = Costs(growth=1.0)
+        self.drafts_ahead = False
 
     def learn(self, step: Step) -> None:
+        self.drafts_ahead |= step.ready
         self._verify.add(step.batch, step.rows, step.verify_seconds)
         if step.drafted and not step.catch_up:
             self._draft.add(len(step.lengths), step.drafted, step.draft_seconds)
@@ -108,9 +112,12 @@ class StepCosts:
     def estimated(self, batch: int, rows: int, drafting: int, drafted: int) -> float:
         """Seconds of such a step of a batch that is known, whether there has been one or not. Drafting is
         free as long as nothing is known of it."""
+        return self._verify.seconds(batch, rows) + self.drafting(drafting, drafted)
+
+    def drafting(self, drafting: int, drafted: int) -> float:
+        """Seconds of drafts for so many sequences, of which the longest has so many tokens."""
         known = self._draft.nearest(drafting) if drafted else None
-        draft = 0.0 if known is None else self._draft.seconds(known, drafted)
-        return self._verify.seconds(batch, rows) + draft
+        return 0.0 if known is None else self._draft.seconds(known, drafted)
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,7 @@ class AdaptiveLength:
     def _gained(self, step: Step, costs: StepCosts) -> float:
         """In plain steps; by the costs of such steps rather than by this one's, which may have stalled."""
         plain = costs.plain(step.batch)
-        if not step.drafted or not plain:
+        if not any(step.lengths) or not plain:
             return 0.0
         seconds = costs.estimated(step.batch, step.rows, len(step.lengths), step.drafted)
         return step.tokens / step.batch - seconds / plain
@@ -214,4 +221,6 @@ class AdaptiveLength:
     def _tokens_per_second(self, batch: int, k: int, costs: StepCosts) -> float:
         """Of each sequence."""
         seconds = costs.estimated(batch, batch * (1 + k), batch, k) if k else costs.plain(batch) / MARGIN
+        if costs.drafts_ahead:  # ready if all of the last proposal was accepted, and one guess more was right
+            seconds -= self.acceptance ** (k + 1) * costs.drafting(batch, k)
         return expected_tokens(self.acceptance, k) / max(seconds, 1e-9)

@@ -26,7 +26,8 @@ class Target:
 class Proposer(Protocol):
     """Guesses tokens from what is known when it is asked, and keeps what it likes of a sequence.
 
-    A sequence's tokens only ever grow, by accepted ones: rejections are what its tokens don't hold.
+    Rejections are what a sequence's tokens don't hold when it asks again. Mostly they have only grown since;
+    where proposals are made ahead (``beside.py``) they may have come back from a guess, too.
     """
 
     def propose(self, chunks: Items[Chunk], target: Target) -> list[Proposal]:

@@ -32,7 +32,7 @@ class SpeculationReport:
       time of plain steps at their best, over what they took. None until both have been measured.
     - ``predicted_gain``: the same ratio from the acceptance and the costs of steps alone, by
       (1 - a^(k+1)) / (1 - a) tokens for k proposed.
-    - ``draft_seconds``: spent on proposals in total.
+    - ``draft_seconds``: for which steps waited for proposals, in total.
     """
 
     trials: int

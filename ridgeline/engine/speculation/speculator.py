@@ -9,6 +9,7 @@ from ridgeline.engine.clock import Clock, RealClock
 from ridgeline.engine.plan import NO_DRAFTS, Chunk, DraftLimit, Proposal, StepPlan
 from ridgeline.engine.runner import Runner
 from ridgeline.engine.sequence import Sequence
+from ridgeline.engine.speculation.beside import Beside
 from ridgeline.engine.speculation.length import AdaptiveLength, Length, Step, StepCosts
 from ridgeline.engine.speculation.proposer import Proposer, Target
 from ridgeline.engine.speculation.report import Outcome, SpeculationReport, Tally
@@ -42,7 +43,8 @@ class Speculator:
         self._tally = Tally()
         self._learning = threading.Lock()
         self._limit = NO_DRAFTS
-        self._rest = self._rested = 0
+        self._rest = 0
+        self._rested: dict[int, tuple[int, float]] = {}  # by batch: steps and their seconds
         self._was_plain = False
         self._draft_seconds = 0.0
         self._catch_up = False
@@ -55,11 +57,10 @@ class Speculator:
             return self._tally.report(self._costs)
 
     def rests(self) -> bool:
-        """Whether the next step is plain, with nothing to limit, to propose or to learn."""
+        """Whether the next step is plain, with nothing to limit or to propose."""
         if not self._rest:
             return False
         self._rest -= 1
-        self._rested += 1
         return True
 
     def limit(self, batch: int) -> DraftLimit:
@@ -108,8 +109,23 @@ class Speculator:
             draft_seconds=self._draft_seconds,
             verify_seconds=seconds - self._draft_seconds,
             catch_up=self._catch_up,
+            ready=_all_ready(plan),
         )
         self._learn(step)
+
+    def learn_rested(
+        self, plan: StepPlan, outcomes: Mapping[Sequence, Outcome], seconds: float, all_sampled: bool
+    ) -> None:
+        """Note a step without looking at it."""
+        batch = len(plan.chunks)
+        if all_sampled and plan.rows == batch:
+            steps, before = self._rested.get(batch, (0, 0.0))
+            self._rested[batch] = steps + 1, before + seconds
+
+    def close(self) -> None:
+        """End what the proposer does beside the engine's steps, if anything."""
+        if isinstance(self.proposer, Beside):
+            self.proposer.close()
 
     def forget(self, sequence: Sequence) -> None:
         """Let go of a sequence that is finished or was aborted."""
@@ -117,12 +133,17 @@ class Speculator:
         self.proposer.forget(sequence)
 
     def _learn_plain(self, batch: int, seconds: float) -> None:
-        """Note a step without proposals, and take those that were not looked at for the same."""
-        count = 1 + self._rested
-        self._learn(Step(batch, batch, batch, (), 0, 0, 0.0, seconds, count=count))
-        self._rested = 0
-        self._rest = REST if self._was_plain and self._costs.knows(batch) else 0
-        self._was_plain = True
+        """Note a step without proposals, and those before that were not looked at."""
+        for rested, (steps, sum_of_seconds) in self._rested.items():
+            alike = Step(rested, rested, rested, (), 0, 0, 0.0, sum_of_seconds / steps, count=steps)
+            with self._learning:
+                self._tally.add(alike)
+                self._length.learn(alike, self._costs)
+        self._rested.clear()
+        knew = self._costs.knows(batch)  # else it was plain to be compared with, whatever pays
+        self._learn(Step(batch, batch, batch, (), 0, 0, 0.0, seconds))
+        self._rest = REST if self._was_plain and knew else 0
+        self._was_plain = knew
 
     def _learn(self, step: Step) -> None:
         with self._learning:
@@ -136,6 +157,11 @@ class Speculator:
             before = self._asked.get(chunk.sequence)
             self._catch_up |= before is None or tokens - before > chunk.room + 1
             self._asked[chunk.sequence] = tokens
+
+
+def _all_ready(plan: StepPlan) -> bool:
+    proposals = [chunk.proposal for chunk in plan.chunks if chunk.proposal.tokens]
+    return bool(proposals) and all(proposal.ready for proposal in proposals)
 
 
 def _with(chunk: Chunk, proposal: Proposal, vocab: int) -> Chunk:

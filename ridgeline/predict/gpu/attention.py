@@ -3,6 +3,7 @@ of a prompt behind cached tokens beside sequences that decode."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy import ndarray
 from ridgeline.hardware.device import Device
 from ridgeline.ops.trace import Kernel, SequenceWork
 from ridgeline.predict.gpu.fitting import fit_constants
-from ridgeline.predict.gpu.flash import PRIORS, AttentionConstants, attend
+from ridgeline.predict.gpu.flash import FLASH_3_PRIORS, PRIORS, AttentionConstants, attend
 from ridgeline.predict.gpu.kinds import Kind, Points
 
 if TYPE_CHECKING:
@@ -52,22 +53,32 @@ def roofline(device: Device, points: Points) -> ndarray:
 
 
 def fit(device: Device, points: Points) -> AttentionConstants:
-    """The constants of these steps on ``device``."""
+    """The constants of these steps on ``device``, of the generation of kernel that explains them best."""
     measured = np.log(points.seconds)
 
     def errors(constants: AttentionConstants) -> ndarray:
         return np.log(seconds(device, constants, points)) - measured
 
-    return fit_constants(AttentionConstants, PRIORS, errors, scale=SCALE)
+    def miss(constants: AttentionConstants) -> float:
+        return float(np.hypot(errors(constants), SCALE).mean())
+
+    fitted = [
+        fit_constants(partial(AttentionConstants, generation=float(n)), priors, errors, scale=SCALE)
+        for n, priors in ((2, PRIORS), (3, FLASH_3_PRIORS))
+    ]
+    return min(fitted, key=miss)
 
 
-def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed:
+def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed | None:
     """The time of a trace's attention. Rotating and appending keys, where they are merged into it, take none.
+    None for a kernel that does not say how its heads are cut.
 
     Raises InputError if the device cannot compute in the kernel's dtype.
     """
     from ridgeline.predict.gpu.kernels import needed
 
+    if not kernel.sequences or not all(work.heads for work in kernel.sequences):
+        return None
     found = attend(device, constants, kernel.sequences, kernel.compute)
     return needed(found.seconds, found.needs)
 

@@ -38,7 +38,10 @@ class Prior:
 
 
 def fit_constants(
-    kind: type, priors: Mapping[str, Prior], errors: Callable[[Any], np.ndarray], scale: float = SCALE
+    kind: Callable[..., Any],
+    priors: Mapping[str, Prior],
+    errors: Callable[[Any], np.ndarray],
+    scale: float = SCALE,
 ) -> Any:
     """The ``kind`` of constants that fits best. ``errors`` gives, for constants, the error of each point;
     ``scale`` is the one up to which it counts squared. Levenberg's and Marquardt's method, with the weights

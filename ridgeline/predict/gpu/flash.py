@@ -1,4 +1,5 @@
-"""Time of attention on a GPU, computed as FlashAttention-2 does over a paged cache (Dao 2023).
+"""Time of attention on a GPU, computed as FlashAttention does over a paged cache: its second generation (Dao
+2023), or its third (Shah et al. 2024), which runs on Hopper.
 
 A thread block takes a tile of query rows of one head and meets the keys that they see, a tile of them at a
 time; each multiprocessor runs one block after another. The grid runs tile by tile, sequence by sequence,
@@ -9,6 +10,8 @@ head by head, all sequences of a step in one launch. From that follow, without a
   sequence's keys are split over more blocks while multiprocessors would idle, to be combined after;
 - in a mixed step heads that share keys read them at the same time only while so many blocks run at once, and
   later from the L2 cache only if one head's keys of the whole step fit in it;
+- the third generation packs the heads that share keys and splits in every step, launches no block without
+  work, and computes exponentials while other warps multiply;
 - a block that starts late ends late: the step waits for the longest sequence's last head.
 
 Fitted are the share of the rates that is reached, and what a launch, a block, and an empty block cost. One
@@ -29,8 +32,9 @@ from ridgeline.hardware.device import Device
 from ridgeline.ops.trace import SequenceWork
 from ridgeline.predict.gpu.fitting import Prior
 from ridgeline.predict.gpu.thread_blocks import (
-    BLOCKS_A_UNIT,
-    TILE_ROWS,
+    FLASH_2,
+    FLASH_3,
+    Design,
     Rates,
     blocks_of,
     ends_at,
@@ -54,12 +58,15 @@ PRIORS: Mapping[str, Prior] = {
     "launch_us": Prior(4.8, 0.5),
     "block_us": Prior(1.2, 0.5),
     "empty_us": Prior(0.37, 0.5),
-    "matrix": Prior(0.87, 0.5, is_share=True),
+    "matrix": Prior(0.86, 0.5, is_share=True),
     "memory": Prior(0.96, 0.5, is_share=True),
     "regroup_us": Prior(3.8, 0.5),
     "combine_us": Prior(2.8, 0.5),
     "stall_us": Prior(38.0, 0.5),
 }
+#: What the third generation reaches of the matrix rate: 75 % (Shah et al. 2024, abstract).
+FLASH_3_PRIORS: Mapping[str, Prior] = {**PRIORS, "matrix": Prior(0.75, 0.5, is_share=True)}
+DESIGNS: Mapping[int, Design] = {2: FLASH_2, 3: FLASH_3}
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class AttentionConstants:
     share of the matrix, vector and exponential rates that a tile reaches. ``memory``: share of the bandwidth.
     ``regroup_us``: bringing the query heads that share keys together, and their outputs back. ``combine_us``:
     merging splits. ``stall_us``: what a step that only decodes waits beside, with many sequences and much to
-    read."""
+    read. ``generation``: of FlashAttention, 2 or 3."""
 
     launch_us: float = PRIORS["launch_us"].usual
     block_us: float = PRIORS["block_us"].usual
@@ -79,6 +86,12 @@ class AttentionConstants:
     regroup_us: float = PRIORS["regroup_us"].usual
     combine_us: float = PRIORS["combine_us"].usual
     stall_us: float = PRIORS["stall_us"].usual
+    generation: float = 2.0
+
+    @property
+    def design(self) -> Design:
+        """What the kernel of that generation does; of constants that are means, the nearer one."""
+        return DESIGNS[min(max(round(self.generation), min(DESIGNS)), max(DESIGNS))]
 
 
 @dataclass(frozen=True)
@@ -101,20 +114,22 @@ def attend(
         np.asarray(getattr(sequences[0], name), float) for name in ("heads", "kv_heads", "head_dim")
     )
     counts = [np.asarray(s.count, float) for s in sequences]
-    shared, units = heads / kv_heads, device.units
+    shared, units, design = heads / kv_heads, device.units, constants.design
     decodes = [np.less_equal(s.rows, 1) | (n == 0) for s, n in zip(sequences, counts, strict=True)]
-    grouped = reduce(np.logical_and, decodes) & (shared > 1)
+    grouped = design.always_groups | (reduce(np.logical_and, decodes) & (shared > 1))
     grid_heads = np.where(grouped, kv_heads, heads)
+    tile_rows = design.tile_rows / np.where(grouped, shared, 1)
     key_tile = key_tile_of(head_dim)
     rates = _rates(device, constants, head_dim, key_tile, dtype)
 
-    groups = [blocks_of(s, grid_heads, key_tile) for s in sequences]
+    groups = [blocks_of(s, grid_heads, tile_rows, key_tile) for s in sequences]
     longest = reduce(np.maximum, (g.last for g in groups))
-    wanted = splits_for(sum(g.blocks for g in groups), longest, BLOCKS_A_UNIT * units)
-    splits = np.where(grouped, wanted, 1)
+    wanted = splits_for(sum(g.blocks for g in groups), longest, design.blocks_a_unit * units)
+    splits = np.where(grouped & (longest >= design.least_split), wanted, 1)
     groups = [split(g, splits) for g in groups]
     rows = reduce(np.maximum, (g.row_tiles for g in groups))
-    empty = sum((rows - g.row_tiles) * g.sequences for g in groups) * grid_heads * constants.empty_us * MICRO
+    idle = np.where(grouped, 0, sum((rows - g.row_tiles) * g.sequences for g in groups))
+    empty = idle * grid_heads * constants.empty_us * MICRO
     work = empty + sum(g.blocks * rates.block(g.tiles) for g in groups)
     ends = ends_at(groups, grid_heads, work, rates)
 
@@ -129,7 +144,8 @@ def attend(
     decoding = _slower(ends, once) + _stall(constants.stall_us * MICRO, once, sum(counts) * kv_heads / units)
 
     copied = 4 * sum(counts) * heads * head_dim * COPIED_BYTES / device.bandwidth
-    regroup = np.where(grouped & (blocks > 1), constants.regroup_us * MICRO + copied, 0)
+    apart = grouped & (not design.always_groups)
+    regroup = np.where(apart & (blocks > 1), constants.regroup_us * MICRO + copied, 0)
     fixed = constants.launch_us * MICRO + regroup + np.where(splits > 1, constants.combine_us * MICRO, 0)
     computed = sum(g.blocks * g.tiles for g in groups) / units
     needs = {name: computed * seconds for name, seconds in rates.parts.items()}
@@ -141,13 +157,16 @@ def attend(
 def _rates(
     device: Device, constants: AttentionConstants, head_dim: ndarray, key_tile: ndarray, dtype: str
 ) -> Rates:
-    scores = TILE_ROWS * key_tile / constants.matrix * device.units
+    design = constants.design
+    scores = design.tile_rows * key_tile / constants.matrix * device.units
     parts = {
         "matrix": 4 * scores * head_dim / device.matrix_rate(dtype),
         "vector": SOFTMAX_OPERATIONS * scores / device.vector_rate("fp32"),
         "exp": scores / device.exp_rate,
     }
-    return Rates(parts, constants.block_us * MICRO, device.units)
+    softmax = parts["vector"] + parts["exp"]
+    tile = np.maximum(parts["matrix"] + design.exposed * softmax, softmax)
+    return Rates(parts, tile, constants.block_us * MICRO, device.units)
 
 
 def _stall(most: float, reading: ndarray, blocks_a_unit: ndarray) -> ndarray:

@@ -48,7 +48,9 @@ class GpuTimes:
         not have the constants of its model."""
         name = KIND_OF.get(kernel.kind)
         if name in MODULES and kind(name).kernel is not None:
-            return kind(name).kernel(self.device, self._of(name), kernel)
+            found = kind(name).kernel(self.device, self._of(name), kernel)
+            if found is not None:
+                return found
         return self._product(kernel) if np.any(kernel.flops.matrix) else self._elementwise(kernel)
 
     def _of(self, name: str) -> Any:
@@ -59,15 +61,16 @@ class GpuTimes:
         return self._constants[name]
 
     def _product(self, kernel: Kernel) -> Needed:
-        """A product by a weight by its shape; others, such as naive attention's, by their work alone."""
+        """A product by a weight by its shape, those of experts as one batch; others, such as naive
+        attention's, by their work alone."""
         constants: GemmConstants = self._of("gemm")
-        matrices = [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) == 2]
+        matrices = [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1]
         shared = {"dtype": kernel.compute, "nbytes": kernel.bytes}
         shared["element_bytes"] = get_format(kernel.compute).bits / 8
         if len(matrices) == 1:
-            inputs = matrices[0].value.shape[1]
-            outputs = kernel.flops.matrix / (2 * kernel.rows * inputs)
-            found = gemm_time(self.device, constants, kernel.rows, outputs, inputs, **shared)
+            inputs, groups = matrices[0].value.shape[-1], kernel.groups
+            outputs = kernel.flops.matrix / (2 * groups * kernel.rows * inputs)
+            found = gemm_time(self.device, constants, kernel.rows, outputs, inputs, batch=groups, **shared)
         else:
             found = product_time(self.device, constants, kernel.flops.matrix, **shared)
         others = self._other_work(kernel)

@@ -25,6 +25,7 @@ MODULES: Mapping[str, str] = {
     "gemm": "ridgeline.predict.gpu.gemm",
     "elementwise": "ridgeline.predict.gpu.elementwise",
     "attention": "ridgeline.predict.gpu.attention",
+    "collective": "ridgeline.predict.gpu.collective",
 }
 
 
@@ -59,7 +60,8 @@ class Kind:
     values without arguments are the generic ones. ``seconds`` predicts the time of every point, [points],
     and ``fit`` finds the constants from a few of them. ``share`` is how many of 64 points this kind
     should get when points of other kinds are there too. ``kernel``, where a kind has kernels of a trace to
-    itself, gives such a kernel's seconds and needs (:class:`ridgeline.predict.gpu.kernels.Needed`).
+    itself, gives such a kernel's seconds and needs (:class:`ridgeline.predict.gpu.kernels.Needed`), or
+    None for one that the model is not for.
     ``roofline`` gives what the datasheet alone says of every point, to hold the model against.
     """
 
@@ -72,7 +74,7 @@ class Kind:
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     zero: frozenset[str] = frozenset()
     defaults: Mapping[str, float | str] = field(default_factory=dict)
-    kernel: Callable[[Device, Any, Kernel], Needed] | None = None
+    kernel: Callable[[Device, Any, Kernel], Needed | None] | None = None
     roofline: Callable[[Device, Points], ndarray] | None = None
 
     @property

@@ -14,12 +14,31 @@ from numpy import ndarray
 
 from ridgeline.ops.trace import SequenceWork
 
-#: Query rows of a tile, in FlashAttention-2's kernel for paged caches. Keys of a tile are 256 for heads of up
-#: to 64, 128 for heads of up to 128, and 64 for larger ones.
-TILE_ROWS = 64
-#: A sequence's keys are split at most so often, for two blocks a multiprocessor, and not at all once the
-#: blocks fill this share of them; the fewest splits are taken that fill this share of what the best would.
-MOST_SPLITS, BLOCKS_A_UNIT, FULL_ENOUGH, GOOD_ENOUGH = 128, 2, 0.8, 0.85
+#: A sequence's keys are split at most so often, and not at all once the blocks fill this share of the places
+#: for them; the fewest splits are taken that fill this share of what the best would.
+MOST_SPLITS, FULL_ENOUGH, GOOD_ENOUGH = 128, 0.8, 0.85
+
+
+@dataclass(frozen=True)
+class Design:
+    """How a kernel cuts attention up. ``tile_rows`` are the query rows of a tile. ``always_groups``: query
+    heads that share keys make the rows of one tile in every step, not only where all sequences decode, and
+    such tiles' keys may be split. That fills ``blocks_a_unit`` on each multiprocessor, for at least
+    ``least_split`` tiles of keys. ``exposed`` is the share of the softmax that no products of other warps
+    hide."""
+
+    tile_rows: int
+    always_groups: bool
+    blocks_a_unit: int
+    least_split: int
+    exposed: float
+
+
+#: FlashAttention's kernels for paged caches, second and third generation. Half of the second's softmax is
+#: exposed: then an A100's long prompts come out as published (Dao 2023: 50 to 73 % of the matrix rate) with
+#: the share of the rates that an RTX 4090 reaches.
+FLASH_2 = Design(64, always_groups=False, blocks_a_unit=2, least_split=2, exposed=0.5)
+FLASH_3 = Design(128, always_groups=True, blocks_a_unit=1, least_split=5, exposed=0.0)
 
 
 @dataclass(frozen=True)
@@ -37,15 +56,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of one multiprocessor: for a tile of scores by resource, and for a block beside its tiles."""
+    """Seconds of one multiprocessor: what a tile of scores needs of each resource (``parts``), how long it
+    takes, and what a block takes beside its tiles (``start``)."""
 
     parts: dict[str, ndarray]
+    tile: ndarray
     start: float
     units: int
-
-    @property
-    def tile(self) -> ndarray:
-        return sum(self.parts.values())
 
     def block(self, tiles: ndarray) -> ndarray:
         return self.start + tiles * self.tile
@@ -57,25 +74,23 @@ class Rates:
 
 
 def key_tile_of(head_dim: ndarray) -> ndarray:
-    """Keys of a tile."""
+    """Keys of a tile, which are fewer the larger a head is."""
     return np.where(head_dim <= 64, 256.0, np.where(head_dim <= 128, 128, 64))
 
 
-def blocks_of(work: SequenceWork, grid_heads: ndarray, key_tile: int) -> Group:
+def blocks_of(work: SequenceWork, heads: ndarray, tile_rows: ndarray, key_tile: ndarray) -> Group:
     """The blocks of sequences in which the rows see ``work.keys`` keys at most, and the mean that follows
-    from the FLOPs."""
+    from the FLOPs. A tile has ``tile_rows`` rows of each of the ``heads`` that the grid has."""
     rows, count, keys = (np.asarray(n, float) for n in (work.rows, work.count, work.keys))
     there = count > 0
-    row_tiles = np.where(there, np.ceil(rows / TILE_ROWS), 0)
+    row_tiles = np.where(there, np.ceil(rows / tile_rows), 0)
     mean = work.flops / (4 * work.heads * work.head_dim * np.maximum(rows, 1))
-    seen = np.minimum(mean + (np.minimum(rows, TILE_ROWS) - 1) / 2, keys)  # by a whole tile of rows
+    seen = np.minimum(mean + (np.minimum(rows, tile_rows) - 1) / 2, keys)  # by a whole tile of rows
     last = np.where(there, np.maximum(np.ceil(keys / key_tile), 1), 0)
-    whole = (
-        seen / key_tile + (1 - TILE_ROWS / key_tile) / 2
-    )  # rounded up, as tiles of rows end at any of theirs
-    tiles = np.where(row_tiles > 1, np.clip(whole, np.minimum(last, 1), last), last)
+    up = np.maximum(1 - tile_rows / key_tile, 0) / 2  # rounding up, as tiles of rows end at any of theirs
+    tiles = np.where(row_tiles > 1, np.clip(seen / key_tile + up, np.minimum(last, 1), last), last)
     first = np.where(row_tiles > 1, np.clip(2 * tiles - last, np.minimum(last, 1), last), last)
-    return Group(count, row_tiles, count * row_tiles * grid_heads, tiles, first, last)
+    return Group(count, row_tiles, count * row_tiles * heads, tiles, first, last)
 
 
 def split(group: Group, splits: ndarray) -> Group:

@@ -47,7 +47,7 @@ def test_assumptions_decide_what_speculation_and_reuse_gain():
     always = advise("llama-3-8b", "h100", prompt=4096, assumptions=Assumptions(1, 1, 1))
     assert gains(never)["speculation with n-gram look-up"] < 1
     assert "reuse of shared prefixes" not in gains(never)
-    assert gains(always)["speculation with n-gram look-up"] > 3
+    assert gains(always)["speculation with n-gram look-up"] > 4
     assert gains(always)["reuse of shared prefixes"] > 1
 
 

@@ -12,7 +12,7 @@ from ridgeline.models import declare, load_config
 from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import NAIVE_ATTENTION, UNFUSED
 from ridgeline.predict import predict
-from ridgeline.predict.gpu.gemm import seconds
+from ridgeline.predict.gpu.gemm import gemm_time, seconds
 from ridgeline.predict.gpu.generic import constants_of
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 
@@ -105,3 +105,23 @@ def test_a_device_has_the_tiers_that_it_has_figures_for():
         tier_of(H200, "calibrated")
     with pytest.raises(InputError, match="unknown tier 'best'; choose one of: datasheet, generic"):
         tier_of(H200, "best")
+
+
+def test_the_products_of_experts_are_one_batch_of_as_many_as_are_touched():
+    model = declare(load_config("mixtral-8x7b"), "bf16")
+    trace = trace_step(model, [Span(1, 100, count=3)])
+    down = next(k for k in predict(trace, H100).kernels if k.name == "mlp.experts/down")
+    used = 8 * (1 - (1 - 2 / 8) ** 3)
+    kernel = next(k for op, k in trace.kernels() if k.kind == "down")
+    options = {"dtype": "bf16", "nbytes": kernel.bytes, "batch": used}
+    expected = gemm_time(H100, constants_of(H100, "gemm"), 6 / used, 4096, 14336, **options)
+    assert down.seconds == pytest.approx(float(expected.seconds))
+
+
+@pytest.mark.parametrize("span", [Span(1, 512, count=8), Span(700)])
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "deepseek-v2-lite"])
+def test_mixtures_and_latents_have_a_time_at_every_tier(name, span):
+    trace = trace_step(declare(load_config(name)), [span])
+    least, *others = (predict(trace, H100, tier) for tier in ("datasheet", "generic", "calibrated"))
+    for found in others:
+        assert least.seconds < found.seconds < 3 * least.seconds

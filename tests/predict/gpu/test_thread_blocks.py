@@ -18,7 +18,7 @@ def alike(sequences, tiles, heads, row_tiles=1):
 
 def ends(groups, heads, units):
     """In tiles."""
-    rates = Rates({"matrix": np.asarray(1.0)}, 0.0, units)
+    rates = Rates({}, np.asarray(1.0), 0.0, units)
     work = sum(g.blocks * g.tiles for g in groups)
     return float(ends_at(groups, np.asarray(float(heads)), work, rates))
 
@@ -57,7 +57,7 @@ def test_a_prompt_s_tiles_grow_with_the_keys_they_see(rows, past):
     pairs = rows * past + rows * (rows + 1) // 2
     heads = 32
     work = SequenceWork(rows, 1, 4 * heads * 128 * pairs, 0, past + rows, heads, 8, 128)
-    found = blocks_of(work, np.asarray(32.0), np.asarray(128.0))
+    found = blocks_of(work, np.asarray(32.0), np.asarray(64.0), np.asarray(128.0))
     tiles = [-(-(past + 64 * (i + 1)) // 128) for i in range(rows // 64)]
     assert (found.row_tiles, found.last) == (len(tiles), tiles[-1])
     assert float(found.tiles) == pytest.approx(np.mean(tiles), rel=0.02)

@@ -1,0 +1,111 @@
+"""What a mixture of experts costs: the count's ``route`` and ``experts``.
+
+Experts that no row takes are not read; how many that are is the assumption of
+:mod:`ridgeline.ops.mixture`. Operations are those of the chosen experts alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ridgeline.ops.formats import product_format
+from ridgeline.ops.mixture import Experts, Router, touched
+from ridgeline.ops.numbers import Number, is_array
+from ridgeline.ops.protocol import Weight
+from ridgeline.ops.trace import Access, Flops, Kernel, Value, whole
+
+if TYPE_CHECKING:
+    from ridgeline.ops.count import Count
+
+#: Vector operations an expert in scoring: as a softmax's, or negate, add and divide of a sigmoid.
+SCORE_COST = {"softmax": 4, "sigmoid": 3}
+#: Vector operations an expert in choosing: a comparison with the least of the best so far.
+CHOOSE_COST = 1
+
+
+def route(count: Count, x: Value, router: Router) -> Value:
+    """The weight of every row for every chosen expert; their numbers go with them."""
+    rows, width = x.shape
+    experts = router.experts
+    matrix = count._weight(router.weight)
+    logits = count._scratch(router.weight.name, (rows, experts), x, matrix)
+    routes = count._activation("routes", (rows, router.chosen), logits)
+    product = Flops(matrix=2 * rows * width * experts)
+    compute = x.format if count.lowering.activations is None else product_format(router.weight.format)
+    reads = [whole(logits)]
+    if router.bias is not None:
+        reads.append(whole(count._weight(router.bias)))
+    # A bias is one addition an expert; groups are scored by one comparison an expert, as the choice is.
+    steps = SCORE_COST[router.scoring] + CHOOSE_COST + (router.bias is not None) + (router.groups > 1)
+    after = 2 * rows * router.chosen if router.normalised else 0
+    work = Flops(vector=rows * experts * steps + after, exp=rows * experts)
+    count._emit(
+        router.weight.name,
+        "route",
+        Kernel("matmul", (whole(x), whole(matrix)), (whole(logits),), product, compute, rows),
+        count._part("select", tuple(reads), (whole(routes),), work, rows),
+    )
+    return routes
+
+
+def experts(count: Count, x: Value, routes: Value, experts: Experts, residual: Value | None) -> Value:
+    """residual + the weighted sum of the chosen experts' outputs, [rows, width]."""
+    from ridgeline.ops.count import ACTIVATION_COST
+
+    (rows, width), chosen = x.shape, routes.shape[1]
+    used = touched(experts.number, chosen, rows)
+    if chosen < experts.number:
+        count.assume(_statement(experts.number, chosen, used))
+    gate_up, down = count._weight(experts.gate_up), count._weight(experts.down)
+    taken = rows * chosen
+    gathered = count._scratch("gathered", (taken, width), x)
+    hidden = count._scratch(experts.gate_up.name, (taken, 2 * experts.intermediate), gathered, gate_up)
+    gated = count._scratch(experts.name, (taken, experts.intermediate), hidden)
+    outputs = count._scratch(experts.down.name, (taken, width), gated, down)
+    added = () if residual is None else (residual,)
+    y = count._activation(experts.name, (rows, width), outputs, routes, *added)
+    vector, exp = ACTIVATION_COST[experts.activation.removesuffix("_gated")]
+
+    def product(kind: str, a: Value, weight: Weight, b: Value) -> Kernel:
+        compute = x.format if count.lowering.activations is None else product_format(weight.format)
+        stored = count._weight(weight)
+        reads = (whole(a), Access(stored, used * (stored.elements / experts.number)))
+        work = Flops(matrix=2 * taken * weight.shape[1] * weight.shape[2])
+        return Kernel(kind, reads, (whole(b),), work, compute, taken / used, groups=used)
+
+    count._emit(
+        experts.name,
+        "experts",
+        # A row that several experts take is read once from afar and again from nearby.
+        count._part("gather", (whole(x), whole(routes)), (whole(gathered),), Flops(), taken),
+        product("matmul", gathered, experts.gate_up, hidden),
+        Kernel(
+            "activation",
+            (whole(hidden),),
+            (whole(gated),),
+            Flops(vector=gated.elements * (vector + 1), exp=gated.elements * exp),
+            count.activations,
+            rows,
+            experts.activation,
+        ),
+        product("down", gated, experts.down, outputs),
+        count._part(
+            "scatter",
+            (whole(outputs), whole(routes), *map(whole, added)),
+            (whole(y),),
+            Flops(vector=2 * outputs.elements + (0 if residual is None else y.elements)),
+            rows,
+        ),
+    )
+    return y
+
+
+def _statement(number: int, chosen: int, used: Number) -> str:
+    chance = "experts are chosen uniformly, whatever other tokens choose"
+    if is_array(used):
+        return f"{chance}, {chosen} of {number} by each"
+    return f"{chance}: {_figure(used)} of {number} are touched a layer"
+
+
+def _figure(n: float) -> str:
+    return f"{n:.0f}" if abs(n - round(n)) < 0.05 else f"{n:.1f}"

@@ -1,0 +1,53 @@
+"""A model split over unlike devices, on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ridgeline.report.tables import stands_on
+from ridgeline.report.units import count, nbytes, seconds
+
+if TYPE_CHECKING:
+    from ridgeline.analysis.placement import Placed
+
+
+def show_placement(console: Console, found: Placed) -> None:
+    """Every operator's intensity, its time on each device and its place; then simple placements beside it."""
+    load = found.workload
+    console.print(Text.assemble((found.model, "bold"), " over ", (", ".join(found.devices), "bold")))
+    console.print(
+        f"{found.phase} of {load.batch:,} x {load.prompt:,} prompt tokens, {load.output:,} new each; ridges: "
+        + ", ".join(f"{name} {ridge:,.0f} FLOP/byte" for name, ridge in found.ridges.items())
+    )
+    console.print()
+    table = _table("operator", "calls", "FLOP/byte", *found.devices, "runs on")
+    for o in found.operators:
+        times = [
+            Text(seconds(o.seconds[name]), style="bold" if name == o.device else "") for name in found.devices
+        ]
+        table.add_row(o.name, f"{o.calls:,}", f"{o.intensity:,.3g}", *times, o.device)
+    console.print(table)
+    console.print()
+    table = _table("placement", "a step", "transfers", "sent", "sending", "beyond memory")
+    for choice in found.choices:
+        over = "" if choice.fits else nbytes(choice.over)
+        sent = nbytes(choice.transferred_bytes)
+        row = (seconds(choice.seconds), count(choice.transfers), sent, seconds(choice.transfer_seconds))
+        table.add_row(choice.rule, *row, Text(over, style="red"))
+    console.print(table)
+    console.print()
+    for name, basis in found.basis.items():
+        console.print(f"[dim]Figures of {name}: {stands_on(basis)}.[/dim]")
+    for line in found.assumptions:
+        console.print(f"[dim]Assumed: {line}.[/dim]")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    return table
