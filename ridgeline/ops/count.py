@@ -430,17 +430,23 @@ class Count:
             self._layers.append(LayerRun(tuple(starts), len(self._ops), run.count, entry))
             if run.count > 1:
                 following = layers[run.start + run.length : run.start + 2 * run.length]
-                shared = self._shared(first, block, following)
+                shared = self._shared(starts[0], first, block, following)
                 self._loops.append(Loop(starts[0], len(self._ops), run.count, entry, x, shared=shared))
         return x
 
-    def _shared(self, first: int, block: Sequence[Layer], following: Sequence[Layer]) -> frozenset[int]:
-        """The weights that all iterations of a loop read: those known before its values, from number
-        ``first`` on, and those that its block of layers has in common with the next one."""
+    def _shared(
+        self, start: int, first: int, block: Sequence[Layer], following: Sequence[Layer]
+    ) -> frozenset[int]:
+        """The weights that all iterations of a loop, from operator ``start`` on, read: those known before its
+        values, from number ``first`` on, and those that its block of layers has in common with the next one.
+        """
+        used = {a.value.id for op in self._ops[start:] for part in op.parts for a in part.reads}
         common = {i for layer in block for i in layer.weight_ids} & {
             i for layer in following for i in layer.weight_ids
         }
-        return frozenset(v.id for w, v in self._weights.values() if v.id < first or id(w) in common)
+        return frozenset(
+            v.id for w, v in self._weights.values() if v.id in used and (v.id < first or id(w) in common)
+        )
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> CountedCache:
         return CountedCache(spec, blocks)

@@ -13,6 +13,7 @@ from ridgeline.analysis.step import trace_step
 from ridgeline.engine.sampling import BeamSearch
 from ridgeline.errors import InputError
 from ridgeline.models import declare, load_config, read_config
+from ridgeline.ops.count import Count
 from ridgeline.ops.protocol import Memory, Span
 from ridgeline.ops.relative import buckets
 from ridgeline.weights.load import load_model
@@ -217,6 +218,13 @@ def test_distances_fall_into_the_buckets_of_transformers(bidirectional, count, m
 def test_one_token_uses_every_parameter_once():
     model = declare(load_config("t5-small"))
     assert model.active_parameters() == model.parameter_count()
+
+
+def test_a_pass_holds_every_weight_once():
+    """The layers of both stacks, and one table of biases a stack."""
+    model, ops = declare(load_config("t5-small")), Count()
+    trace = ops.trace(model.whole(ops, ops.batch([Span(3)], logits="all")))
+    assert trace.memory().weights == model.weight_bytes()
 
 
 # -- the config -----------------------------------------------------------------------------------------
