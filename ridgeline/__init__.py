@@ -28,9 +28,11 @@ _PUBLIC = {
     "attention_varlen": "ridgeline.kernels",
     "best_layouts": "ridgeline.analysis.parallel",
     "check": "ridgeline.analysis.check",
+    "check_denoising": "ridgeline.analysis.check_denoising",
     "declare": "ridgeline.models",
     "evaluate": "ridgeline.analysis.evaluate",
     "explain": "ridgeline.analysis.explain",
+    "explain_denoising": "ridgeline.analysis.denoising",
     "layer_norm": "ridgeline.kernels",
     "linear": "ridgeline.kernels",
     "linear_weight_only": "ridgeline.kernels",
@@ -61,6 +63,8 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import check as check
+    from ridgeline.analysis.check_denoising import check_denoising as check_denoising
+    from ridgeline.analysis.denoising import explain_denoising as explain_denoising
     from ridgeline.analysis.evaluate import evaluate as evaluate
     from ridgeline.analysis.explain import explain as explain
     from ridgeline.analysis.parallel import best_layouts as best_layouts

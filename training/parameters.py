@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ridgeline.models.model import Source, stacked_shape
+from ridgeline.models.model import Source, matrix_shape, vector_shape
 from ridgeline.ops.protocol import Weight
 
 INITIAL_STD = 0.02
@@ -32,13 +32,13 @@ class Parameters:
         self.vectors: list[Parameter] = []
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        return self._weight(self.matrices, name, sources, self._noise(stacked_shape(sources)))
+        return self._weight(self.matrices, name, sources, self._noise(matrix_shape(sources)))
 
     def table(self, name: str, source: Source) -> Weight:
         return self._weight(self.tables, name, (source,), self._noise(source.shape))
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return self._weight(self.vectors, name, sources, torch.full(stacked_shape(sources), fill))
+        return self._weight(self.vectors, name, sources, torch.full(vector_shape(sources), fill))
 
     def all(self) -> list[torch.nn.Parameter]:
         return [parameter.data for parameter in (*self.matrices, *self.tables, *self.vectors)]

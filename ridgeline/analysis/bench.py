@@ -22,6 +22,7 @@ from ridgeline.hardware.host import this_host
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.threads import threads as computing_threads
 from ridgeline.models import Model, ModelConfig
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.protocol import Span
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def bench_tests(
     Raises InputError if there is no test, a number is out of range, a test exceeds the model's window, or
     an encoder is to generate or to have something cached.
     """
+    refuse_diffusion(config)
     for name, numbers, least in (
         ("prompt", prompts, 0),
         ("generate", generates, 0),

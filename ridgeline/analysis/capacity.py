@@ -9,6 +9,7 @@ from ridgeline.analysis.setting import settle
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.protocol import Span
 
 #: Tokens of the largest step, whose activations must fit beside weights and cache.
@@ -69,6 +70,7 @@ def capacity(
     """
     config = model if isinstance(model, ModelConfig) else load_config(model)
     device = on if isinstance(on, Device) else load_device(on)
+    refuse_diffusion(config)
     if not config.is_decoder:
         raise InputError(f"{config.name} is an encoder: it keeps no cache; `explain` tells its memory")
     context = config.window if context is None else context

@@ -17,12 +17,14 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.threads import threads
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.protocol import Span
 from ridgeline.predict import Prediction
 
 if TYPE_CHECKING:
     from ridgeline.loading import Loaded
     from ridgeline.models import ModelConfig
+    from ridgeline.ops.profile import OpTime
 
 #: Calls before a phase is timed, rounds spread in time, and seconds given to one round.
 WARM_UP, ROUNDS, ROUND_SECONDS = 2, 5, 0.4
@@ -121,10 +123,8 @@ def check(
     an encoder, if ``on`` is a datasheet, or if this machine has not been measured, or not with weights in
     the format that they are loaded in.
     """
-    device = load_device(on) if not isinstance(on, Device) else on
-    if not device.kernels:
-        way_out = "check runs here: use `this`, after `ridgeline measure`"
-        raise InputError(f"{device.name} is a datasheet; {way_out}")
+    refuse_diffusion(loaded.model.config)
+    device = measured_device(on)
     steps = _steps(loaded.model.config, prompt, contexts)
     predictions = [predict_step(loaded.model, device, [step.span], logits=step.logits) for step in steps]
     phases = []
@@ -136,6 +136,15 @@ def check(
         with threads(measured_with):
             phases.append(_run(loaded, step, prediction))
     return Check(loaded.model.config.name, device.name, device.date, tuple(phases))
+
+
+def measured_device(on: str | Device) -> Device:
+    """The device's file; raises InputError for a datasheet."""
+    device = load_device(on) if not isinstance(on, Device) else on
+    if not device.kernels:
+        way_out = "check runs here: use `this`, after `ridgeline measure`"
+        raise InputError(f"{device.name} is a datasheet; {way_out}")
+    return device
 
 
 class _Step(NamedTuple):
@@ -176,18 +185,35 @@ def _run(loaded: Loaded, step: _Step, prediction: Prediction) -> PhaseCheck:
     def run() -> None:
         ops.run(model, ids, placed, logits=step.logits, cache=cache)
 
+    def profile() -> list[OpTime]:
+        return ops.profile(model, ids, placed, logits=step.logits, cache=cache)
+
+    return time_step(step.name, span.rows, span.keys, prediction, run, profile)
+
+
+def time_step(
+    name: str,
+    rows: int,
+    context: int,
+    prediction: Prediction,
+    run: Callable[[], object],
+    profile: Callable[[], list[OpTime]],
+) -> PhaseCheck:
+    """Time what ``run`` does as a whole and ``profile`` operator by operator, and hold the prediction
+    against both."""
+    import torch
+
     with torch.inference_mode():
         for _ in range(WARM_UP):
             run()
         rounds = [_round(run) for _ in range(ROUNDS)]
         timings = []
         for _ in range(LEAST_STEPS):
-            records = ops.profile(model, ids, placed, logits=step.logits, cache=cache)
-            timings.append([(r.name, len(r.seconds), r.total) for r in records])
+            timings.append([(r.name, len(r.seconds), r.total) for r in profile()])
     return PhaseCheck(
-        name=step.name,
-        rows=span.rows,
-        context=span.keys,
+        name=name,
+        rows=rows,
+        context=context,
         predicted=float(prediction.seconds),
         measured=min(rounds),
         spread=max(rounds) / min(rounds) - 1,
@@ -195,7 +221,7 @@ def _run(loaded: Loaded, step: _Step, prediction: Prediction) -> PhaseCheck:
     )
 
 
-def _round(run: Callable[[], None]) -> float:
+def _round(run: Callable[[], object]) -> float:
     """The median seconds of a step over a round."""
     times: list[float] = []
     while len(times) < LEAST_STEPS or sum(times) < ROUND_SECONDS:

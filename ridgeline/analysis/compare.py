@@ -15,6 +15,7 @@ from ridgeline.analysis.setting import Setting, settle
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.protocol import Span
 
 #: Contexts at which a generation's steps are predicted: a step's time is nearly straight in its context.
@@ -126,6 +127,8 @@ def compare(
     for name, numbers, least in (("prompt", prompts, 1), ("output", outputs, 0), ("batch", batches, 1)):
         _check_numbers(name, numbers, least)
     configs = [m if isinstance(m, ModelConfig) else load_config(m) for m in models]
+    for config in configs:
+        refuse_diffusion(config)
     hardware = [d if isinstance(d, Device) else load_device(d) for d in devices]
     settings = list(product(configs, hardware, weights, caches))
     count = len(settings) * len(prompts) * len(outputs) * len(batches)

@@ -11,6 +11,7 @@ from ridgeline.engine.speculation.length import expected_tokens
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.protocol import Span
 
@@ -123,6 +124,7 @@ def decoding(
     """
     config = model if isinstance(model, ModelConfig) else load_config(model)
     device = on if isinstance(on, Device) else load_device(on)
+    refuse_diffusion(config)
     if not config.is_decoder:
         raise InputError(f"{config.name} is an encoder: it decodes nothing")
     for name, value, least in (("prompt", prompt, 1), ("output", output, 2)):

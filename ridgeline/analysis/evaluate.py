@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError
-from ridgeline.models.model import Model, ModelConfig
+from ridgeline.models.model import Model, ModelConfig, refuse_diffusion
 from ridgeline.ops.protocol import Span
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ def _document(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _require_decoder(config: ModelConfig) -> None:
+    refuse_diffusion(config)
     if not config.is_decoder:
         raise InputError(f"{config.name} is an encoder, which predicts no next token: use a decoder")
     if config.is_encoder_decoder:

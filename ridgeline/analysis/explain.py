@@ -17,6 +17,7 @@ from ridgeline.analysis.step import (
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import EncoderDecoder, Model, ModelConfig, declare, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
@@ -179,6 +180,7 @@ def explain(
     model's window, and for an encoder's output or cache.
     """
     config = load_config(model) if not isinstance(model, ModelConfig) else model
+    refuse_diffusion(config)
     device = load_device(on) if not isinstance(on, Device) else on
     if not config.is_decoder:
         _refuse_decoding(config, output, cache)
@@ -192,19 +194,21 @@ def explain(
     if lowering.activations is not None:  # the native kernels: they pack weights and multiply in their kind
         pad_products(built)
         multiplied = product_format(weights or config.stored_format)
-    if _choice("attention", attention, Attention) is Attention.NAIVE:
+    if choice("attention", attention, Attention) is Attention.NAIVE:
         lowering = NAIVE[lowering.name]
     if mla is not None:
         if not (config.is_decoder and built.cache_spec(cache_format).is_latent):
             raise InputError(f"{config.name} has no latent attention, so mla is not for it: leave it out")
-        lowering = replace(lowering, mla=_choice("mla", mla, Mla))
-    shown = _choice("pairs", pairs, Pairs)
+        lowering = replace(lowering, mla=choice("mla", mla, Mla))
+    shown = choice("pairs", pairs, Pairs)
     options = {"cache_format": cache_format, "lowering": lowering}
 
     def phase(name: str, span: Span, logits: str = "last") -> Phase:
         prediction = predict_step(built, device, [span], logits=logits, pairs=shown, tier=chosen, **options)
         trace = trace_step(built, [span], logits=logits, **options)
-        return _phase(name, span, prediction, trace, device)
+        by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
+        rows = span.rows * span.count
+        return phase_of(name, rows, span.keys, prediction, trace, by_tier)
 
     if config.is_encoder_decoder:
         phases, request = _encode_and_decode(built, device, workload, shown, chosen, options)
@@ -241,7 +245,7 @@ def explain(
     )
 
 
-def _choice(name: str, value: str, kind: type[StrEnum]) -> StrEnum:
+def choice(name: str, value: str, kind: type[StrEnum]) -> StrEnum:
     try:
         return kind(value)
     except ValueError:
@@ -257,14 +261,20 @@ def _check_window(config: ModelConfig, workload: Workload) -> None:
         )
 
 
-def _phase(name: str, span: Span, prediction: Prediction, trace: Trace, device: Device) -> Phase:
-    """``trace`` counts the pairs that the mask lets through, whatever ``prediction`` shows."""
-    tokens = span.rows * span.count
+def phase_of(
+    name: str,
+    tokens: int,
+    context: int,
+    prediction: Prediction,
+    trace: Trace,
+    by_tier: Mapping[str, float],
+) -> Phase:
+    """A step of ``tokens`` rows, each of which sees up to ``context`` keys."""
     flops, nbytes = prediction.flops, prediction.bytes
     return Phase(
         name=name,
         tokens=tokens,
-        context=span.keys,
+        context=context,
         seconds=prediction.seconds,
         tokens_per_second=tokens / prediction.seconds,
         flops=flops,
@@ -275,7 +285,7 @@ def _phase(name: str, span: Span, prediction: Prediction, trace: Trace, device: 
         kernels=prediction.kernels,
         seconds_by_class=prediction.by_class(),
         seconds_by_bound=prediction.by_bound(),
-        seconds_by_tier={str(t): predict(trace, device, t).seconds for t in tiers_of(device)},
+        seconds_by_tier=by_tier,
         basis={section: str(provenance) for section, provenance in prediction.basis.items()},
         unmeasured=prediction.unmeasured,
         assumptions=trace.assumptions,
@@ -291,14 +301,19 @@ def _encode_and_decode(
     options: dict[str, object],
 ) -> tuple[list[Phase], Request | None]:
     """An encoder-decoder's phases. Its decoder begins with a token that is no part of the prompt."""
+
+    def phase(name: str, span: Span, prediction: Prediction, trace: Trace) -> Phase:
+        by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
+        return phase_of(name, span.rows * span.count, span.keys, prediction, trace, by_tier)
+
     source = Span(workload.prompt, 0, workload.batch)
     encoding = predict_encode(model, device, [source], pairs=pairs, tier=tier, **options)
-    phases = [_phase("encode", source, encoding, trace_encode(model, [source], **options), device)]
+    phases = [phase("encode", source, encoding, trace_encode(model, [source], **options))]
     decoding = {**options, "encoded": [source]}
     if workload.output > 0:
         span = Span(1, min(1, workload.output - 1), workload.batch)
         step = predict_step(model, device, [span], pairs=pairs, tier=tier, **decoding)
-        phases.append(_phase("decode", span, step, trace_step(model, [span], **decoding), device))
+        phases.append(phase("decode", span, step, trace_step(model, [span], **decoding)))
     return phases, _request(model, device, workload, encoding.seconds, {**decoding, "tier": tier})
 
 
@@ -393,6 +408,13 @@ def _assumptions(
         yield "attention counts only the query-key pairs that the mask lets through"
     else:
         yield "operations count the full square of query-key pairs, times only the visible ones"
+    yield from common_assumptions(model, device, tier, multiplied, memory, phases)
+
+
+def common_assumptions(
+    model: Model, device: Device, tier: Tier, multiplied: str, memory: MemoryUse, phases: Sequence[Phase]
+) -> Iterator[str]:
+    """What any prediction stands on: how weights are multiplied, and what the device's figures leave out."""
     for p in phases:
         for statement in p.assumptions:
             yield f"{p.name}: {statement}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import product
 
 import numpy
 
@@ -43,6 +44,7 @@ class Fixed:
     pipeline: int | None = None
     context: int | None = None
     context_kind: ContextKind = ContextKind.RING
+    expert: int | None = None
 
     def __post_init__(self) -> None:
         axes = {axis: getattr(self, axis) or 1 for axis in ("tensor", "pipeline", "context")}
@@ -151,27 +153,34 @@ def search(
     considered = dict.fromkeys(devices, 0)
     most = max(devices)
     for tensor in _tensors(task, fixed, most):
-        for context in _contexts(task, fixed, most // tensor):
-            pipelines = [p for p in _pipelines(task, fixed) if tensor * context * p <= most]
+        shapes = product(_contexts(task, fixed, most // tensor), _experts(task, fixed, tensor, most))
+        for context, expert in shapes:
+            together = context * max(tensor, expert)  # devices of a stage in all replicas that share experts
+            pipelines = [p for p in _pipelines(task, fixed) if together * p <= most]
             if not pipelines:
                 continue
+            shape = (tensor, context, expert)
             try:
-                replica, batches = _replica(task, tensor, context, fixed, pipelines, devices, batch)
+                replica, batches = _replica(task, shape, fixed, pipelines, devices, batch)
             except InputError as error:
                 for n in devices:
-                    if tensor * context <= n:
+                    if together <= n:
                         considered[n] += 1
                         drops[n].add("the model can't be divided so", 0.0, f"tensor {tensor}: {error}")
                 continue
             for pipeline in pipelines:
                 timing = replica.timing(pipeline, batches)
                 for n in devices:
-                    if tensor * context * pipeline > n:
+                    if together * pipeline > n:
                         continue
                     considered[n] += 1
-                    layout = Layout(
-                        tensor, pipeline, n // (tensor * context * pipeline), context, fixed.context_kind
-                    )
+                    data = _replicas(shape, pipeline, n, batch)
+                    if not data:
+                        drops[n].add(
+                            "more replicas share experts than there are requests", 0.0, f"ep{expert}"
+                        )
+                        continue
+                    layout = Layout(tensor, pipeline, data, context, fixed.context_kind, expert)
                     best = _best_batch(task, layout, batch, batches, timing, goal, limits, drops[n])
                     if best is not None:
                         held[n].append(best)
@@ -184,17 +193,28 @@ def _search(devices: int, considered: int, held: list[tuple[float, Figures]], dr
     return Search(devices, considered, len(held), best, drops.dropped())
 
 
-def _replica(task, tensor, context, fixed, pipelines, devices, batch) -> tuple[Replica, numpy.ndarray]:
+def _replicas(shape: tuple[int, int, int], pipeline: int, devices: int, batch: int | None) -> int:
+    """How many replicas the devices hold and the requests (if their number is given) keep busy, in whole
+    groups
+    that share experts."""
+    tensor, context, expert = shape
+    group = max(expert // tensor, 1)
+    most = devices // (tensor * context * pipeline)
+    return (most if batch is None else min(most, batch)) // group * group
+
+
+def _replica(task, shape, fixed, pipelines, devices, batch) -> tuple[Replica, numpy.ndarray]:
+    tensor, context, expert = shape
     if batch is None:
         batches = 2 ** numpy.arange(MOST_REQUESTS.bit_length())
     else:
-        replicas = {n // (tensor * context * p) for n in devices for p in pipelines} - {0}
-        batches = numpy.array(sorted({-(-batch // min(r, batch)) for r in replicas}))
+        replicas = {_replicas(shape, p, n, batch) for n in devices for p in pipelines} - {0}
+        batches = numpy.array(sorted({-(-batch // r) for r in replicas} or {1}))
     decode = decode_sizes(pipelines, batches)
     prefill = prefill_sizes(task.prompt, context, int(batches[-1]))
     if batch is not None:
         prefill = numpy.union1d(prefill, batches[batches <= prefill[-1]])
-    return Replica(task, tensor, context, fixed.context_kind, decode, prefill), batches
+    return Replica(task, tensor, context, fixed.context_kind, decode, prefill, expert), batches
 
 
 def _best_batch(
@@ -210,8 +230,6 @@ def _best_batch(
     """The layout with its best batch, and what it is ranked by (the less the better); None if it is
     dropped."""
     if batch is not None:
-        if layout.data > batch:  # replicas beyond the requests would have nothing to do
-            layout = Layout(layout.tensor, layout.pipeline, batch, layout.context, layout.context_kind)
         allowed = batches == -(-batch // layout.data)
     else:
         allowed = numpy.ones(len(batches), bool)
@@ -262,6 +280,19 @@ def _contexts(task: Task, fixed: Fixed, most: int) -> Iterator[int]:
     ranks = 2
     while task.prompt >= LONG_PROMPT and ranks <= min(most, MOST_CONTEXT):
         yield ranks
+        ranks *= 2
+
+
+def _experts(task: Task, fixed: Fixed, tensor: int, most: int) -> Iterator[int]:
+    """Ranks that share experts by number: those of one replica, and of twice as many each time."""
+    if fixed.expert is not None:
+        yield fixed.expert
+        return
+    yield 1
+    ranks = tensor
+    while task.sharding.experts and ranks <= min(most, task.sharding.experts):
+        if ranks > 1:
+            yield ranks
         ranks *= 2
 
 

@@ -168,6 +168,13 @@ def _task(model, cluster, prompt, output, batch, weights, cache) -> tuple[Task, 
 
 def _explain(task: Task, workload: Workload, weight_format: str, layout: Layout) -> Parallel:
     replicas = min(layout.data, workload.batch)
+    if layout.expert > 1 and not task.sharding.experts:
+        raise InputError(f"{task.model.config.name} has no experts to share: leave expert ranks out")
+    if layout.expert_replicas > replicas:
+        raise InputError(
+            f"{layout.expert_replicas} replicas share experts, and {workload.batch} requests are too few "
+            "for them: raise --batch"
+        )
     own = -(-workload.batch // replicas)
     batches = numpy.array([own])
     replica = Replica(
@@ -177,6 +184,7 @@ def _explain(task: Task, workload: Workload, weight_format: str, layout: Layout)
         layout.context_kind,
         decode_sizes([layout.pipeline], batches),
         prefill_sizes(task.prompt, layout.context, own),
+        layout.expert,
     )
     timing = replica.timing(layout.pipeline, batches)
     shown = figures(task, layout, workload.batch, timing, 0)
@@ -243,6 +251,8 @@ def _assumptions(task: Task, layout: Layout, shown: Figures) -> Iterator[str]:
     device = task.cluster.device
     yield "all requests start together: prompts first, then one token of each at a time"
     yield f"a step of prompts takes {STEP_TOKENS:,} tokens at most, or one prompt"
+    if task.sharding.experts:
+        yield "experts are chosen uniformly, so all ranks have equally many tokens for theirs"
     yield f"{MEMORY_SHARE:.0%} of a device's memory can be used"
     if layout.tensor > 1:
         yield "nothing is computed while tensor-parallel ranks exchange"

@@ -97,16 +97,19 @@ class Replica:
     context_kind: ContextKind
     decode_sizes: numpy.ndarray
     prefill_sizes: numpy.ndarray
+    expert: int = 1
     model: Model = field(init=False)
 
     def __post_init__(self) -> None:
-        self.model = self.task.sharding.shard(self.tensor)
+        self.model = self.task.sharding.shard(self.tensor, self.layout.expert_replicas)
         if self.context > self.task.prompt:
             raise InputError(f"{self.context} ranks can't share a prompt of {self.task.prompt} tokens")
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.tensor, 1, 1, self.context, self.context_kind)
+        """Of one stage, and of the replicas that share experts."""
+        data = max(self.expert // self.tensor, 1)
+        return Layout(self.tensor, 1, data, self.context, self.context_kind, self.expert)
 
     def predict(self, span: Span, *, prefill: bool) -> Pass:
         """A pass over ``span`` on one rank."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ridgeline.analysis.step import default_lowering, predict_step, trace_step
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
 from ridgeline.ops.formats import storage_format
 from ridgeline.ops.numbers import Number
@@ -54,6 +55,7 @@ def settle(
     """The model as the device would store it: ``weights`` and ``cache`` are storage formats, None those that
     the model ships in. Raises InputError for anything unknown."""
     config = model if isinstance(model, ModelConfig) else load_config(model)
+    refuse_diffusion(config)
     device = on if isinstance(on, Device) else load_device(on)
     built = declare(config, None if weights is None else storage_format(weights))
     if default_lowering(device).activations is not None:  # the native kernels pack weights

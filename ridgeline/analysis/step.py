@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
 from ridgeline.hardware.kernels import Kernels
-from ridgeline.models.model import EncoderDecoder, Model
+from ridgeline.models.model import EncoderDecoder, Model, refuse_diffusion
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.numbers import Number, is_array
 from ridgeline.ops.protocol import Memory, Span
@@ -37,8 +37,10 @@ def trace_step(
     quantised); an encoder has no cache. ``logits`` are wanted of each sequence's ``last`` row or of ``all``.
     An encoder-decoder's step decodes, beside what was ``encoded`` for each span and lies in a cache, too.
 
-    Raises InputError for no spans, rows or counts below 1, and sequences beyond the model's window.
+    Raises InputError for no spans, rows or counts below 1, sequences beyond the model's window, and a model
+    that takes no tokens.
     """
+    refuse_diffusion(model.config)
     _check_spans(model, spans)
     if model.config.is_encoder_decoder and len(encoded) != len(spans):
         raise InputError(

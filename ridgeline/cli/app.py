@@ -45,6 +45,15 @@ Tier = Annotated[
         help="What times stand on: datasheet, generic, calibrated or measured; the best that the device has."
     ),
 ]
+Image = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Pixels a side of a diffusion Transformer's image, or WIDTHxHEIGHT; as trained.",
+    ),
+]
+Frames = Annotated[int | None, typer.Option(help="Frames of its video; as trained.")]
+TextTokens = Annotated[int | None, typer.Option("--text", help="Tokens of its prompt; the usual number.")]
 DraftWeights = Annotated[str, typer.Option(help="Weights of a draft model, as --weights has them.")]
 DraftThreads = Annotated[
     int | None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import FORMATS, Json, Model, Weights, app
+from ridgeline.cli.app import FORMATS, Frames, Image, Json, Model, TextTokens, Weights, app
 from ridgeline.errors import InputError
 
 
@@ -47,27 +47,45 @@ def measure(
 def check(
     model: Model,
     on: Annotated[str, typer.Option(help="The measured hardware file: this, or a .toml file.")] = "this",
-    prompt: Annotated[int, typer.Option(help="Prompt tokens of the prefill.")] = 512,
+    prompt: Annotated[
+        int | None, typer.Option(help="Prompt tokens of the prefill; 512 if not given.")
+    ] = None,
     context: Annotated[
         list[int] | None, typer.Option(help="Context of a decode step; may be repeated.")
     ] = None,
+    image: Image = None,
+    frames: Frames = None,
+    text: TextTokens = None,
+    batch: Annotated[int | None, typer.Option(help="Images at once; 1 if not given.")] = None,
     weights: Weights = "auto",
     as_json: Json = False,
 ) -> None:
     """Predict from the stored hardware file, then run, and show both."""
     from ridgeline.hardware import load_device
     from ridgeline.loading import require_run_extra
+    from ridgeline.models import load_config
     from ridgeline.report.tables import progress, show_check
 
+    config = load_config(model)
+    of_text = {"prompt": prompt, "context": tuple(context) if context else None}
+    of_image = {"image": image, "frames": frames, "text": text, "batch": batch}
+    if config.is_diffusion:
+        support.refuse_given(f"{config.name} denoises images", of_text)
+    else:
+        support.refuse_given(f"{config.name} is no diffusion Transformer", of_image)
+        of_text["contexts"] = of_text.pop("context")
     device = load_device(on)
     require_run_extra()
-    from ridgeline.analysis.check import check as run
+    if config.is_diffusion:
+        from ridgeline.analysis.check_denoising import check_denoising as run
+    else:
+        from ridgeline.analysis.check import check as run
 
+    options = of_image if config.is_diffusion else of_text
+    given = {name: value for name, value in options.items() if value is not None}
     loaded = support.load(model, weights)
     with progress(support.errors()) as report:
-        found = run(
-            loaded, on=device, prompt=prompt, contexts=tuple(context) if context else None, progress=report
-        )
+        found = run(loaded, on=device, **given, progress=report)
     if as_json:
         support.print_json(found)
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import CountedWeights, Json, Model, Tier, app
+from ridgeline.cli.app import CountedWeights, Frames, Image, Json, Model, TextTokens, Tier, app
 from ridgeline.ops.protocol import BLOCK_TOKENS
 
 
@@ -15,23 +15,39 @@ from ridgeline.ops.protocol import BLOCK_TOKENS
 def explain(
     model: Model,
     on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
-    prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
+    prompt: Annotated[
+        int | None, typer.Option(help="Prompt tokens of each request; 512 if not given.")
+    ] = None,
     output: Annotated[
         int | None, typer.Option(help="New tokens of each request; 128 if not given, of an encoder none.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    batch: Annotated[int, typer.Option(help="Requests, or images, at once.")] = 1,
     weights: CountedWeights = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
     attention: Annotated[
         str, typer.Option(help="Scores kept on chip (fused) or in memory (naive).")
     ] = "fused",
     pairs: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Pairs of a causal mask that count: those it lets through (visible), or all (square)."
+            help="Pairs of a causal mask that count: those it lets through (visible, if not given), or all "
+            "(square)."
         ),
-    ] = "visible",
+    ] = None,
     tier: Tier = None,
+    image: Image = None,
+    frames: Frames = None,
+    text: TextTokens = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of an image; the model's usual number.")
+    ] = None,
+    guidance: Annotated[
+        bool | None,
+        typer.Option(
+            "--guidance/--no-guidance",
+            help="Denoise every image with its condition and without, unless told otherwise.",
+        ),
+    ] = None,
     mla: Annotated[
         str | None,
         typer.Option(
@@ -41,28 +57,30 @@ def explain(
     elements: Annotated[bool, typer.Option("--elements", help="Show elements instead of bytes.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Predict where prefill and decode time goes on a device."""
-    from ridgeline.analysis.explain import explain as run
+    """Predict where the time of prefill and decode, or of a denoising step, goes on a device."""
+    from ridgeline.models import load_config
 
-    found = run(
-        model,
-        on,
-        prompt=prompt,
-        output=output,
-        batch=batch,
-        weights=support.counted_format(weights),
-        cache=cache,
-        attention=attention,
-        pairs=pairs,
-        tier=tier,
-        mla=mla,
-    )
-    if as_json:
-        support.print_json(found)
-        return
-    from ridgeline.report.tables import show_explanation
-
-    show_explanation(support.console(), found, elements=elements)
+    config = load_config(model)
+    common = {
+        "batch": batch,
+        "weights": support.counted_format(weights),
+        "attention": attention,
+        "tier": tier,
+    }
+    of_text = {"prompt": prompt, "output": output, "cache": cache, "pairs": pairs, "mla": mla}
+    of_image = {"image": image, "frames": frames, "text": text, "steps": steps, "guidance": guidance}
+    if config.is_diffusion:
+        support.refuse_given(f"{config.name} denoises images", of_text)
+        from ridgeline.analysis.denoising import explain_denoising as run
+        from ridgeline.report.denoising import show_denoising as show
+    else:
+        support.refuse_given(f"{config.name} is no diffusion Transformer", of_image)
+        from ridgeline.analysis.explain import explain as run
+        from ridgeline.report.tables import show_explanation as show
+    options = of_image if config.is_diffusion else of_text
+    given = {name: value for name, value in options.items() if value is not None}
+    found = run(config, on, **common, **given)
+    support.print_json(found) if as_json else show(support.console(), found, elements=elements)
 
 
 @app.command(epilog="Example: ridgeline simulate llama-3-8b --on h100-sxm --requests poisson:8")

@@ -24,6 +24,7 @@ def parallel(
     pipeline: Annotated[int | None, typer.Option(help="Stages of some layers each.")] = None,
     data: Annotated[int | None, typer.Option(help="Replicas with requests of their own.")] = None,
     context: Annotated[int | None, typer.Option(help="Ranks that share every sequence.")] = None,
+    expert: Annotated[int | None, typer.Option(help="Ranks that share experts by their number.")] = None,
     context_kind: Annotated[str, typer.Option(help="ring, ulysses or allgather.")] = "ring",
     goal: Annotated[
         str | None, typer.Option(help="Search for the layout of best latency or throughput.")
@@ -49,7 +50,7 @@ def parallel(
 
     numbers = None if devices is None else support.numbers("--devices", devices)
     load = {"prompt": prompt, "output": output, "cache": cache, "weights": support.counted_format(weights)}
-    given = {"tensor": tensor, "pipeline": pipeline, "data": data, "context": context}
+    given = {"tensor": tensor, "pipeline": pipeline, "data": data, "context": context, "expert": expert}
     limited = ttft_limit is not None or tpot_limit is not None
     if goal is None and not limited and any(number is not None for number in given.values()):
         if numbers is not None and len(numbers) > 1:
@@ -70,7 +71,7 @@ def parallel(
             goal=goal or "latency",
             batch=batch,
             limits=Limits(ttft_limit, tpot_limit),
-            fixed=Fixed(tensor, pipeline, context, context_kind),
+            fixed=Fixed(tensor, pipeline, context, context_kind, expert),
             **load,
         )
         show = show_searches

@@ -178,6 +178,13 @@ def refuse_builtin(model: str) -> None:
         raise InputError(f"{model} is a built-in config without weights: give a folder, a hub id, or demo")
 
 
+def refuse_given(why: str, options: dict[str, Any]) -> None:
+    """Raises InputError for options that are given though they mean nothing to the model."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{why}: it has no {name}, so leave --{name} out")
+
+
 def prompt(loaded: Any, text: str) -> Any:
     """The prompt as text; a model without a tokenizer takes token ids, separated by spaces."""
     if loaded.tokenizer is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
 from ridgeline.errors import InputError
+from ridgeline.models.model import refuse_diffusion
 
 if TYPE_CHECKING:
     from ridgeline.engine.constrained import Grammar
@@ -17,7 +18,8 @@ FinishReason = Literal["stop", "length"]
 
 
 def refuse_encoder(config: ModelConfig) -> None:
-    """Raises InputError if the model is an encoder, before its weights are loaded for nothing."""
+    """Raises InputError if the model generates no text, before its weights are loaded for nothing."""
+    refuse_diffusion(config)
     if not config.is_decoder:
         raise InputError(f"{config.name} is an encoder, which generates nothing: use a decoder")
 

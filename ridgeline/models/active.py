@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ridgeline.models.model import Model
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import Role
 
 
@@ -31,8 +30,5 @@ def active_parameters(model: Model) -> int:
     """The parameters that a pass over one token uses: embedding and output matrix included, tied ones once,
     and of a mixture the experts that one token takes."""
     ops = _OneToken()
-    cache = None
-    if model.config.is_decoder:
-        cache = ops.alloc_cache(model.cache_spec(model.plain_format), 0)
-    model.whole(ops, ops.batch([Span(1)], cache=cache))
+    model.whole(ops, model.smallest_batch(ops))
     return ops.parameters()

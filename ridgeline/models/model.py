@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ridgeline.errors import InputError
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Memory, Norm, Ops, T, Weight, weights_of
+from ridgeline.ops.protocol import (
+    BLOCK_TOKENS,
+    Batch,
+    CacheSpec,
+    Memory,
+    Norm,
+    Ops,
+    Span,
+    T,
+    Weight,
+    weights_of,
+)
+
+if TYPE_CHECKING:
+    from ridgeline.ops.count import Count
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,20 @@ class ModelConfig:
         """Whether an encoder reads the prompt and a decoder the encoder."""
         return False
 
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether it denoises latents, and so knows no tokens."""
+        return False
+
+
+def refuse_diffusion(config: ModelConfig) -> None:
+    """Raises InputError for a model that has no tokens to be asked about."""
+    if config.is_diffusion:
+        raise InputError(
+            f"{config.name} is a diffusion Transformer: it denoises images and knows no prompts or tokens; "
+            "explain and check take it, with --image"
+        )
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -61,7 +91,10 @@ class Grouping:
 @dataclass(frozen=True)
 class Source:
     """A tensor of the checkpoint: its name, the shape that it must have there, and the order of its rows if
-    that is another than the weight's."""
+    that is another than the weight's.
+
+    More dimensions than the weight has are laid side by side: a convolution's kernel is a matrix.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -106,6 +139,17 @@ class Model:
     def whole(self, ops: Ops, batch: Batch) -> T:
         """A pass that uses every weight: :meth:`forward`, of an encoder-decoder behind its encoder."""
         return self.forward(ops, batch)
+
+    def smallest_batch(self, ops: Count) -> Any:
+        """The least that a counted pass can be run on."""
+        cache = None
+        if self.config.is_decoder:
+            cache = ops.alloc_cache(self.cache_spec(self.plain_format), 0)
+        return ops.batch([Span(1)], logits="all", cache=cache)
+
+    def copied(self, tensor: str) -> Weight | None:
+        """The weight that a checkpoint's tensor of that name repeats, beside tied embeddings."""
+        return None
 
     def weights(self) -> Iterator[Weight]:
         """Every weight once; a tied one is met once."""
@@ -168,7 +212,7 @@ class Declared:
     format: str
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        shape = stacked_shape(sources)
+        shape = matrix_shape(sources)
         return Weight(name, shape[::-1] if transposed else shape, self.format)
 
     def table(self, name: str, source: Source) -> Weight:
@@ -178,11 +222,16 @@ class Declared:
         return Weight(name, stacked.shape, self.format)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return Weight(name, stacked_shape(sources), self.format)
+        return Weight(name, vector_shape(sources), self.format)
 
 
-def stacked_shape(sources: tuple[Source, ...]) -> tuple[int, ...]:
-    return (sum(s.shape[0] for s in sources), *sources[0].shape[1:])
+def matrix_shape(sources: tuple[Source, ...]) -> tuple[int, int]:
+    """[out, in] of the matrix that the sources make, one below the other."""
+    return (sum(s.shape[0] for s in sources), prod(sources[0].shape[1:]))
+
+
+def vector_shape(sources: tuple[Source, ...]) -> tuple[int]:
+    return (sum(prod(s.shape) for s in sources),)
 
 
 def layer_norm(make: WeightMaker, name: str, source: str, width: int, eps: float) -> Norm:

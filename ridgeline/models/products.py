@@ -14,7 +14,7 @@ from ridgeline.ops.count import Count
 from ridgeline.ops.formats import packed_shape
 from ridgeline.ops.latent import Latent
 from ridgeline.ops.mixture import Experts, Router
-from ridgeline.ops.protocol import Layer, Span, Weight
+from ridgeline.ops.protocol import Layer, Weight
 
 
 class _Products(Count):
@@ -65,10 +65,7 @@ def routers(model: Model) -> list[Weight]:
 
 def _pass(model: Model) -> _Products:
     ops = _Products()
-    cache = None
-    if model.config.is_decoder:
-        cache = ops.alloc_cache(model.cache_spec(model.plain_format), 0)
-    model.whole(ops, ops.batch([Span(1)], logits="all", cache=cache))
+    model.whole(ops, model.smallest_batch(ops))
     return ops
 
 

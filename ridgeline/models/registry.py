@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ DEMOS = {"demo": _DEMO / "model", "demo-draft": _DEMO / "draft"}
 
 @dataclass(frozen=True)
 class Family:
-    """How a ``model_type`` is read and built."""
+    """How a ``model_type`` of transformers, or a class of diffusers, is read and built."""
 
     read: Callable[[Mapping[str, Any], str], ModelConfig]
     build: Callable[[Any, WeightMaker], Model]
@@ -50,11 +51,25 @@ FAMILIES: dict[str, Family] = {
     "t5": Family(t5.read, t5.build, ("T5ForConditionalGeneration",)),
     "bert": Family(bert.read, bert.build, bert.ARCHITECTURES),
 }
+#: Classes of diffusers, whose configs name them instead of a ``model_type``, and the families that they are;
+#: a family's module has its name, and is imported when it is asked for.
+DIFFUSION = {
+    "DiTTransformer2DModel": "dit",
+    "PixArtTransformer2DModel": "pixart",
+    "SD3Transformer2DModel": "sd3",
+    "LatteTransformer3DModel": "latte",
+    "CogVideoXTransformer3DModel": "cogvideox",
+}
+#: What the class that DiT and PixArt once shared is now, by its norm.
+_SHARED_CLASS = "Transformer2DModel"
+_CLASS_OF_NORM = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 
 
 def read_config(raw: Mapping[str, Any], name: str) -> ModelConfig:
     """A ``config.json``'s contents as a ModelConfig; InputError names what is not supported."""
     kind = raw.get("model_type")
+    if kind is None and "_class_name" in raw:
+        return _read_diffusion(raw, name)
     if kind is None:
         raise InputError(f"{name}: no 'model_type' in the config; is it a Hugging Face config.json?")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
@@ -72,6 +87,25 @@ def read_config(raw: Mapping[str, Any], name: str) -> ModelConfig:
                 f"{name}: architecture {architecture!r} is not supported for {kind}; use {known}"
             )
     return family.read({**raw, "architectures": architectures}, name)
+
+
+def _read_diffusion(raw: Mapping[str, Any], name: str) -> ModelConfig:
+    """The config of a class of diffusers."""
+    given = raw["_class_name"]
+    kind = _CLASS_OF_NORM.get(str(raw.get("norm_type"))) if given == _SHARED_CLASS else given
+    if not isinstance(kind, str) or kind not in DIFFUSION:
+        known = ", ".join(DIFFUSION)
+        raise InputError(f"{name}: class {given!r} of diffusers is not supported; supported are: {known}")
+    return _family(DIFFUSION[kind]).read(raw, name)
+
+
+def _family(name: str) -> Family:
+    """The family of that name, one of ours."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    (architecture,) = (kind for kind, family in DIFFUSION.items() if family == name)
+    module = import_module(f"ridgeline.models.{name}")
+    return Family(module.read, module.build, (architecture,))
 
 
 @cache
@@ -126,4 +160,4 @@ def declare(config: ModelConfig, format: str | None = None) -> Model:
 
 def build(config: ModelConfig, make: WeightMaker) -> Model:
     """The model with the weights that ``make`` supplies."""
-    return FAMILIES[config.family].build(config, make)
+    return _family(config.family).build(config, make)

@@ -18,6 +18,7 @@ from typing import Any
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model
 from ridgeline.ops.count import Count
+from ridgeline.ops.mixture import Experts
 from ridgeline.ops.protocol import Heads, Layer, Shard, Span, Weight
 from ridgeline.ops.trace import Value
 
@@ -28,10 +29,12 @@ HEADS = frozenset({"attend", "split"})
 @dataclass(frozen=True)
 class Cut:
     """How a weight is divided: as :class:`~ridgeline.ops.protocol.Shard` names it, and by which heads if
-    its outputs are those of heads. A bias goes with its product's outputs."""
+    its outputs are those of heads. A bias goes with its product's outputs. Those of ``experts`` may be
+    divided by their number instead."""
 
     kind: str
     heads: Heads | None = None
+    experts: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class _Flow(Count):
         y = super().linear(x, weight, bias=bias, **options)
         self.events.append(_Product(weight, bias, x, y))
         return y
+
+    def experts(self, x: Value, routes: Value, experts: Experts, **options: Any) -> Value:
+        self.events.append(experts)
+        return super().experts(x, routes, experts, **options)
 
     def split_heads(self, qkv: Value, heads: Heads) -> tuple[Value, Value, Value]:
         parts = super().split_heads(qkv, heads)
@@ -111,6 +118,9 @@ def cuts(model: Model) -> dict[int, Cut]:
     for event in ops.events:
         if isinstance(event, Weight):
             note(event, Cut("vocab"))
+        elif isinstance(event, Experts):
+            note(event.gate_up, Cut("outputs", experts=True))
+            note(event.down, Cut("inputs", experts=True))
         elif isinstance(event, _Product):
             if event.x.storage in divided:
                 note(event.weight, Cut("inputs"))
@@ -134,14 +144,17 @@ def cuts(model: Model) -> dict[int, Cut]:
     return found
 
 
-def shard(model: Model, ranks: int) -> Model:
+def shard(model: Model, ranks: int, replicas: int = 0) -> Model:
     """What one of ``ranks`` tensor-parallel ranks executes: weights cut, heads divided, and key/value heads
     held by several ranks each where there are fewer of them than ranks. The ordinary count reads it, and
     the operators say what the ranks exchange.
 
+    With ``replicas``, the ranks of so many replicas share the experts by their number; else each expert's
+    matrices are cut as others are.
+
     Raises InputError for heads or matrices that so many ranks can't share evenly; a vocabulary is padded.
     """
-    return Sharding(model).shard(ranks)
+    return Sharding(model).shard(ranks, replicas)
 
 
 class Sharding:
@@ -149,22 +162,28 @@ class Sharding:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._shards: dict[int, Model] = {1: model}
+        self._shards: dict[tuple[int, int], Model] = {(1, 0): model}
 
     @cached_property
     def cuts(self) -> dict[int, Cut]:
         return cuts(self._model)
 
-    def shard(self, ranks: int) -> Model:
+    @cached_property
+    def experts(self) -> int:
+        """How many experts a layer has, 0 for a model without."""
+        numbers = {w.shape[0] for w in self._model.weights() if (cut := self.cuts.get(id(w))) and cut.experts}
+        return max(numbers, default=0)
+
+    def shard(self, ranks: int, replicas: int = 0) -> Model:
         """See :func:`shard`."""
-        if ranks not in self._shards:
-            self._shards[ranks] = _Rebuild(self._model, ranks, self.cuts).model()
-        return self._shards[ranks]
+        if (ranks, replicas) not in self._shards:
+            self._shards[ranks, replicas] = _Rebuild(self._model, ranks, replicas, self.cuts).model()
+        return self._shards[ranks, replicas]
 
 
 class _Rebuild:
-    def __init__(self, model: Model, ranks: int, found: dict[int, Cut]) -> None:
-        self._model, self._ranks, self._cuts = model, ranks, found
+    def __init__(self, model: Model, ranks: int, replicas: int, found: dict[int, Cut]) -> None:
+        self._model, self._ranks, self._replicas, self._cuts = model, ranks, replicas, found
         self._known: dict[int, Any] = {}
         self._divides_heads = any(cut.heads is not None for cut in found.values())
 
@@ -203,6 +222,10 @@ class _Rebuild:
         cut = self._cuts.get(id(weight))
         if cut is None:
             return weight
+        if cut.experts:
+            return self._of_experts(weight, cut)
+        if self._ranks == 1:
+            return weight
         first, *rest = weight.shape
         if cut.kind == "inputs":
             shape = (first, self._even(rest[0], f"inputs of {weight.name}"))
@@ -215,6 +238,26 @@ class _Rebuild:
         else:
             shape = (self._even(first, f"outputs of {weight.name}"), *rest)
         return Weight(weight.name, shape, weight.format, shard=Shard(cut.kind, self._ranks))
+
+    def _of_experts(self, weight: Weight, cut: Cut) -> Weight:
+        """[experts, out, in]: some experts, or some outputs or inputs of all."""
+        number, out, inputs = weight.shape
+        if self._replicas:
+            ranks = self._ranks * self._replicas
+            if number % ranks:
+                raise InputError(
+                    f"{self._model.config.name}: {ranks} ranks can't share {number} experts evenly"
+                )
+            shape, made = (number // ranks, out, inputs), Shard("experts", ranks, self._replicas)
+        elif self._ranks == 1:
+            return weight
+        elif cut.kind == "outputs":
+            shape = (number, self._even(out, f"outputs of {weight.name}"), inputs)
+            made = Shard(cut.kind, self._ranks)
+        else:
+            shape = (number, out, self._even(inputs, f"inputs of {weight.name}"))
+            made = Shard(cut.kind, self._ranks)
+        return Weight(weight.name, shape, weight.format, shard=made)
 
     def _kv(self, heads: int) -> int:
         if heads < self._ranks and self._ranks % heads == 0:

@@ -60,7 +60,7 @@ class _Backward:
         self.at = 0  # the index of the forward operator at hand
         self.parts: list[Kernel] = []  # of its backward
         self.second: list[tuple[Value, Value]] = []  # gradients to be added to one that is there
-        self.summed: set[int] = set()  # values whose gradients all iterations of a loop add to
+        self.summed: set[int] = set()  # values whose gradient is summed in place over a loop's iterations
 
     def run(self) -> Trace:
         output = self.forward.output
@@ -83,39 +83,44 @@ class _Backward:
         )
 
     def _loop(self, loop: Loop) -> None:
-        if loop.exit.id not in self.gradients:
+        if not any(value.id in self.gradients for value in loop.exit):
             return
-        if loop.entry.id in self.gradients:
-            raise InputError(f"'{loop.entry.name}' is read after the layers too: its gradient is not counted")
-        shared = [self._summed(value) for value in self._read_by_all(loop)]
-        start, given = len(self.ops), self.gradients[loop.exit.id]
+        for value in loop.entry:
+            if value.id in self.gradients:
+                raise InputError(f"'{value.name}' is read after the layers too: its gradient is not counted")
+        read_by_all = self._read_by_all(loop)
+        for value in (*loop.exit, *read_by_all):
+            if value.id not in self.gradients:
+                self._zero(value)
+        self.summed.update(value.id for value in read_by_all)
+        tables = frozenset(
+            self.gradients[value.id].storage for value in read_by_all if value.role is Role.WEIGHT
+        )
+        start, given = len(self.ops), tuple(self.gradients[value.id] for value in loop.exit)
         for index in reversed(range(loop.start, loop.stop)):
             self._op(index)
-        passed_on = self.gradients[loop.entry.id]
-        weights = frozenset(v.id for v in shared if v.role is Role.GRADIENT)
+        passed_on = tuple(self.gradients[value.id] for value in loop.entry)
         self.loops.append(
-            Loop(start, len(self.ops), loop.count, given, passed_on, mirrors=loop, shared=weights)
+            Loop(start, len(self.ops), loop.count, given, passed_on, mirrors=loop, shared=tables)
         )
 
     def _read_by_all(self, loop: Loop) -> list[Value]:
-        """What every iteration reads from outside, beside the entry, and wants a gradient of."""
+        """What every iteration reads from outside and wants a gradient, which is summed over them."""
         parts = [part for op in self.forward.ops[loop.start : loop.stop] for part in op.parts]
-        own = {loop.entry.storage} | {a.value.storage for part in parts for a in part.writes}
+        own = loop.entries | {a.value.storage for part in parts for a in part.writes}
         read = {a.value.id: a.value for part in parts for a in part.reads if a.value.needs_grad}
         return [
-            v
-            for v in read.values()
-            if (v.id in loop.shared if v.role is Role.WEIGHT else v.storage not in own)
+            value
+            for value in read.values()
+            if (value.id in loop.shared if value.role is Role.WEIGHT else value.storage not in own)
         ]
 
-    def _summed(self, value: Value) -> Value:
-        """The gradient that all iterations add to, with what was added to it before or zeros."""
-        if value.id not in self.gradients:
-            gradient = self.gradient_for(value)
-            part = Kernel("fill", (), (whole(gradient),), Flops(), gradient.format, gradient.shape[0])
-            self.ops.append(OpCost(f"{value.name}.backward", "fill", (part,)))
-        self.summed.add(value.id)
-        return self.values[self.gradients[value.id].storage]
+    def _zero(self, value: Value) -> None:
+        """Begin the gradient of a value with zeros."""
+        role = Role.GRADIENT if value.role is Role.WEIGHT else Role.ACTIVATION
+        gradient = self.gradients[value.id] = self.new_like(value, role)
+        part = Kernel("fill", (), (whole(gradient),), Flops(), gradient.format, gradient.shape[0])
+        self.ops.append(OpCost(f"{value.name}.fill", "fill", (part,)))
 
     def _op(self, index: int) -> None:
         op = self.forward.ops[index]
@@ -222,6 +227,8 @@ def _linear(b: _Backward, op: OpCost) -> None:
     dy = b.gradients[op.parts[-1].writes[0].value.id]
     if "residual" in parts:
         b.give(parts["residual"].reads[1].value, dy)
+    if "gate" in parts:
+        dy = _gate(b, parts["gate"], dy)
     if "activation" in parts:
         dy = _activation(b, parts["activation"], dy)
     product = parts["matmul"]
@@ -234,6 +241,15 @@ def _linear(b: _Backward, op: OpCost) -> None:
         b.emit("bias", (whole(dy),), sums, Flops(vector=dy.elements), parts["bias"])
 
 
+def _gate(b: _Backward, part: Kernel, dy: Value) -> Value:
+    """y = gate x, a gate for all rows of a sequence: dX = dY gate, dGate = the sum of dY X over its rows."""
+    x, gate = part.reads
+    dx = b.gradient_for(x.value)
+    writes = (whole(dx), *b.gradients_for(gate))
+    b.emit("gate", (whole(dy), b.kept(x), gate), writes, Flops(vector=3 * dy.elements), part)
+    return dx
+
+
 def _activation(b: _Backward, part: Kernel, dy: Value) -> Value:
     (x,), (y,) = part.reads, part.writes
     from_result = part.function in FROM_RESULT
@@ -244,12 +260,16 @@ def _activation(b: _Backward, part: Kernel, dy: Value) -> Value:
 
 
 def _norms(b: _Backward, op: OpCost) -> None:
-    """A norm, or those of the query and key heads."""
+    """A norm and what modulates it, or those of the query and key heads."""
     for part in reversed(op.parts):
-        x, weight, *_ = part.reads
-        dy = b.gradients[part.writes[0].value.id]
-        reads = (whole(dy), x, weight)
-        b.emit("norm", reads, b.gradients_for(*part.reads), part.flops * 2, part)
+        dy = whole(b.gradients[part.writes[0].value.id])
+        if part.kind == "modulate":  # dX = dY (1 + scale), dShift = sum dY, dScale = sum dY X
+            x, _, scale = part.reads
+            work = Flops(vector=4 * x.elements + scale.elements)
+            b.emit("modulate", (dy, b.kept(x), scale), b.gradients_for(*part.reads), work, part)
+            continue
+        x, *weight = part.reads
+        b.emit("norm", (dy, x, *weight[:1]), b.gradients_for(*part.reads), part.flops * 2, part)
 
 
 def _attend(b: _Backward, op: OpCost) -> None:
@@ -336,6 +356,25 @@ def _add(b: _Backward, op: OpCost) -> None:
         b.give(access.value, dy)
 
 
+def _add_vector(b: _Backward, op: OpCost) -> None:
+    (part,) = op.parts
+    dy = b.gradients[part.writes[0].value.id]
+    b.emit("bias", (whole(dy),), b.gradients_for(*part.reads), Flops(vector=2 * dy.elements), part)
+
+
+def _activate(b: _Backward, op: OpCost) -> None:
+    (part,) = op.parts
+    _activation(b, part, b.gradients[part.writes[0].value.id])
+
+
+def _layout(b: _Backward, op: OpCost) -> None:
+    """Rows go back to where they came from; a part that nobody has read adds nothing."""
+    (part,) = op.parts
+    given = tuple(whole(b.gradients[a.value.id]) for a in part.writes if a.value.id in b.gradients)
+    indices = tuple(a for a in part.reads if a.value.role is Role.INPUT and not a.value.needs_grad)
+    b.emit("gather", (*given, *indices), b.gradients_for(*part.reads), Flops(), part)
+
+
 def _gather(b: _Backward, op: OpCost) -> None:
     (part,) = op.parts
     x, rows = part.reads
@@ -365,6 +404,9 @@ _RULES = {
     "attend": _attend,
     "add": _add,
     "softcap": _softcap,
+    "add_vector": _add_vector,
+    "activate": _activate,
+    "layout": _layout,
     "gather": _gather,
     "embed": _embed,
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
 
-from ridgeline.ops import count_experts, count_latent
+from ridgeline.ops import count_diffusion, count_experts, count_latent
 from ridgeline.ops.count_scores import score_changes, softcap_work
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.latent import Latent
@@ -48,6 +48,7 @@ from ridgeline.ops.trace import (
     SequenceWork,
     Trace,
     Value,
+    carried,
     whole,
 )
 
@@ -185,7 +186,7 @@ class Count:
     ) -> Batch:
         """A step over these spans: logits of each sequence's ``last`` row, or of ``all`` rows. ``memory`` has
         the spans that an encoder read."""
-        counted = CountedSpans(tuple(_counted(s) for s in spans))
+        counted = counted_spans(spans)
         ids = self.input("ids", (counted.rows,))
         wanted = None if logits == "all" else self.input("logit_rows", (sum(s.count for s in counted),))
         return Batch(
@@ -240,9 +241,20 @@ class Count:
         self._emit(weight.name, "embed", *parts)
         return y
 
-    def norm(self, x: Value, norm: Norm) -> Value:
-        y = self._activation(norm.weight.name, x.shape, x, self._weight(norm.weight))
-        self._emit(norm.weight.name, "norm", self._norm_part(x, y, norm))
+    def norm(
+        self,
+        x: Value,
+        norm: Norm,
+        *,
+        shift: Value | None = None,
+        scale: Value | None = None,
+        spans: CountedSpans | None = None,
+    ) -> Value:
+        weights = [self._weight(w) for w in (norm.weight, norm.bias) if w is not None]
+        if shift is not None:
+            return count_diffusion.modulated_norm(self, x, norm, shift, scale, weights)
+        y = self._activation(norm.name, x.shape, x, *weights)
+        self._emit(norm.name, "norm", self._norm_part(x, y, norm))
         return y
 
     def linear(
@@ -254,6 +266,8 @@ class Count:
         activation: Activation | None = None,
         residual: Value | None = None,
         name: str | None = None,
+        gate: Value | None = None,
+        spans: CountedSpans | None = None,
     ) -> Value:
         rows, (out, width) = x.shape[0], weight.shape
         matrix = self._weight(weight)
@@ -271,6 +285,8 @@ class Count:
             out = out // 2 if gated else out
             work = Flops(vector=rows * out * (vector + gated), exp=rows * out * exp)
             steps.append(("activation", out, (), work))
+        if gate is not None:
+            steps.append(("gate", out, (gate,), Flops(vector=rows * out)))
         if residual is not None:
             steps.append(("residual", out, (residual,), Flops(vector=rows * out)))
         if shard is not None and shard.cut == "vocab":
@@ -315,7 +331,7 @@ class Count:
         score: Score,
         rope: Rope | None = None,
         cache: CountedCache | None = None,
-        name: str | None = None,
+        name: str = "attention",
     ) -> Value:
         rows, heads, dim = q.shape
         kv_heads = cache.spec.kv_heads if k is None else k.shape[1]
@@ -344,7 +360,7 @@ class Count:
         scores = self._scratch("scores", (heads, square), q, k)
         changes, changed = score_changes(self, score, scores, pairs * heads, rows_a_span)
         weights = self._scratch("weights", (heads, square), changed)
-        out = self._activation("attention", (rows, heads * dim), weights, v)
+        out = self._activation(name, (rows, heads * dim), weights, v)
         product = Flops(matrix=2 * pairs * heads * dim)
         from_cache = 0 if cache is None else Access(k, kv_width).bytes + Access(v, kv_width).bytes
         shape = (heads, kv_heads, dim)
@@ -362,7 +378,7 @@ class Count:
             self._part("softmax", (whole(changed),), (whole(weights),), soft, rows_a_span),
             replace(weighting, compute=self.attention),
         ]
-        self._emit(name or "attention", "attend", *parts)
+        self._emit(name, "attend", *parts)
         return out
 
     def store(self, k: Value, v: Value, *, spans: CountedSpans, cache: CountedCache) -> None:
@@ -412,15 +428,44 @@ class Count:
         self._emit("take_rows", "gather", self._part("gather", reads, (whole(y),), Flops(), rows.shape[0]))
         return y
 
+    def activate(self, x: Value, activation: Activation) -> Value:
+        return count_diffusion.activate(self, x, activation)
+
+    def add_vector(self, x: Value, vector: Weight) -> Value:
+        return count_diffusion.add_vector(self, x, vector)
+
+    def columns(self, x: Value, parts: int) -> tuple[Value, ...]:
+        return count_diffusion.columns(self, x, parts)
+
+    def stack_columns(self, x: Value, parts: int) -> Value:
+        return count_diffusion.stack_columns(self, x, parts)
+
+    def unstack_rows(self, x: Value, parts: int) -> Value:
+        return count_diffusion.unstack_rows(self, x, parts)
+
+    def join_columns(self, a: Value, b: Value) -> Value:
+        return count_diffusion.join_columns(self, a, b)
+
+    def permute_rows(self, x: Value, order: Value) -> Value:
+        return count_diffusion.permute_rows(self, x, order)
+
+    def join_rows(self, a: Value, b: Value, *, first: CountedSpans, second: CountedSpans) -> Value:
+        return count_diffusion.join_rows(self, a, b)
+
+    def split_rows(self, x: Value, *, first: CountedSpans, second: CountedSpans) -> tuple[Value, Value]:
+        return count_diffusion.split_rows(self, x, first, second)
+
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Value], Value], x: Value) -> Value:
         if self._repeat > 1:
             raise ValueError("a loop inside the body of a loop is not counted")
         found = runs(layers)
-        if self.train and not x.needs_grad:  # the first layer alone has no input gradient
+        if self.train and not all(
+            v.needs_grad for v in carried(x)
+        ):  # the first layer alone has no input gradient
             rest = [run._replace(start=run.start + 1) for run in runs(layers[1:])]
             found = [*runs(layers[:1]), *rest]
         for run in found:
-            starts, entry, first = [], x, len(self._values)
+            starts, entry, first = [], carried(x), len(self._values)
             self._repeat = run.count
             block = layers[run.start : run.start + run.length]
             for layer in block:
@@ -431,7 +476,8 @@ class Count:
             if run.count > 1:
                 following = layers[run.start + run.length : run.start + 2 * run.length]
                 shared = self._shared(starts[0], first, block, following)
-                self._loops.append(Loop(starts[0], len(self._ops), run.count, entry, x, shared=shared))
+                stop = len(self._ops)
+                self._loops.append(Loop(starts[0], stop, run.count, entry, carried(x), shared=shared))
         return x
 
     def _shared(
@@ -494,14 +540,18 @@ class Count:
         return Kernel(kind, reads, writes, flops, self.activations, rows)
 
     def _norm_part(self, x: Value, y: Value, norm: Norm) -> Kernel:
-        reads = [whole(x), whole(self._weight(norm.weight))]
-        if norm.bias is not None:
-            reads.append(whole(self._weight(norm.bias)))
-        work = Flops(vector=NORM_COST[norm.kind] * x.elements)
+        reads = [whole(x), *(whole(self._weight(w)) for w in (norm.weight, norm.bias) if w is not None)]
+        left_out = (norm.weight is None) + (norm.kind == "layer" and norm.bias is None)
+        work = Flops(vector=(NORM_COST[norm.kind] - left_out) * x.elements)
         return Kernel("norm", tuple(reads), (whole(y),), work, self.activations, x.shape[0], norm.kind)
 
     def _emit(self, name: str, kind: str, *parts: Kernel) -> None:
         self._ops.append(OpCost(name, kind, parts, self._repeat))
+
+
+def counted_spans(spans: Sequence[Span]) -> CountedSpans:
+    """The spans, with numbers that a count works with."""
+    return CountedSpans(tuple(_counted(s) for s in spans))
 
 
 def _counted(span: Span) -> Span:

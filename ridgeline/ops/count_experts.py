@@ -6,13 +6,14 @@ Experts that no row takes are not read; how many that are is the assumption of
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.mixture import Experts, Router, touched
 from ridgeline.ops.numbers import Number, is_array
 from ridgeline.ops.protocol import Weight
-from ridgeline.ops.trace import Access, Flops, Kernel, Value, whole
+from ridgeline.ops.trace import Access, Comm, Flops, Kernel, Value, whole
 
 if TYPE_CHECKING:
     from ridgeline.ops.count import Count
@@ -49,21 +50,30 @@ def route(count: Count, x: Value, router: Router) -> Value:
 
 
 def experts(count: Count, x: Value, routes: Value, experts: Experts, residual: Value | None) -> Value:
-    """residual + the weighted sum of the chosen experts' outputs, [rows, width]."""
+    """residual + the weighted sum of the chosen experts' outputs, [rows, width].
+
+    Where ranks share the experts, each computes those that it holds for the tokens of all replicas, which are
+    sent there and back; where they share every expert's matrices, each computes its part for all its tokens.
+    Either way the ranks of a replica add what they have before the residual.
+    """
     from ridgeline.ops.count import ACTIVATION_COST
 
-    (rows, width), chosen = x.shape, routes.shape[1]
-    used = touched(experts.number, chosen, rows)
-    if chosen < experts.number:
-        count.assume(_statement(experts.number, chosen, used))
+    (rows, width), chosen, shard = x.shape, routes.shape[1], experts.gate_up.shard
+    ranks, replicas = (shard.ranks, shard.replicas) if shard and shard.cut == "experts" else (1, 1)
+    number = experts.number * ranks
+    used = touched(number, chosen, rows * replicas)
+    if chosen < number:
+        count.assume(_statement(number, chosen, used))
+    used = used / ranks
     gate_up, down = count._weight(experts.gate_up), count._weight(experts.down)
-    taken = rows * chosen
+    taken = rows * chosen * replicas / ranks if ranks > 1 else rows * chosen
+    if replicas > 1:
+        x = _exchanged(count, f"{experts.name}.dispatch", x, (taken, width), taken, replicas)
     gathered = count._scratch("gathered", (taken, width), x)
     hidden = count._scratch(experts.gate_up.name, (taken, 2 * experts.intermediate), gathered, gate_up)
     gated = count._scratch(experts.name, (taken, experts.intermediate), hidden)
-    outputs = count._scratch(experts.down.name, (taken, width), gated, down)
-    added = () if residual is None else (residual,)
-    y = count._activation(experts.name, (rows, width), outputs, routes, *added)
+    make = count._activation if replicas > 1 else count._scratch  # what is sent leaves the operator
+    outputs = make(experts.down.name, (taken, width), gated, down)
     vector, exp = ACTIVATION_COST[experts.activation.removesuffix("_gated")]
 
     def product(kind: str, a: Value, weight: Weight, b: Value) -> Kernel:
@@ -73,9 +83,7 @@ def experts(count: Count, x: Value, routes: Value, experts: Experts, residual: V
         work = Flops(matrix=2 * taken * weight.shape[1] * weight.shape[2])
         return Kernel(kind, reads, (whole(b),), work, compute, taken / used, groups=used)
 
-    count._emit(
-        experts.name,
-        "experts",
+    parts = [
         # A row that several experts take is read once from afar and again from nearby.
         count._part("gather", (whole(x), whole(routes)), (whole(gathered),), Flops(), taken),
         product("matmul", gathered, experts.gate_up, hidden),
@@ -89,14 +97,37 @@ def experts(count: Count, x: Value, routes: Value, experts: Experts, residual: V
             experts.activation,
         ),
         product("down", gated, experts.down, outputs),
-        count._part(
-            "scatter",
-            (whole(outputs), whole(routes), *map(whole, added)),
-            (whole(y),),
-            Flops(vector=2 * outputs.elements + (0 if residual is None else y.elements)),
-            rows,
-        ),
-    )
+    ]
+    if replicas > 1:
+        count._emit(experts.name, "experts", *parts)
+        parts = []
+        outputs = _exchanged(count, f"{experts.name}.combine", outputs, outputs.shape, taken, replicas)
+    reduced = shard is not None and shard.tensor > 1
+    added = () if residual is None else (residual,)
+    y = count._activation(experts.name, (rows, width), outputs, routes, *(() if reduced else added))
+    sums = Flops(vector=2 * outputs.elements + (y.elements if added and not reduced else 0))
+    inputs = (outputs, routes, *(() if reduced else added))
+    parts.append(count._part("scatter", tuple(map(whole, inputs)), (whole(y),), sums, rows))
+    if reduced:
+        partial, y = y, count._activation(experts.name, y.shape, y)
+        reduction = count._part("all_reduce", (whole(partial),), (whole(y),), Flops(), rows)
+        parts.append(replace(reduction, comm=Comm("all_reduce", y.nbytes, shard.tensor, "tensor")))
+    if reduced and added:
+        summed, y = y, count._activation(experts.name, y.shape, y, residual)
+        work = Flops(vector=y.elements)
+        parts.append(count._part("residual", (whole(summed), whole(residual)), (whole(y),), work, rows))
+    count._emit(experts.name, "experts", *parts)
+    return y
+
+
+def _exchanged(
+    count: Count, name: str, x: Value, shape: tuple[Number, ...], taken: Number, replicas: int
+) -> Value:
+    """The rows of all replicas' tokens where they are wanted: an all-to-all among the replicas."""
+    y = count._activation(name, shape, x)
+    part = count._part("all_to_all", (whole(x),), (whole(y),), Flops(), taken)
+    comm = Comm("all_to_all", y.nbytes, replicas, "expert")
+    count._emit(name, "communicate", replace(part, comm=comm))
     return y
 
 

@@ -9,13 +9,15 @@ with latents, since the caches of a program hold none, and with T5's cross-atten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
 from ridgeline import kernels
+from ridgeline.errors import InputError
 from ridgeline.ops.attend_latent import expand, known_latents, split
 from ridgeline.ops.latent import Latent
 from ridgeline.ops.memory import keep_freed_memory
@@ -38,12 +40,26 @@ from ridgeline.ops.reference import Reference
 from ridgeline.ops.relative import bias_by_distance
 from ridgeline.ops.replay import Replay
 from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans, rotate
+from ridgeline.ops.torch_diffusion import add_gated
 from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
     from ridgeline.kernels import KVCache
+    from ridgeline.models.denoising import Denoising
     from ridgeline.models.model import Model
     from ridgeline.ops.profile import OpTime
+
+
+@contextmanager
+def _one_pool() -> Iterator[None]:
+    """Inside, PyTorch computes with one thread: workers of its pool would wait, spinning, on the cores that
+    the kernels' pool needs next."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Cpu(Reference):
@@ -108,6 +124,14 @@ class Cpu(Reference):
             self._replays[key] = model, self._recorded(model, all_rows, cache)
         return self._replays[key][1]
 
+    def denoise(self, model: Model, batch: Denoising) -> torch.Tensor:
+        with _one_pool():
+            return super().denoise(model, batch)
+
+    def profile_denoising(self, model: Model, batch: Denoising) -> list[OpTime]:
+        with _one_pool():
+            return super().profile_denoising(model, batch)
+
     def _recorded(self, model: Model, all_rows: bool, cache: NativeCache | None) -> Replay | None:
         try:
             return Replay(
@@ -128,13 +152,38 @@ class Cpu(Reference):
         kernels.embed(ids, weight.data, offset=offset, out=out)
         return out if scale == 1 else out.mul_(scale)
 
-    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    def norm(
+        self,
+        x: torch.Tensor,
+        norm: Norm,
+        *,
+        shift: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
+    ) -> torch.Tensor:
+        if shift is not None:
+            return self._modulated(x, norm, shift, 1 + scale, spans)
+        weight = torch.ones(x.shape[-1]) if norm.weight is None else norm.weight.data
         if norm.kind == "rms":
-            weight = norm.weight.data
             if norm.changes_weight:
                 weight = (weight.float() + norm.offset) * norm.scale
             return kernels.rms_norm(x, weight, norm.eps)
-        return kernels.layer_norm(x, norm.weight.data, norm.bias.data, norm.eps)
+        return kernels.layer_norm(x, weight, None if norm.bias is None else norm.bias.data, norm.eps)
+
+    def _modulated(
+        self, x: torch.Tensor, norm: Norm, shift: torch.Tensor, factor: torch.Tensor, spans: TorchSpans
+    ) -> torch.Tensor:
+        """A layer norm whose weight and bias are each sequence's own: one kernel a sequence."""
+        if norm.kind != "layer":
+            raise InputError(f"{norm.name}: only layer norms are modulated by the cpu reading")
+        if norm.bias is not None:
+            shift = shift + norm.bias.data * factor
+        if norm.weight is not None:
+            factor = factor * norm.weight.data
+        out = torch.empty_like(x)
+        for i, (_, start, stop) in enumerate(spans.pieces()):
+            kernels.layer_norm(x[start:stop], factor[i], shift[i].contiguous(), norm.eps, out[start:stop])
+        return out
 
     def linear(
         self,
@@ -145,8 +194,13 @@ class Cpu(Reference):
         activation: Activation | None = None,
         residual: torch.Tensor | None = None,
         name: str | None = None,
+        gate: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
     ) -> torch.Tensor:
-        return kernels.linear(x, weight.data, None if bias is None else bias.data, activation, residual)
+        vector = None if bias is None else bias.data
+        if gate is None:
+            return kernels.linear(x, weight.data, vector, activation, residual)
+        return add_gated(residual, kernels.linear(x, weight.data, vector, activation), gate, spans)
 
     def attend(
         self,
@@ -159,7 +213,7 @@ class Cpu(Reference):
         score: Score,
         rope: Rope | None = None,
         cache: KVCache | None = None,
-        name: str | None = None,
+        name: str = "attention",
     ) -> torch.Tensor:
         cos = sin = None
         if rope is not None:
@@ -180,8 +234,7 @@ class Cpu(Reference):
             return kernels.attend(q, k, v, cache, sequences, cos=cos, sin=sin, **options).flatten(1)
         if rope is not None:
             q, k = kernels.rotate(q, cos, sin), kernels.rotate(k, cos, sin)
-        starts = torch.tensor(spans.starts)
-        key_starts = torch.tensor([0, *accumulate(span.keys for span in spans)])
+        starts, key_starts = torch.tensor(spans.starts), torch.tensor(spans.key_starts)
         rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (q, k, v))
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         return kernels.attention_varlen(*rounded, starts, key_starts, **options, out=out).flatten(1)

@@ -12,7 +12,7 @@ from functools import reduce
 from itertools import accumulate
 
 from ridgeline.ops.numbers import Number, maximum
-from ridgeline.ops.trace import Kernel, Loop, Memory, Role, Trace
+from ridgeline.ops.trace import Kernel, Loop, Memory, Role, Trace, Value
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,12 @@ class _Program:
                 last[i] = max(last[i], self._span(loop).stop - 1)
         output = self.trace.output.storage
         last[output] = max(last[output], self._end_of_output())
-        lives = [self._carried(loop) for loop in self.trace.loops if self._outlives(last, loop)]
+        lives = [
+            self._carried(loop, entry)
+            for loop in self.trace.loops
+            for entry in loop.entry
+            if self._outlives(last, loop, entry)
+        ]
         for i, position in first.items():
             value = self.trace.values[i]
             if value.role in (Role.INPUT, Role.ACTIVATION, Role.SCRATCH):
@@ -106,26 +111,28 @@ class _Program:
     def _kept(self, backward: Loop) -> set[int]:
         """What a backward loop reads that each iteration of its forward loop made or entered with."""
         forward = backward.mirrors
-        entry, exit = forward.entry.storage, forward.exit.storage
         made = set().union(*(_written(self.kernels[p]) for p in self._span(forward)))
-        kept = {entry, *made} & set().union(*(_read(self.kernels[p]) for p in self._span(backward)))
-        return kept - {entry} if exit in kept else kept  # an iteration's entry is the exit before it
+        kept = (forward.entries | made) & set().union(*(_read(self.kernels[p]) for p in self._span(backward)))
+        for entry, exit in zip(forward.entry, forward.exit, strict=True):
+            if exit.storage in kept:  # an iteration's entry is the exit before it
+                kept.discard(entry.storage)
+        return kept
 
     def _shared_by_iterations(self, loop: Loop) -> set[int]:
         """What every iteration reads from outside, and so lives until the last."""
         kernels = [self.kernels[p] for p in self._span(loop)]
-        own = {loop.entry.storage}.union(*map(_written, kernels))
+        own = loop.entries.union(*map(_written, kernels))
         if loop.mirrors is not None:
             own |= self._kept(loop)
         return set().union(*map(_read, kernels)) - own
 
-    def _outlives(self, last: dict[int, int], loop: Loop) -> bool:
+    def _outlives(self, last: dict[int, int], loop: Loop, entry: Value) -> bool:
         """Whether the entry is read after the loop, and so does not make room for what replaces it."""
-        return self.trace.forward is None and last[loop.entry.storage] >= self._span(loop).stop
+        return self.trace.forward is None and last[entry.storage] >= self._span(loop).stop
 
-    def _carried(self, loop: Loop) -> _Lifetime:
+    def _carried(self, loop: Loop, entry: Value) -> _Lifetime:
         """What replaces the entry in all iterations but the first."""
-        span, entry = self._span(loop), loop.entry
+        span = self._span(loop)
         readers = (p for p in span if entry.storage in _read(self.kernels[p]))
         return _Lifetime(self.trace.values[entry.storage].nbytes, span.start, max(readers))
 

@@ -17,10 +17,10 @@ from ridgeline.ops.protocol import Layer, Norm, T, Weight
 #: Operators that are timed, and how each call is named in the trace.
 _NAMES: dict[str, Callable[..., str]] = {
     "embed": lambda ids, weight, **_: weight.name,
-    "norm": lambda x, norm: norm.weight.name,
+    "norm": lambda x, norm, **_: norm.name,
     "linear": lambda x, weight, name=None, **_: name or weight.name,
     "split_heads": lambda *_: "split_heads",
-    "attend": lambda *_, name=None, **__: name or "attention",
+    "attend": lambda *_, name="attention", **__: name,
     "store": lambda *_, **__: "store",
     "softcap": lambda *_: "softcap",
     "attend_latent": lambda *_, **__: "attention",
@@ -28,6 +28,15 @@ _NAMES: dict[str, Callable[..., str]] = {
     "experts": lambda x, routes, experts, **_: experts.name,
     "add": lambda *_: "add",
     "take_rows": lambda *_: "take_rows",
+    "activate": lambda x, activation: activation,
+    "add_vector": lambda x, vector: vector.name,
+    "columns": lambda *_: "columns",
+    "stack_columns": lambda *_: "stack_columns",
+    "unstack_rows": lambda *_: "unstack_rows",
+    "join_columns": lambda *_: "join_columns",
+    "permute_rows": lambda *_: "permute_rows",
+    "join_rows": lambda *_, **__: "join_rows",
+    "split_rows": lambda *_, **__: "split_rows",
 }
 
 
@@ -93,8 +102,8 @@ class Profile:
     def embed(self, ids: T, weight: Weight, **options: Any) -> T:
         return self._timed("embed", ids, weight, **options)
 
-    def norm(self, x: T, norm: Norm) -> T:
-        return self._timed("norm", x, norm)
+    def norm(self, x: T, norm: Norm, **options: Any) -> T:
+        return self._timed("norm", x, norm, **options)
 
     def linear(self, x: T, weight: Weight, **options: Any) -> T:
         return self._timed("linear", x, weight, **options)
@@ -125,6 +134,33 @@ class Profile:
 
     def take_rows(self, x: T, rows: T | None) -> T:
         return x if rows is None else self._timed("take_rows", x, rows)
+
+    def activate(self, x: T, activation: str) -> T:
+        return self._timed("activate", x, activation)
+
+    def add_vector(self, x: T, vector: Weight) -> T:
+        return self._timed("add_vector", x, vector)
+
+    def columns(self, x: T, parts: int) -> tuple[T, ...]:
+        return self._timed("columns", x, parts)
+
+    def stack_columns(self, x: T, parts: int) -> T:
+        return self._timed("stack_columns", x, parts)
+
+    def unstack_rows(self, x: T, parts: int) -> T:
+        return self._timed("unstack_rows", x, parts)
+
+    def join_columns(self, a: T, b: T) -> T:
+        return self._timed("join_columns", a, b)
+
+    def permute_rows(self, x: T, order: T) -> T:
+        return self._timed("permute_rows", x, order)
+
+    def join_rows(self, a: T, b: T, **spans: Any) -> T:
+        return self._timed("join_rows", a, b, **spans)
+
+    def split_rows(self, x: T, **spans: Any) -> tuple[T, T]:
+        return self._timed("split_rows", x, **spans)
 
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, T], T], x: T) -> T:
         for layer in self._fold.layers(layers):

@@ -44,11 +44,18 @@ class Shard:
     ``outputs``: some of a matrix's outputs, so that a product's result stays divided among the ranks.
     ``inputs``: some of its inputs, so that products are partial sums, which the ranks add before the
     epilogue. ``vocab``: some rows of a table: looked-up rows are added over the ranks, logits are
-    gathered.
+    gathered. ``experts``: some of the experts; the ranks are those of ``replicas`` replicas, which hand each
+    other the tokens of their experts.
     """
 
-    cut: Literal["outputs", "inputs", "vocab"]
+    cut: Literal["outputs", "inputs", "vocab", "experts"]
     ranks: int
+    replicas: int = 1
+
+    @property
+    def tensor(self) -> int:
+        """The ranks of one replica."""
+        return self.ranks // self.replicas
 
 
 @dataclass(eq=False)
@@ -93,18 +100,25 @@ class Norm:
 
     The weight counts as (weight + offset) * scale, in float32: Gemma stores how far it is from 1, T5
     divides what a norm gives to its head.
+    ``weight`` is None where a norm only normalises; its operator then goes by ``role`` in traces.
     """
 
     kind: Literal["rms", "layer"]
-    weight: Weight
+    weight: Weight | None
     eps: float
     bias: Weight | None = None
+    role: str = ""
     offset: float = 0.0
     scale: float = 1.0
 
     @property
     def changes_weight(self) -> bool:
         return self.offset != 0 or self.scale != 1
+
+    @property
+    def name(self) -> str:
+        """The operator's name in traces."""
+        return self.role if self.weight is None else self.weight.name
 
 
 @dataclass(frozen=True)
@@ -334,8 +348,17 @@ class Ops(Protocol):
     def embed(self, ids: T, weight: Weight, *, offset: int = 0, scale: float = 1.0) -> T:
         """Rows ``ids + offset`` of the table, times ``scale``: [rows] -> [rows, width]."""
 
-    def norm(self, x: T, norm: Norm) -> T:
-        """Each row normalised; same shape."""
+    def norm(
+        self,
+        x: T,
+        norm: Norm,
+        *,
+        shift: T | None = None,
+        scale: T | None = None,
+        spans: Spans | None = None,
+    ) -> T:
+        """Each row normalised; same shape. With ``shift`` and ``scale``, [sequences, width], the result is
+        then times 1 + scale plus shift, those of the row's sequence among ``spans`` (adaLN)."""
 
     def linear(
         self,
@@ -346,10 +369,14 @@ class Ops(Protocol):
         activation: Activation | None = None,
         residual: T | None = None,
         name: str | None = None,
+        gate: T | None = None,
+        spans: Spans | None = None,
     ) -> T:
         """residual + act(x W^T + bias): [rows, in] -> [rows, out]; a gated activation takes
         act of the first half of the columns times the second half, so [rows, out / 2].
 
+        ``gate``, [sequences, out], is multiplied with what is added to the residual: every row with that of
+        its sequence among ``spans`` (adaLN-Zero). It takes a residual.
         ``name`` is the operator's in traces where the weight's own would mislead (a tied head)."""
 
     def split_heads(self, qkv: T, heads: Heads) -> tuple[T, T, T]:
@@ -367,13 +394,13 @@ class Ops(Protocol):
         score: Score,
         rope: Rope | None = None,
         cache: LayerCache | None = None,
-        name: str | None = None,
+        name: str = "attention",
     ) -> T:
         """Rotates q and k, appends k and v to the cache, attends: [rows, query * dim].
 
         Without a cache each sequence attends to its ``keys`` rows of k and v: its own, or another's in
         cross-attention. With k and v None it reads a cache that :meth:`store` has filled, and appends
-        nothing. A row that sees no key is 0. ``name`` is the operator's in traces, if not ``attention``.
+        nothing. A row that sees no key is 0. ``name`` is the operator's in traces.
         """
 
     def store(self, k: T, v: T, *, spans: Spans, cache: LayerCache) -> None:
@@ -412,8 +439,38 @@ class Ops(Protocol):
     def take_rows(self, x: T, rows: T | None) -> T:
         """The rows of x whose results are wanted; None keeps them all."""
 
+    def activate(self, x: T, activation: Activation) -> T:
+        """act(x); same shape."""
+
+    def add_vector(self, x: T, vector: Weight) -> T:
+        """The vector added to every row; a row that is n times shorter stands n times side by side."""
+
+    def columns(self, x: T, parts: int) -> tuple[T, ...]:
+        """x cut into ``parts`` of equally many columns: views."""
+
+    def stack_columns(self, x: T, parts: int) -> T:
+        """Each row cut into ``parts`` of equally many columns, laid one below the other: a view,
+        [rows * parts, columns / parts]."""
+
+    def unstack_rows(self, x: T, parts: int) -> T:
+        """Every ``parts`` rows side by side as one: a view, what :meth:`stack_columns` undoes."""
+
+    def join_columns(self, a: T, b: T) -> T:
+        """The columns of a, then those of b."""
+
+    def permute_rows(self, x: T, order: T) -> T:
+        """Row i of the result is row ``order[i]`` of x; every row is taken once."""
+
+    def join_rows(self, a: T, b: T, *, first: Spans, second: Spans) -> T:
+        """Of each sequence its rows in a, then its rows in b: [rows of a + rows of b, ...]. ``first`` are the
+        spans of a, ``second`` those of b."""
+
+    def split_rows(self, x: T, *, first: Spans, second: Spans) -> tuple[T, T]:
+        """What :meth:`join_rows` made one, taken apart again."""
+
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, T], T], x: T) -> T:
-        """body(layer, x) for each layer in turn; identical layers are counted once."""
+        """body(layer, x) for each layer in turn; identical layers are counted once. ``x`` may be a tuple of
+        tensors, and then body's result is one, too."""
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> Cache: ...
 

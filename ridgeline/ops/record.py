@@ -212,9 +212,9 @@ class Record:
         score: Score,
         rope: Rope | None = None,
         cache: tuple[NativeCache, int] | None = None,
-        name: str | None = None,
+        name: str = "attention",
     ) -> Matrix:
-        op = self._fold.note(name or "attention")
+        op = self._fold.note(name)
         if k is None or score.bias is not None:
             raise Unrecordable("a program has no cross-attention, and no bias by distance")
         rotation = 0 if rope is None else self._rotation(rope, q.dim)

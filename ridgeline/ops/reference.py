@@ -33,22 +33,24 @@ from ridgeline.ops.protocol import (
 )
 from ridgeline.ops.relative import bias_of
 from ridgeline.ops.routing import Routes, choose, mix
-from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans, make_batch, rotate, visible
+from ridgeline.ops.torch_batch import (
+    ACTIVATIONS,
+    TorchCache,
+    TorchLayerCache,
+    TorchSpans,
+    make_batch,
+    rotate,
+    visible,
+)
+from ridgeline.ops.torch_diffusion import DiffusionOperators
 
 if TYPE_CHECKING:
+    from ridgeline.models.denoising import Denoising
     from ridgeline.models.model import EncoderDecoder, Model
     from ridgeline.ops.profile import OpTime
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": torch.nn.functional.silu,
-    "gelu": torch.nn.functional.gelu,
-    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-}
 
-
-class Reference:
+class Reference(DiffusionOperators):
     """The operators in plain PyTorch. ``dtype`` is what everything is computed in, ``mla`` the form of latent
     attention."""
 
@@ -125,18 +127,41 @@ class Reference:
         model.forward(profile, self.batch(ids, spans, **given))
         return profile.take()
 
+    def denoise(self, model: Model, batch: Denoising) -> torch.Tensor:
+        """What the diffusion Transformer ``model`` predicts of every patch: [rows, patch² * channels]."""
+        return model.forward(self, batch)
+
+    def profile_denoising(self, model: Model, batch: Denoising) -> list[OpTime]:
+        """As :meth:`denoise`, for the seconds of each operator's calls."""
+        from ridgeline.ops.profile import Profile
+
+        profile = Profile(self)
+        model.forward(profile, batch)
+        return profile.take()
+
     def embed(
         self, ids: torch.Tensor, weight: Weight, *, offset: int = 0, scale: float = 1.0
     ) -> torch.Tensor:
         return scale * torch.nn.functional.embedding(ids + offset, self._data(weight))
 
-    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
-        weight = (self._data(norm.weight) + norm.offset) * norm.scale
-        if norm.kind == "rms":
-            return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + norm.eps) * weight
-        centred = x - x.mean(-1, keepdim=True)
-        scaled = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + norm.eps)
-        return scaled * weight + self._data(norm.bias)
+    def norm(
+        self,
+        x: torch.Tensor,
+        norm: Norm,
+        *,
+        shift: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
+    ) -> torch.Tensor:
+        centred = x if norm.kind == "rms" else x - x.mean(-1, keepdim=True)
+        y = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + norm.eps)
+        if norm.weight is not None:
+            y = y * ((self._data(norm.weight) + norm.offset) * norm.scale)
+        if norm.bias is not None:
+            y = y + self._data(norm.bias)
+        if shift is not None:
+            y = y * (1 + spans.spread(scale)) + spans.spread(shift)
+        return y
 
     def linear(
         self,
@@ -147,12 +172,16 @@ class Reference:
         activation: Activation | None = None,
         residual: torch.Tensor | None = None,
         name: str | None = None,
+        gate: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
     ) -> torch.Tensor:
         y = x @ self._data(weight).T
         if bias is not None:
             y = y + self._data(bias)
         if activation is not None:
             y = activate(y, activation)
+        if gate is not None:
+            y = spans.spread(gate) * y
         if residual is not None:
             y = residual + y
         return y
@@ -176,18 +205,18 @@ class Reference:
         score: Score,
         rope: Rope | None = None,
         cache: TorchLayerCache | None = None,
-        name: str | None = None,
+        name: str = "attention",
     ) -> torch.Tensor:
         if rope is not None:
             cos, sin = spans.rotation(rope, self.dtype)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None and k is not None:
             self.store(k, v, spans=spans, cache=cache)
-        outputs, first = [], 0
-        for span, start, stop in spans.pieces():
+        outputs = []
+        for i, (span, start, stop) in enumerate(spans.pieces()):
             if cache is None:
-                keys, values = (x[first : first + span.keys].transpose(0, 1) for x in (k, v))
-                first += span.keys
+                own = slice(*spans.key_starts[i : i + 2])
+                keys, values = k[own].transpose(0, 1), v[own].transpose(0, 1)
             else:
                 keys, values = self.read(cache, span)
             outputs.append(self.attend_sequence(q[start:stop], keys, values, mask, score))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -30,14 +30,28 @@ TORCH_DTYPE = {
 }
 FORMAT_NAME = {dtype: name for name, dtype in TORCH_DTYPE.items()}
 
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+}
+
 
 @dataclass
 class TorchSpans:
-    """The spans of a packed batch, with index tensors made once a step and used by all layers."""
+    """The spans of a packed batch, with index tensors made once a step and used by all layers.
+
+    Where attention has no cache, ``key_starts`` are the rows of k and v that sequences begin with: those of
+    ``starts``, unless keys are another sequence's rows.
+    """
 
     items: tuple[Span, ...]
     device: torch.device
     starts: tuple[int, ...] = ()
+    key_starts: tuple[int, ...] = ()
+    _sequences: torch.Tensor | None = None
     _slots: dict[int, torch.Tensor] = field(default_factory=dict)
     _rotations: dict[tuple[Rope, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict
@@ -45,6 +59,7 @@ class TorchSpans:
 
     def __post_init__(self) -> None:
         self.starts = (0, *accumulate(span.rows for span in self.items))
+        self.key_starts = (0, *accumulate(span.keys for span in self.items))
         ranges = [span.positions for span in self.items]
         pieces = [torch.arange(r.start, r.stop, device=self.device) for r in ranges]
         self.positions = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.long, device=self.device)
@@ -55,6 +70,14 @@ class TorchSpans:
     def pieces(self) -> Iterator[tuple[Span, int, int]]:
         """Each span with its first row and the row after its last."""
         return zip(self.items, self.starts, self.starts[1:], strict=False)
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """Each row's sequence's row of x: [sequences, ...] -> [rows, ...]."""
+        if self._sequences is None:
+            lengths = torch.tensor([span.rows for span in self.items], device=self.device)
+            numbers = torch.arange(len(self.items), device=self.device)
+            self._sequences = numbers.repeat_interleave(lengths)
+        return x[self._sequences]
 
     def slots(self, block_size: int) -> torch.Tensor:
         """Where the new rows go in a cache of that block size: [rows]."""

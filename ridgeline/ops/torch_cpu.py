@@ -14,7 +14,8 @@ from ridgeline.ops import reference
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.protocol import Activation, Mask, Norm, Score, Weight
 from ridgeline.ops.reference import Reference, activate
-from ridgeline.ops.torch_batch import visible
+from ridgeline.ops.torch_batch import TorchSpans, visible
+from ridgeline.ops.torch_diffusion import modulate, multiply_by_sequence
 from ridgeline.ops.trace import TORCH_CPU
 
 
@@ -34,15 +35,25 @@ class TorchCpu(Reference):
         rows = F.embedding(ids + offset if offset else ids, weight.data).to(self.dtype)
         return rows if scale == 1 else rows.mul_(scale)
 
-    def norm(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    def norm(
+        self,
+        x: torch.Tensor,
+        norm: Norm,
+        *,
+        shift: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
+    ) -> torch.Tensor:
         shape = (x.shape[-1],)
         if norm.changes_weight:  # in float32, as it is meant
             weight = (norm.weight.data.float() + norm.offset) * norm.scale
             return F.rms_norm(x.float(), shape, weight, norm.eps).to(self.dtype)
-        weight = self._data(norm.weight)
+        weight, bias = (None if w is None else self._data(w) for w in (norm.weight, norm.bias))
         if norm.kind == "rms":
-            return F.rms_norm(x, shape, weight, norm.eps)
-        return F.layer_norm(x, shape, weight, self._data(norm.bias), norm.eps)
+            y = F.rms_norm(x, shape, weight, norm.eps)
+        else:
+            y = F.layer_norm(x, shape, weight, bias, norm.eps)
+        return y if shift is None else modulate(y, shift, scale, spans)
 
     def linear(
         self,
@@ -53,10 +64,14 @@ class TorchCpu(Reference):
         activation: Activation | None = None,
         residual: torch.Tensor | None = None,
         name: str | None = None,
+        gate: torch.Tensor | None = None,
+        spans: TorchSpans | None = None,
     ) -> torch.Tensor:
         y = F.linear(x, self._data(weight), None if bias is None else self._data(bias))
         if activation is not None:
             y = activate(y, activation)
+        if gate is not None:
+            y = multiply_by_sequence(y, gate, spans)
         if residual is not None:
             y = y.add_(residual)
         return y

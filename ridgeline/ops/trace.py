@@ -180,7 +180,9 @@ class Lowering:
         return (op_kind, part_kind) in self.fused
 
 
-_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
+_NATIVE_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
+_EPILOGUE = _NATIVE_EPILOGUE | {("linear", "gate")}
+_MODULATED_NORM = frozenset({("norm", "modulate")})
 #: What becomes of scores before the softmax runs where they are made.
 _SCORES = frozenset(("attend", part) for part in ("softcap", "bias"))
 _ATTENTION = _SCORES | frozenset(
@@ -195,17 +197,27 @@ _ROTATED_GRADIENT = frozenset(("attend_backward", part) for part in ("attend_bac
 #: Every operator is one kernel: what a fused implementation runs. Backward, a linear layer is one
 #: kernel for its activation and one for each product.
 FUSED = Lowering(
-    "fused", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _EXPERTS | _BIAS_GRADIENT | _ROTATED_GRADIENT
+    "fused",
+    _EPILOGUE
+    | _MODULATED_NORM
+    | _ATTENTION
+    | _CACHED_ATTENTION
+    | _EXPERTS
+    | _BIAS_GRADIENT
+    | _ROTATED_GRADIENT,
 )
 #: Linear layers keep their epilogue, attention writes its scores to memory.
-NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _SCORES | _EXPERTS | _BIAS_GRADIENT)
+NAIVE_ATTENTION = Lowering(
+    "naive attention", _EPILOGUE | _MODULATED_NORM | _SCORES | _EXPERTS | _BIAS_GRADIENT
+)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
-_GATED_EXPERTS = frozenset({("experts", "activation")})
-#: The cpu reading: every operator is one kernel, but for routing and experts, whose products are native.
-CPU = Lowering("cpu", _EPILOGUE | _ATTENTION | _CACHED_ATTENTION | _GATED_EXPERTS, "fp32", Mla.EXPANDED)
+_NATIVE = _NATIVE_EPILOGUE | _MODULATED_NORM | {("experts", "activation")}
+#: The cpu reading: every operator is one kernel, but for routing and experts, whose products are native, and
+#: for a gate, which is multiplied and added in one more.
+CPU = Lowering("cpu", _NATIVE | _ATTENTION | _CACHED_ATTENTION, "fp32", Mla.EXPANDED)
 #: The same, with the scores written to memory.
-CPU_NAIVE = Lowering("cpu, naive attention", _EPILOGUE | _SCORES | _GATED_EXPERTS, "fp32", Mla.EXPANDED)
+CPU_NAIVE = Lowering("cpu, naive attention", _NATIVE | _SCORES, "fp32", Mla.EXPANDED)
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
@@ -263,7 +275,8 @@ class OpCost:
         )
         flops = reduce(Flops.__add__, (p.flops for p in group))
         lead = next((p for p in group if p.kind in MATRIX_PARTS), group[0])
-        epilogue = self.kind == "linear" and lead.kind not in MATRIX_PARTS  # what is left after a reduction
+        # What is left after a reduction, or a gate.
+        epilogue = self.kind == "linear" and lead.kind not in MATRIX_PARTS
         return Kernel(
             lead.kind if epilogue else self.kind,
             tuple(reads.values()),
@@ -271,6 +284,7 @@ class OpCost:
             flops,
             lead.compute,
             lead.rows,
+            lead.function,
             sequences=lead.sequences,
             groups=lead.groups,
         )
@@ -278,7 +292,7 @@ class OpCost:
 
 @dataclass(frozen=True)
 class Loop:
-    """Operators ``start`` to ``stop`` run ``count`` times; ``entry`` becomes ``exit`` each time.
+    """Operators ``start`` to ``stop`` run ``count`` times; what ``entry`` holds becomes ``exit`` each time.
 
     A loop of the backward pass ``mirrors`` the forward loop whose iterations it undoes. ``shared`` are the
     ids of weights, and of their gradients, that are the same in every iteration.
@@ -287,21 +301,31 @@ class Loop:
     start: int
     stop: int
     count: int
-    entry: Value
-    exit: Value
+    entry: tuple[Value, ...]
+    exit: tuple[Value, ...]
     mirrors: Loop | None = None
     shared: frozenset[int] = frozenset()
+
+    @property
+    def entries(self) -> set[int]:
+        """The storage of what it enters with."""
+        return {value.storage for value in self.entry}
+
+
+def carried(x: Value | tuple[Value, ...]) -> tuple[Value, ...]:
+    """What layers hand to each other, one value or several, as a tuple."""
+    return x if isinstance(x, tuple) else (x,)
 
 
 @dataclass(frozen=True)
 class LayerRun:
     """A block of layers that comes ``count`` times: each begins at one of ``starts``, an operator's number,
-    the last ends before ``stop``, and the first takes ``entry``."""
+    the last ends before ``stop``, and the first takes what ``entry`` holds."""
 
     starts: tuple[int, ...]
     stop: int
     count: int
-    entry: Value
+    entry: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
@@ -399,6 +423,9 @@ CLASSES = {
     "add": "elementwise",
     "softcap": "elementwise",
     "fill": "elementwise",
+    "add_vector": "elementwise",
+    "activate": "elementwise",
+    "layout": "layout",
     "embed": "embedding",
     "gather": "embedding",
     "communicate": "communication",

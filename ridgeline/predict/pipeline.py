@@ -105,7 +105,7 @@ def take_apart(trace: Trace, prediction: Prediction) -> PassCosts:
         runs=tuple(runs),
         after=_cost(trace, prediction, last, len(trace.ops)),
         tied=tied,
-        entry_bytes=reduce(maximum, (run.entry.nbytes for run in trace.layers)),
+        entry_bytes=reduce(maximum, (sum(v.nbytes for v in run.entry) for run in trace.layers)),
     )
 
 

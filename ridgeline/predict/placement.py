@@ -74,11 +74,11 @@ def flows(trace: Trace) -> list[Flow]:
     for storage, targets in readers.items():
         found += _flows_of(trace, source[storage], tuple(dict.fromkeys(targets)), size[storage])
     for loop in trace.loops:
-        first = tuple(i for i in readers.get(loop.entry.storage, ()) if loop.start <= i < loop.stop)
-        made = source[loop.exit.storage]
-        if first:
-            nbytes = float(loop.exit.nbytes)
-            found.append(Flow(made, tuple(dict.fromkeys(first)), nbytes, loop.count - 1))
+        for entry, exit in zip(loop.entry, loop.exit, strict=True):
+            first = tuple(i for i in readers.get(entry.storage, ()) if loop.start <= i < loop.stop)
+            if first:
+                targets = tuple(dict.fromkeys(first))
+                found.append(Flow(source[exit.storage], targets, float(exit.nbytes), loop.count - 1))
     return found
 
 

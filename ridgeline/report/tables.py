@@ -19,7 +19,7 @@ from ridgeline.report.units import BOUNDS, count, nbytes, parameters, rate, seco
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
     from ridgeline.analysis.evaluate import Evaluation
-    from ridgeline.analysis.explain import Explanation, Phase
+    from ridgeline.analysis.explain import Explanation, MemoryUse, Phase
     from ridgeline.engine.generate import Generator
     from ridgeline.engine.result import Result
     from ridgeline.engine.speculation.report import SpeculationReport
@@ -57,19 +57,19 @@ def show_explanation(console: Console, found: Explanation, *, elements: bool = F
         f"{load.batch} x {load.prompt} prompt tokens, {load.output} new each"
     )
     console.print()
-    console.print(_phases(found.phases, elements))
+    console.print(phases_table(found.phases, elements))
     if found.request is not None:
         console.print(_request_line(found))
     for phase in found.phases:
         console.print()
-        console.print(_operators(phase, elements))
-        console.print(_sentence(phase))
+        console.print(operators(phase, elements))
+        console.print(sentence(phase))
         if len(phase.seconds_by_tier) > 1:
-            console.print(_tiers(phase, found.tier))
+            console.print(tiers_line(phase, found.tier))
     console.print()
     ridge = f"The ridge point is {found.ridge:,.0f} FLOP/byte in {found.product_format}"
     console.print(f"{ridge}: below it memory binds, above it arithmetic.")
-    console.print(_memory_line(found))
+    console.print(memory_line(found.memory))
     console.print(f"[dim]Stands on: {stands_on(found.basis)}.[/dim]")
     for said in found.assumptions:
         console.print(f"[dim]Assumed: {said}.[/dim]")
@@ -86,7 +86,8 @@ def stands_on(basis: Mapping[str, str]) -> str:
     return "; ".join(f"{source} {', '.join(names)}" for source, names in sections.items())
 
 
-def _phases(phases: Sequence[Phase], elements: bool) -> Table:
+def phases_table(phases: Sequence[Phase], elements: bool) -> Table:
+    """The phases, a row each."""
     table = _table(
         "phase", "tokens", "context", "time", "tokens/s", "FLOPs", _moved(elements), _per(elements)
     )
@@ -114,7 +115,8 @@ def _request_line(found: Explanation) -> str:
     )
 
 
-def _operators(phase: Phase, elements: bool) -> Table:
+def operators(phase: Phase, elements: bool) -> Table:
+    """The operators of a phase that take longest, and the rest together."""
     columns = (f"{phase.name}: operator", "calls", "time", "share", "", _per(elements), "bound by")
     table = _table(*columns, left=(0, 4, 6))
     kernels = sorted(_joined(phase.kernels), key=lambda k: k.seconds * k.repeat, reverse=True)
@@ -142,7 +144,8 @@ def _joined(kernels: Iterable[KernelTime]) -> list[KernelTime]:
     return list(found.values())
 
 
-def _sentence(phase: Phase) -> str:
+def sentence(phase: Phase) -> str:
+    """What the phase is bound by, in words."""
     bound, bound_time = max(phase.seconds_by_bound.items(), key=lambda item: item[1])
     kind, kind_time = max(phase.seconds_by_class.items(), key=lambda item: item[1])
     return (
@@ -151,7 +154,7 @@ def _sentence(phase: Phase) -> str:
     )
 
 
-def _tiers(phase: Phase, chosen: str) -> Text:
+def tiers_line(phase: Phase, chosen: str) -> Text:
     """The phase's time at each tier, the one that is shown in bold."""
     times = [
         (f"{tier} {seconds(time)}", "bold" if tier == chosen else "")
@@ -161,8 +164,8 @@ def _tiers(phase: Phase, chosen: str) -> Text:
     return line.append_text(Text(", ").join(Text(*time) for time in times)).append(".")
 
 
-def _memory_line(found: Explanation) -> Text:
-    m = found.memory
+def memory_line(m: MemoryUse) -> Text:
+    """What the device's memory holds."""
     line = Text(f"Memory: weights {nbytes(m.weights)}")
     if m.cache_elements_per_token:
         per_token = f"{count(m.cache_elements_per_token)} elements, {nbytes(m.cache_bytes_per_token)} a token"

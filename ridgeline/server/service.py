@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from ridgeline.engine.engine import Engine
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.server.errors import ApiError
 from ridgeline.server.metrics import Metrics
 
@@ -47,6 +48,7 @@ class Service:
 
         Raises InputError as that does, or as :class:`~ridgeline.server.encoder.Encoder`.
         """
+        refuse_diffusion(loaded.config)
         if not loaded.config.is_decoder:
             from ridgeline.server.encoder import Encoder
 

@@ -7,6 +7,7 @@ accelerators. See :mod:`ridgeline.validation.figures` for when a figure counts a
 
 from ridgeline.validation import (
     bottleneck,
+    diffusion,
     fast,
     flat,
     mixtures,
@@ -23,10 +24,12 @@ FIGURES: tuple[Figure, ...] = (
     *thoughts_intensity.FIGURES,
     *thoughts_long_context.FIGURES,
     *performance.FIGURES,
+    *diffusion.VIDEO_FIGURES,
     *fast.FIGURES,
     *flat.FIGURES,
     *bottleneck.FIGURES,
     *publications.FIGURES,
+    *diffusion.PAPER_FIGURES,
     *mixtures.FIGURES,
     *serving.FIGURES,
 )

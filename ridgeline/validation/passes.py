@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from ridgeline.models import Model, declare, load_config, read_config
+from ridgeline.models.denoising import Grid, count_denoising
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.protocol import Span
@@ -47,6 +48,12 @@ def step(model: Model, *, rows: Number, keys: Number, sequences: Number = 1) -> 
         cache = ops.alloc_cache(model.cache_spec("fp16", block_size=1), blocks=keys * sequences)
     batch = ops.batch([Span(rows, keys - rows, sequences)], cache=cache)
     return ops.trace(model.forward(ops, batch))
+
+
+def denoising_step(model: Model, grid: Grid, *, text: Number | None = None) -> Trace:
+    """One pass of a diffusion Transformer over one image or video, by the documents' conventions."""
+    ops = Count(activations="fp16", lowering=UNFUSED)
+    return ops.trace(model.forward(ops, count_denoising(ops, model.config, grid, 1, text)))
 
 
 def part(trace: Trace, operator: str, kind: str) -> Kernel:

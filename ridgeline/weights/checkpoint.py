@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+#: The same of a model of diffusers.
+DIFFUSION_PREFIX = "diffusion_pytorch_"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 _ADVICE = "do config.json and the weights belong to the same model?"
@@ -32,7 +34,8 @@ _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a folder's ``model.safetensors``, or of the shards its index names."""
+    """The tensors of a folder's ``model.safetensors``, or of the shards its index names; diffusers' files
+    have a prefix to these names."""
 
     source: Path
     """``model.safetensors`` or ``model.safetensors.index.json``."""
@@ -48,11 +51,12 @@ class Checkpoint:
         inconsistent, or lacks a tensor that the index says it holds.
         """
         folder = Path(folder)
-        single, index = folder / SINGLE_FILE, folder / INDEX_FILE
-        if is_there(single):
-            return cls(single, read_header(single))
-        if is_there(index):
-            return cls(index, _read_shards(index))
+        for prefix in ("", DIFFUSION_PREFIX):
+            single, index = (folder / f"{prefix}{file}" for file in (SINGLE_FILE, INDEX_FILE))
+            if is_there(single):
+                return cls(single, read_header(single))
+            if is_there(index):
+                return cls(index, _read_shards(index))
         raise _no_weights(folder)
 
     def names(self) -> tuple[str, ...]:

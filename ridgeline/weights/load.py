@@ -10,7 +10,15 @@ from pathlib import Path
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.models.model import Each, Grouping, Model, ModelConfig, Source, stacked_shape
+from ridgeline.models.model import (
+    Each,
+    Grouping,
+    Model,
+    ModelConfig,
+    Source,
+    matrix_shape,
+    vector_shape,
+)
 from ridgeline.models.registry import build
 from ridgeline.ops.protocol import Weight
 from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE
@@ -29,8 +37,9 @@ DEFAULT_TRUNK_PREFIX = "model."
 #: other tasks than the one that is run, the bias that an untied BERT leaves unused, and one of T5's first
 #: checkpoints.
 NOT_READ = re.compile(
-    r"rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
-    r"|^cls\.predictions\.bias$|\.EncDecAttention\.relative_attention_bias\.weight$"
+    r"rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$|position_ids$|seq_relationship\."
+    r"|(^|\.)pooler\.dense\.|^cls\.predictions\.bias$|^pos_embed\.pos_embed$"
+    r"|\.EncDecAttention\.relative_attention_bias\.weight$"
 )
 #: What the tensors of a layer are called in families that have layers to spare.
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -115,7 +124,9 @@ class CheckpointMaker:
         self.tensors: dict[str, list[str]] = {}
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        return self._weight(name, [self._find(source) for source in sources], transposed, sources[0].grouping)
+        return self._weight(
+            name, [self._find(source) for source in sources], 2, transposed, sources[0].grouping
+        )
 
     def table(self, name: str, source: Source) -> Weight:
         stand_ins: tuple[str, ...] = ()
@@ -123,20 +134,20 @@ class CheckpointMaker:
             stand_ins = TIED_HEADS  # GPT-NeoX's has had two names
         if name == "embedding":
             stand_ins = (*self._embedding_copies(), *(TIED_HEADS if self.config.tied else ()))
-        return self._weight(name, [self._find(source, stand_ins)])
+        return self._weight(name, [self._find(source, stand_ins)], 2)
 
     def _embedding_copies(self) -> tuple[str, ...]:
         return EMBEDDING_COPIES if self.config.is_encoder_decoder else ()
 
     def experts(self, name: str, stacked: Source, each: Each) -> Weight:
         if any(spelling in self.checkpoint for spelling in self._spellings(stacked.name)):
-            return self._weight(name, [self._find(stacked)])
+            return self._weight(name, [self._find(stacked)], 3)
         stored = [self._find(source) for i in range(stacked.shape[0]) for source in each(i)]
-        flat = self._weight(name, stored)
+        flat = self._weight(name, stored, 2)
         return replace(flat, shape=stacked.shape, data=flat.data.view(stacked.shape))
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return self._weight(name, [self._find(source) for source in sources], grouping=sources[0].grouping)
+        return self._weight(name, [self._find(source) for source in sources], 1, grouping=sources[0].grouping)
 
     def refuse_surplus(self, model: Model) -> None:
         """A tensor that the pass never reads means that config and weights do not match."""
@@ -146,8 +157,9 @@ class CheckpointMaker:
             if name in self._embedding_copies():
                 self._expect_copy(name, model.embedding)
                 continue
-            original = getattr(model, TIED_COPIES.get(name, ""), None)
-            if original is None or not self.config.tied:
+            tied = getattr(model, TIED_COPIES.get(name, ""), None) if self.config.tied else None
+            original = model.copied(name) if tied is None else tied
+            if original is None:
                 raise InputError(
                     f"{self.checkpoint.info(name).file}: tensor '{name}' has no place in a "
                     f"{self.config.family} model with this config; do config.json and the weights belong "
@@ -167,9 +179,12 @@ class CheckpointMaker:
         # A few rows at a time, since a conversion takes memory.
         copy, tied = (self.checkpoint.tensor(n).split(64) for n in (name, *self.tensors[original.name]))
         if not all(torch.equal(a.to(dtype), b.to(dtype)) for a, b in zip(copy, tied)):
+            way_out = "set tie_word_embeddings to false if it is meant to"
+            if name not in TIED_COPIES:
+                way_out = "a model whose copies differ is not supported"
+            first = self.tensors[original.name][0]
             raise InputError(
-                f"{info.file}: tensor '{name}' differs from the one that config.json ties it to; "
-                "set tie_word_embeddings to false if it is meant to"
+                f"{info.file}: tensor '{name}' differs from '{first}', which it repeats; {way_out}"
             )
 
     def _find(self, source: Source, stand_ins: tuple[str, ...] = ()) -> str:
@@ -201,11 +216,15 @@ class CheckpointMaker:
         self,
         name: str,
         stored: list[str],
+        dims: int,
         transposed: bool = False,
         grouping: Grouping | None = None,
     ) -> Weight:
+        """The weight of ``dims`` dimensions that the tensors make, one below the other."""
         self.tensors[name] = stored
-        tensors = [self.checkpoint.tensor(n).T if transposed else self.checkpoint.tensor(n) for n in stored]
+        found = (self.checkpoint.tensor(n) for n in stored)
+        flat = [t.flatten(dims - 1) if t.dim() > dims else t for t in found]
+        tensors = [t.T for t in flat] if transposed else flat
         if grouping is not None:
             tensors = [_in_order(tensor, grouping) for tensor in tensors]
         rows = sum(t.shape[0] for t in tensors)
@@ -250,7 +269,7 @@ class RandomMaker:
         self.progress = progress
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        shape = stacked_shape(sources)
+        shape = matrix_shape(sources)
         return _made(name, self._draw(shape[::-1] if transposed else shape), self.progress)
 
     def table(self, name: str, source: Source) -> Weight:
@@ -260,7 +279,7 @@ class RandomMaker:
         return _made(name, self._draw(stacked.shape), self.progress)
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return _made(name, torch.full(stacked_shape(sources), fill, dtype=self.tile.dtype), self.progress)
+        return _made(name, torch.full(vector_shape(sources), fill, dtype=self.tile.dtype), self.progress)
 
     def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
         data = torch.empty(shape, dtype=self.tile.dtype)

@@ -439,6 +439,43 @@ def test_quantised_weights_are_refused_by_name():
         count(model, 5, train=True).backward()
 
 
+def read_by_all_layers(reading, layers):
+    """Layers that all multiply a context by their own weight and add it, as cross-attention reads a text."""
+    ops = reading(train=True)
+    x, context = embedded(ops), embedded(ops)
+
+    def body(layer, x):
+        return ops.add(ops.linear(x, layer.weight), ops.linear(context, layer.weight))
+
+    return ops.trace(ops.repeat(layers, body, x)), context
+
+
+@pytest.mark.parametrize("reading", [Count, Unrolled])
+def test_a_gradient_is_summed_over_the_layers_that_read_the_same(reading):
+    forward, _ = read_by_all_layers(reading, mlp(8, 8, 8, 8))
+    trace = forward.backward()
+    assert trace.flops.matrix == 3 * forward.flops.matrix  # both products have both gradients
+    table = next(v for v in trace.values if v.name == "table.grad" and v.role is Role.GRADIENT)
+    reads = [a.value.name for op in trace.ops for part in op.parts for a in part.reads]
+    assert table.shape == (9, 8)
+    assert reads.count("table.grad") >= 2  # of x and of the context, each after it is complete
+
+
+def test_a_sum_over_layers_begins_at_zero_and_adds_every_layers_part_in_place():
+    forward, context = read_by_all_layers(Count, mlp(8, 8, 8, 8))
+    trace = forward.backward()
+    (loop,) = [loop for loop in trace.loops if loop.mirrors is not None]
+    sums = [
+        op
+        for op in trace.ops[loop.start : loop.stop]
+        if op.kind == "add" and op.parts[0].writes[0].value.shape == context.shape
+    ]
+    (total,) = [op.parts[0].writes[0].value for op in sums]
+    (first,) = [op for op in trace.ops[: loop.start] if op.kind == "fill"]
+    assert total.storage == first.parts[0].writes[0].value.id
+    assert [op.repeat for op in sums] == [3]
+
+
 def test_a_connection_around_a_loop_is_refused():
     ops = Count(train=True)
     x = embedded(ops)

@@ -10,6 +10,7 @@ from ridgeline.analysis.advice.techniques import Assumptions, Situation, in_use,
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.registry import DEMOS
 
 
@@ -91,6 +92,7 @@ def advise(
     Raises InputError for anything unknown, numbers below 1, and more tokens than the model takes.
     """
     config = model if isinstance(model, ModelConfig) else load_config(model)
+    refuse_diffusion(config)
     device = on if isinstance(on, Device) else load_device(on)
     aim = _goal(goal)
     output = (128 if config.is_decoder else 0) if output is None else output
