@@ -18,10 +18,12 @@ from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from ridgeline.engine.encoder_decoder import EncoderDecoderGenerator
     from ridgeline.engine.generate import Generator
     from ridgeline.engine.prompts import Prompt, Requests
     from ridgeline.engine.result import Result, Token
     from ridgeline.engine.sampling import Sampling
+    from ridgeline.engine.speculation.speculator import Speculator
     from ridgeline.ops.cpu import Cpu
     from ridgeline.ops.torch_cpu import TorchCpu
 
@@ -30,6 +32,9 @@ FORMATS = (
     *("bf16", "fp32", "fp16", "int8"),
     *("int4-g32", "int4-g64", "int4-g128", "int4-g32-zp", "int4-g64-zp", "int4-g128-zp"),
 )
+
+#: New tokens of an encoder-decoder at most, unless it is said: its positions set no limit.
+MOST_OUTPUT = 512
 
 #: The packages of the extra ``run`` without which nothing executes.
 _NEEDED = {"torch": "PyTorch", "tokenizers": "tokenizers", "jinja2": "Jinja2"}
@@ -61,13 +66,27 @@ class Loaded:
 
         stop_ids = self.generation.eos_ids if self.tokenizer is None else self.tokenizer.eos_ids
         most = self.generation.max_new_tokens
+        if most is None and self.config.is_encoder_decoder:
+            most = MOST_OUTPUT
         return Requests(self.config, self.tokenizer, most, self.sampling(), stop_ids)
 
-    def generator(self, **options: Any) -> Generator:
-        """A :class:`~ridgeline.engine.generate.Generator` for this model; ``options`` are its own."""
+    def generator(
+        self, *, speculator: Speculator | None = None, **options: Any
+    ) -> Generator | EncoderDecoderGenerator:
+        """A :class:`~ridgeline.engine.generate.Generator` for this model; ``options`` are its own. An
+        encoder-decoder has one that takes no options: InputError names one that was given."""
+        if self.config.is_encoder_decoder:
+            from ridgeline.engine.encoder_decoder import EncoderDecoderGenerator
+
+            for name in ("speculator",) if speculator is not None else tuple(options):
+                raise InputError(
+                    f"{self.config.name} is an encoder-decoder, which takes no {name}: leave it out"
+                )
+            start = self.generation.decoder_start_token_id
+            return EncoderDecoderGenerator(self.model, self.ops, self.requests(), start)
         from ridgeline.engine.generate import Generator
 
-        return Generator(self.model, self.ops, self.requests(), **options)
+        return Generator(self.model, self.ops, self.requests(), speculator=speculator, **options)
 
     def sampling(self, **options: Any) -> Sampling:
         """How the model's folder suggests to choose tokens, changed by the ``options`` that are not None.

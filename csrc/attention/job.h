@@ -54,12 +54,15 @@ struct Mask {
     int64_t sinks;
 };
 
-/// cap(scale q k) - slope |p - j|, where cap(s) = softcap tanh(s / softcap); a softcap of 0 is none.
+/// cap(scale q k) - slope |p - j| + bias(j - p), where cap(s) = softcap tanh(s / softcap); a softcap of 0 is
+/// none. The bias of a distance beyond `reach` is that of `reach`.
 struct Score {
     float scale;
     float softcap;
     const float* alibi_slopes;  // [heads], or null
     const float* sinks;         // [heads], a logit that enlarges the denominator, or null
+    const float* bias;          // [heads][2 reach + 1], from distance -reach on, or null
+    int64_t reach;
 };
 
 /// Half-rotation by tables of [.., dim] float32: x cos + (-x2, x1) sin, x = (x1, x2).

@@ -8,7 +8,8 @@
 #include "attention/plan.h"
 #include "attention/softmax.h"
 
-// What happens to a product of query and key before the softmax: scale, softcap, ALiBi, mask, in this order.
+// What happens to a product of query and key before the softmax: scale, softcap, ALiBi, bias, mask, in this
+// order.
 namespace ridgeline {
 namespace {
 
@@ -36,6 +37,17 @@ inline void add_alibi(float* scores, int64_t begin, int64_t end, float slope, in
     }
 }
 
+/// score + bias of the key's distance, key 0 of the tile being `first_key`; `bias` is that of distance 0.
+inline void add_bias(float* scores, int64_t begin, int64_t end, const float* bias, int64_t reach,
+                     int64_t position, int64_t first_key) {
+    const int64_t shift = first_key - position;  // of key 0
+    const int64_t near = std::clamp(-reach - shift, begin, end);
+    const int64_t far = std::clamp(reach + 1 - shift, begin, end);
+    for (int64_t i = begin; i < near; ++i) scores[i] += bias[-reach] * kLog2E;
+    for (int64_t i = near; i < far; ++i) scores[i] += bias[i + shift] * kLog2E;
+    for (int64_t i = far; i < end; ++i) scores[i] += bias[reach] * kLog2E;
+}
+
 /// Scores of keys that a row doesn't see become -infinity.
 inline void hide(float* scores, int64_t begin, int64_t end, int64_t first_key, const Seen& seen) {
     const auto place = [&](int64_t key) { return std::clamp(key - first_key, begin, end); };
@@ -56,6 +68,11 @@ inline void finish_scores(const Attention& call, const QueryRows& rows, int64_t 
         if (call.score.alibi_slopes != nullptr)
             add_alibi(row, begin, end, call.score.alibi_slopes[rows.head(first_row + r)], position,
                       first_key);
+        if (call.score.bias != nullptr) {
+            const int64_t reach = call.score.reach, head = rows.head(first_row + r);
+            add_bias(row, begin, end, call.score.bias + head * (2 * reach + 1) + reach, reach, position,
+                     first_key);
+        }
         if (!view.full) hide(row, begin, end, first_key, seen_at(call.mask, position, rows.keys));
     }
 }

@@ -54,11 +54,18 @@ auto with_frame() {
 
 void bind_calls(nb::class_<Program>& program) {
     program
-        .def("embed", [](Program& p, Source source, int64_t offset, int64_t table, Dtype dtype, int64_t rows,
-                         Operand out) { p.add(embed_call(source, offset, {table, dtype}, rows, out)); })
-        .def("embed_packed",
-             [](Program& p, Source source, int64_t offset, int64_t packed, const Layout& layout,
-                Operand out) { p.add(embed_call(source, offset, packed, layout, out)); })
+        .def(
+            "embed",
+            [](Program& p, Source source, int64_t offset, int64_t table, Dtype dtype, int64_t rows,
+               Operand out, float scale) {
+                p.add(embed_call(source, offset, {table, dtype}, rows, out, scale));
+            },
+            "source"_a, "offset"_a, "table"_a, "dtype"_a, "rows"_a, "out"_a, "scale"_a = 1.0f)
+        .def(
+            "embed_packed",
+            [](Program& p, Source source, int64_t offset, int64_t packed, const Layout& layout, Operand out,
+               float scale) { p.add(embed_call(source, offset, packed, layout, out, scale)); },
+            "source"_a, "offset"_a, "packed"_a, "layout"_a, "out"_a, "scale"_a = 1.0f)
         .def("norm",
              [](Program& p, Operand x, NormKind kind, int64_t heads, int64_t weight, Dtype weight_dtype,
                 int64_t bias, Dtype bias_dtype, double eps, Operand out) {
@@ -74,8 +81,10 @@ void bind_calls(nb::class_<Program>& program) {
             "out"_a)
         .def("attend",
              [](Program& p, Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
-                const Mask& mask, const Score& score, bool rotated,
-                Operand out) { p.add(attend_call(q, k, v, layout, cache, mask, score, rotated, out)); })
+                const Mask& mask, const Score& score, int64_t rotation,
+                Operand out) { p.add(attend_call(q, k, v, layout, cache, mask, score, rotation, out)); })
+        .def("softcap", [](Program& p, Operand x, float cap,
+                           Operand out) { p.add(softcap_call(x, cap, out)); })
         .def("add", [](Program& p, Operand a, Operand b, Operand out) { p.add(add_call(a, b, out)); })
         .def("take_rows", [](Program& p, Operand x, Operand out) { p.add(take_rows_call(x, out)); });
 }

@@ -37,6 +37,12 @@ void bind_rows(nb::module_& m) {
            const Vectors& out) { activate({rows, columns, activation, gated, x, out}); },
         unlocked);
     m.def(
+        "softcap",
+        [](int64_t rows, int64_t columns, float cap, const Vectors& x, const Vectors& out) {
+            softcap({rows, columns, cap, x, out});
+        },
+        unlocked);
+    m.def(
         "rotate",
         [](int64_t rows, int64_t heads, int64_t dim, const Vectors& x, uintptr_t cos, uintptr_t sin,
            int64_t angles, int64_t angle_stride, uintptr_t positions, const Vectors& out) {

@@ -22,8 +22,10 @@ const int64_t* numbers(const Frame& frame, Source source) {
     }
 }
 
-Gather gather_of(const Frame& frame, Source source, int64_t offset, int64_t table_rows, const Operand& out) {
-    return {frame.rows(out), out.columns, numbers(frame, source), offset, table_rows, vectors(frame, out)};
+Gather gather_of(const Frame& frame, Source source, int64_t offset, int64_t table_rows, const Operand& out,
+                 float scale = 1.0f) {
+    return {frame.rows(out), out.columns,         numbers(frame, source), offset,
+            table_rows,      vectors(frame, out), scale};
 }
 
 /// The matrix as vectors of `dim`, the rows of all sequences one after another.
@@ -32,25 +34,28 @@ HeadRows head_rows(const Frame& frame, const Operand& x, int64_t dim) {
 }
 
 /// Turns queries or keys in place: nothing else reads them.
-void rotate_rows(const Frame& frame, const Operand& x, int64_t dim) {
+void rotate_rows(const Frame& frame, const Operand& x, int64_t dim, int64_t rotation) {
     const int64_t heads = x.columns / dim;
     const Vectors rows = vectors(frame, x, heads);
-    rotate({frame.rows(x), heads, dim, rows, frame.cosines, frame.sines, frame.angles, dim, frame.step.angles,
-            rows});
+    rotate({frame.rows(x), heads, dim, rows, frame.table(frame.cosines, rotation, dim),
+            frame.table(frame.sines, rotation, dim), frame.angles, dim, frame.step.angles, rows});
 }
 
 }  // namespace
 
-Program::Call embed_call(Source source, int64_t offset, Stored table, int64_t table_rows, Operand out) {
+Program::Call embed_call(Source source, int64_t offset, Stored table, int64_t table_rows, Operand out,
+                         float scale) {
     return [=](const Frame& frame) {
         void* data = const_cast<void*>(frame.weight<void>(table.number));
-        gather(gather_of(frame, source, offset, table_rows, out), {data, out.columns, 0, table.dtype});
+        gather(gather_of(frame, source, offset, table_rows, out, scale), {data, out.columns, 0, table.dtype});
     };
 }
 
-Program::Call embed_call(Source source, int64_t offset, int64_t packed, const Layout& layout, Operand out) {
+Program::Call embed_call(Source source, int64_t offset, int64_t packed, const Layout& layout, Operand out,
+                         float scale) {
     return [=](const Frame& frame) {
-        gather(gather_of(frame, source, offset, layout.out, out), layout, frame.weight<uint8_t>(packed));
+        const Gather job = gather_of(frame, source, offset, layout.out, out, scale);
+        gather(job, layout, frame.weight<uint8_t>(packed));
     };
 }
 
@@ -92,17 +97,19 @@ Program::Call linear_call(Operand x, const Layout& layout, int64_t packed, Store
 }
 
 Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layout, int64_t cache,
-                          const Mask& mask, const Score& score, bool rotated, Operand out) {
+                          const Mask& mask, const Score& score, int64_t rotation, Operand out) {
     return [=](const Frame& frame) {
         const Step& step = frame.step;
         const Sequences sequences{step.sequences, step.lengths, step.past, cache < 0 ? nullptr : step.tables,
                                   step.table_stride};
         // The two ways of turning differ in their last bits: each case does as the operators one by one do.
         Angles angles{};
-        if (rotated && cache >= 0) angles = {frame.cosines, frame.sines, layout.dim, step.angles};
-        if (rotated && cache < 0) {
-            rotate_rows(frame, q, layout.dim);
-            rotate_rows(frame, k, layout.dim);
+        if (rotation > 0 && cache >= 0)
+            angles = {frame.table(frame.cosines, rotation - 1, layout.dim),
+                      frame.table(frame.sines, rotation - 1, layout.dim), layout.dim, step.angles};
+        if (rotation > 0 && cache < 0) {
+            rotate_rows(frame, q, layout.dim, rotation - 1);
+            rotate_rows(frame, k, layout.dim, rotation - 1);
         }
         const HeadRows keys = head_rows(frame, k, layout.dim), values = head_rows(frame, v, layout.value_dim);
         Attention job{};
@@ -121,6 +128,12 @@ Program::Call attend_call(Operand q, Operand k, Operand v, const KvLayout& layou
         job.score = score;
         job.out = head_rows(frame, out, layout.value_dim);
         attention(job);
+    };
+}
+
+Program::Call softcap_call(Operand x, float cap, Operand out) {
+    return [=](const Frame& frame) {
+        softcap({frame.rows(out), out.columns, cap, vectors(frame, x), vectors(frame, out)});
     };
 }
 

@@ -30,9 +30,14 @@ struct Frame {
     const uint64_t* weights;
     const uint64_t* caches;
     const uint64_t* outputs;
-    const float* cosines;  // [angles, dim], of rotary embedding
+    const float* cosines;  // [rotations, angles, dim], of rotary embedding
     const float* sines;
     int64_t angles;
+
+    /// Where table number `rotation` of cosines or sines begins.
+    const float* table(const float* tables, int64_t rotation, int64_t dim) const {
+        return tables + rotation * angles * dim;
+    }
 
     int64_t rows(const Operand& x) const {
         switch (x.rows) {

@@ -34,6 +34,24 @@ void add_rows(const Sum& job, int64_t begin, int64_t end) {
                 vector_at(job.out, row), job.out.dtype, job.columns);
 }
 
+void softcap_rows(const Softcap& job, int64_t begin, int64_t end) {
+    const Arch::F cap = Arch::set(job.cap), inverse = Arch::set(1.0f / job.cap);
+    with_elements(job.x.dtype, [&](auto ex) {
+        with_elements(job.out.dtype, [&](auto eo) {
+            using X = decltype(ex);
+            using O = decltype(eo);
+            for (int64_t row = begin; row < end; ++row) {
+                const auto x = static_cast<const typename X::T*>(vector_at(job.x, row));
+                const auto out = static_cast<typename O::T*>(vector_at(job.out, row));
+                each_vector(job.columns, [&](int64_t i, auto part) {
+                    const Arch::F share = tanh(Arch::mul(load<X>(x + i, part), inverse));
+                    store<O>(out + i, Arch::mul(cap, share), part);
+                });
+            }
+        });
+    });
+}
+
 void convert(const void* from, Dtype from_dtype, void* to, Dtype to_dtype, int64_t n) {
     with_elements(from_dtype, [&](auto ex) {
         with_elements(to_dtype, [&](auto eo) {

@@ -12,6 +12,7 @@ struct RowKernels {
     void (*norm)(const Norm& job, int64_t begin, int64_t end);
     void (*add)(const Sum& job, int64_t begin, int64_t end);
     void (*activate)(const Activate& job, int64_t begin, int64_t end);
+    void (*softcap)(const Softcap& job, int64_t begin, int64_t end);
     void (*rotate)(const Rotation& job, int64_t begin, int64_t end);
     /// n floats to another dtype, or to the same.
     void (*convert)(const void* from, Dtype from_dtype, void* to, Dtype to_dtype, int64_t n);

@@ -55,6 +55,12 @@ uint8_t* row_of(const Vectors& v, int64_t row) {
     return static_cast<uint8_t*>(v.data) + row * v.row_stride * element_bytes(v.dtype);
 }
 
+void scale_row(const Gather& job, int64_t row) {
+    if (job.scale == 1.0f) return;
+    float* out = reinterpret_cast<float*>(row_of(job.out, row));
+    for (int64_t i = 0; i < job.columns; ++i) out[i] *= job.scale;
+}
+
 }  // namespace
 
 void norm(const Norm& job) {
@@ -69,6 +75,11 @@ void add(const Sum& job) {
 
 void activate(const Activate& job) {
     const auto kernel = kernels().activate;
+    share(job.rows, job.columns, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
+}
+
+void softcap(const Softcap& job) {
+    const auto kernel = kernels().softcap;
     share(job.rows, job.columns, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
@@ -90,6 +101,7 @@ void gather(const Gather& job, const Vectors& table) {
                 std::memcpy(row_of(job.out, i), from, row_bytes);
             else
                 convert(from, table.dtype, row_of(job.out, i), job.out.dtype, job.columns);
+            scale_row(job, i);
         }
     });
 }
@@ -103,6 +115,7 @@ void gather(const Gather& job, const Layout& layout, const uint8_t* packed) {
         for (int64_t i = begin; i < end; ++i) {
             unpack_row(layout, packed, job.ids[i] + job.offset, row.data());
             convert(row.data(), Dtype::fp32, row_of(job.out, i), job.out.dtype, job.columns);
+            scale_row(job, i);
         }
     });
 }

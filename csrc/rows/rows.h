@@ -59,6 +59,16 @@ struct Activate {
 };
 void activate(const Activate& job);
 
+/// out = cap tanh(x / cap).
+struct Softcap {
+    int64_t rows;
+    int64_t columns;
+    float cap;
+    Vectors x;
+    Vectors out;
+};
+void softcap(const Softcap& job);
+
 /// Every vector x = (x1, x2) turned: out = (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2).
 struct Rotation {
     int64_t rows;
@@ -75,7 +85,7 @@ struct Rotation {
 /// Throws std::domain_error for a position without angles, before anything is written.
 void rotate(const Rotation& job);
 
-/// Row i of out is row ids[i] + offset of a table.
+/// Row i of out is row ids[i] + offset of a table, times `scale`; out must be float32 if that isn't 1.
 struct Gather {
     int64_t rows;
     int64_t columns;
@@ -83,6 +93,7 @@ struct Gather {
     int64_t offset;
     int64_t table_rows;
     Vectors out;
+    float scale = 1.0f;
 };
 /// Both throw std::domain_error for an id without a row, before anything is written.
 void gather(const Gather& job, const Vectors& table);

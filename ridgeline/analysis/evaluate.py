@@ -250,6 +250,8 @@ def _require_decoder(config: ModelConfig) -> None:
     refuse_diffusion(config)
     if not config.is_decoder:
         raise InputError(f"{config.name} is an encoder, which predicts no next token: use a decoder")
+    if config.is_encoder_decoder:
+        raise InputError(f"{config.name} is an encoder-decoder, which scores no plain text: use a decoder")
 
 
 def _lengths(config: ModelConfig, window: int | None, stride: int | None) -> tuple[int, int]:

@@ -6,17 +6,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ridgeline.analysis.step import activation_format, default_lowering, predict_step, trace_step
+from ridgeline.analysis.step import (
+    activation_format,
+    default_lowering,
+    predict_encode,
+    predict_step,
+    trace_encode,
+    trace_step,
+)
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
-from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.models import EncoderDecoder, Model, ModelConfig, declare, load_config
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
 from ridgeline.ops.latent import Mla
 from ridgeline.ops.protocol import Span
-from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Trace
+from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Role, Trace
 from ridgeline.predict import KernelTime, Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 
@@ -91,7 +98,11 @@ class Request:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes on the device for this workload; ``tokens_that_fit`` beside weights and activations."""
+    """Bytes on the device for this workload; ``tokens_that_fit`` beside weights and activations.
+
+    ``cache`` is what the engine keeps: every token of every layer. ``cache_in_windows`` is what would do
+    where layers see a window only, None where that is no less.
+    """
 
     weights: float
     cache: float
@@ -100,6 +111,7 @@ class MemoryUse:
     cache_bytes_per_token: float
     cache_elements_per_token: int
     tokens_that_fit: int
+    cache_in_windows: float | None = None
 
     @property
     def total(self) -> float:
@@ -198,7 +210,9 @@ def explain(
         rows = span.rows * span.count
         return phase_of(name, rows, span.keys, prediction, trace, by_tier)
 
-    if config.is_decoder:
+    if config.is_encoder_decoder:
+        phases, request = _encode_and_decode(built, device, workload, shown, chosen, options)
+    elif config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
         if workload.output > 1:
             phases.append(phase("decode", Span(1, prompt, batch)))
@@ -278,18 +292,47 @@ def phase_of(
     )
 
 
+def _encode_and_decode(
+    model: EncoderDecoder,
+    device: Device,
+    workload: Workload,
+    pairs: Pairs,
+    tier: Tier,
+    options: dict[str, object],
+) -> tuple[list[Phase], Request | None]:
+    """An encoder-decoder's phases. Its decoder begins with a token that is no part of the prompt."""
+
+    def phase(name: str, span: Span, prediction: Prediction, trace: Trace) -> Phase:
+        by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
+        return phase_of(name, span.rows * span.count, span.keys, prediction, trace, by_tier)
+
+    source = Span(workload.prompt, 0, workload.batch)
+    encoding = predict_encode(model, device, [source], pairs=pairs, tier=tier, **options)
+    phases = [phase("encode", source, encoding, trace_encode(model, [source], **options))]
+    decoding = {**options, "encoded": [source]}
+    if workload.output > 0:
+        span = Span(1, min(1, workload.output - 1), workload.batch)
+        step = predict_step(model, device, [span], pairs=pairs, tier=tier, **decoding)
+        phases.append(phase("decode", span, step, trace_step(model, [span], **decoding)))
+    return phases, _request(model, device, workload, encoding.seconds, {**decoding, "tier": tier})
+
+
 def _request(
-    model: Model, device: Device, workload: Workload, ttft: float, options: dict[str, object]
+    model: Model, device: Device, workload: Workload, first: float, options: dict[str, object]
 ) -> Request | None:
-    """Prefill yields the first token; every further one is a step at its own context length."""
-    steps = workload.output - 1
-    if steps < 0:
+    """Prefill, which takes ``first`` seconds, yields the first token; every further one is a step at its own
+    context length. Behind an encoder's ``first`` seconds, the first token takes a step as well."""
+    if workload.output < 1:
         return None
 
     def step_seconds(past: int) -> float:
         return predict_step(model, device, [Span(1, past, workload.batch)], **options).seconds
 
-    decoding = _sum_over(step_seconds, workload.prompt, workload.prompt + steps)
+    steps = workload.output - 1
+    encoded = model.config.is_encoder_decoder
+    ttft = first + step_seconds(0) if encoded else first
+    begin = 1 if encoded else workload.prompt
+    decoding = _sum_over(step_seconds, begin, begin + steps)
     total = ttft + decoding
     return Request(
         ttft_seconds=ttft,
@@ -322,14 +365,33 @@ def _memory(
         elements = spec.elements_per_token
         per_token = spec.bytes_per_token
     free = max(device.memory_bytes - weights - activations, 0)
+    cache = per_token * workload.batch * (workload.prompt + workload.output)
+    seen = _last_step_reads(model, workload, cache_format)
     return MemoryUse(
         weights=weights,
-        cache=per_token * workload.batch * (workload.prompt + workload.output),
+        cache=cache,
         activations=activations,
         device=device.memory_bytes,
         cache_bytes_per_token=per_token,
         cache_elements_per_token=elements,
         tokens_that_fit=int(free // per_token) if per_token else 0,
+        cache_in_windows=seen if 0 < seen < cache else None,
+    )
+
+
+def _last_step_reads(model: Model, workload: Workload, cache_format: str) -> float:
+    """The bytes of the cache that the last step of the request reads, in whole blocks: what a cache must
+    still hold that forgets what no layer's window reaches any more."""
+    tokens = workload.prompt + workload.output
+    if not model.config.is_decoder or model.config.is_encoder_decoder or tokens < 1:
+        return 0.0
+    trace = trace_step(model, [Span(1, tokens - 1, workload.batch)], cache_format=cache_format)
+    return sum(
+        access.bytes * op.repeat
+        for op in trace.ops
+        for part in op.parts
+        for access in part.reads
+        if access.value.role is Role.CACHE
     )
 
 
@@ -376,6 +438,11 @@ def common_assumptions(
     if unmeasured:
         names = ", ".join(unmeasured)
         yield f"no kernel was measured for {names}: these reach the machine's measured rates"
+    if memory.cache_in_windows is not None:
+        yield (
+            "the cache keeps every token of every layer, as the engine does; one that forgot what no window "
+            f"reaches any more would take {memory.cache_in_windows / memory.cache:.0%} of it"
+        )
     if not memory.fits:
         yield "the device holds the model, which in fact does not fit in its memory"
 

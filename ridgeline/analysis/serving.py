@@ -11,7 +11,7 @@ from ridgeline.engine.arrivals import Arrival
 from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.checks import at_least_one
 from ridgeline.engine.plan import Limits
-from ridgeline.engine.request import refuse_encoder
+from ridgeline.engine.request import refuse_encoder, refuse_encoder_decoder
 from ridgeline.engine.simulate import Simulation
 from ridgeline.engine.simulate import simulate as run
 from ridgeline.errors import InputError
@@ -86,6 +86,7 @@ def simulate(
     config = model if isinstance(model, ModelConfig) else load_config(model)
     device = on if isinstance(on, Device) else load_device(on)
     refuse_encoder(config)
+    refuse_encoder_decoder(config)
     if not arrivals:
         raise InputError("there is no request to simulate: give at least one")
     _check_window(config, arrivals)

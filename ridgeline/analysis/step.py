@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
 from ridgeline.hardware.kernels import Kernels
-from ridgeline.models.model import Model, refuse_diffusion
+from ridgeline.models.model import EncoderDecoder, Model, refuse_diffusion
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.numbers import Number, is_array
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.protocol import Memory, Span
 from ridgeline.ops.trace import FUSED, Lowering, Trace
 from ridgeline.predict.prediction import Prediction, predict
 
@@ -27,6 +27,7 @@ def trace_step(
     lowering: Lowering = FUSED,
     pairs: Pairs = Pairs.VISIBLE,
     logits: str = "last",
+    encoded: Sequence[Span] = (),
     context: Context | None = None,
 ) -> Trace:
     """Count one step over ``spans``; rows, past and count of a span may be NumPy arrays. With a ``context``
@@ -34,12 +35,18 @@ def trace_step(
 
     A decoder keeps its keys and values in ``cache_format`` (by default that of the weights which are never
     quantised); an encoder has no cache. ``logits`` are wanted of each sequence's ``last`` row or of ``all``.
+    An encoder-decoder's step decodes, beside what was ``encoded`` for each span and lies in a cache, too.
 
     Raises InputError for no spans, rows or counts below 1, sequences beyond the model's window, and a model
     that takes no tokens.
     """
     refuse_diffusion(model.config)
     _check_spans(model, spans)
+    if model.config.is_encoder_decoder and len(encoded) != len(spans):
+        raise InputError(
+            f"{model.config.name} is an encoder-decoder: `explain` predicts and `generate` runs its requests,"
+            " and nothing else does yet"
+        )
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")
     activations = activation_format(model, lowering)
@@ -53,8 +60,32 @@ def trace_step(
     cache = None
     if model.config.is_decoder:
         cache = ops.alloc_cache(model.cache_spec(cache_format or model.plain_format), 0)
-    batch = ops.batch(spans, logits=logits, cache=cache)
+    batch = ops.batch(spans, logits=logits, cache=cache, memory=_memory(model, ops, encoded, cache_format))
     return ops.trace(model.forward(ops, batch))
+
+
+def trace_encode(
+    model: EncoderDecoder,
+    spans: Sequence[Span],
+    *,
+    cache_format: str | None = None,
+    lowering: Lowering = FUSED,
+    pairs: Pairs = Pairs.VISIBLE,
+) -> Trace:
+    """Count what an encoder-decoder does once a sequence: the encoder, and the keys and values that the
+    decoder's layers make of its output and keep. Arguments and errors are those of :func:`trace_step`."""
+    _check_spans(model, spans)
+    activations = activation_format(model, lowering)
+    ops = Count(activations=activations, attention=model.plain_format, lowering=lowering, pairs=pairs)
+    batch = ops.batch(spans, logits="all", memory=_memory(model, ops, spans, cache_format))
+    return ops.trace(model.encode(ops, batch))
+
+
+def _memory(model: Model, ops: Count, spans: Sequence[Span], cache_format: str | None) -> Memory | None:
+    if not model.config.is_encoder_decoder:
+        return None
+    spec = model.memory_spec(cache_format or model.plain_format)
+    return Memory(tuple(spans), cache=ops.alloc_cache(spec, 0))
 
 
 def predict_step(
@@ -67,6 +98,7 @@ def predict_step(
     pairs: Pairs = Pairs.VISIBLE,
     logits: str = "last",
     tier: str | None = None,
+    encoded: Sequence[Span] = (),
 ) -> Prediction:
     """Predict one step on ``device``: :func:`trace_step`, then the time of every kernel, at the best ``tier``
     that the device has unless one is given.
@@ -78,11 +110,29 @@ def predict_step(
         "cache_format": cache_format,
         "lowering": lowering or default_lowering(device),
         "logits": logits,
+        "encoded": encoded,
     }
-    prediction = predict(trace_step(model, spans, **options), device, tier)
-    if pairs is Pairs.VISIBLE:
-        return prediction
-    return prediction.counted_as(trace_step(model, spans, pairs=pairs, **options))
+    return _predicted(lambda pairs: trace_step(model, spans, pairs=pairs, **options), device, pairs, tier)
+
+
+def predict_encode(
+    model: EncoderDecoder,
+    device: Device,
+    spans: Sequence[Span],
+    *,
+    cache_format: str | None = None,
+    lowering: Lowering | None = None,
+    pairs: Pairs = Pairs.VISIBLE,
+    tier: str | None = None,
+) -> Prediction:
+    """Predict :func:`trace_encode` on ``device``; ``pairs`` and ``tier`` as for :func:`predict_step`."""
+    options = {"cache_format": cache_format, "lowering": lowering or default_lowering(device)}
+    return _predicted(lambda pairs: trace_encode(model, spans, pairs=pairs, **options), device, pairs, tier)
+
+
+def _predicted(trace: Callable[[Pairs], Trace], device: Device, pairs: Pairs, tier: str | None) -> Prediction:
+    prediction = predict(trace(Pairs.VISIBLE), device, tier)
+    return prediction if pairs is Pairs.VISIBLE else prediction.counted_as(trace(pairs))
 
 
 def _context_count(context: Context, options: dict[str, Any]) -> Count:

@@ -122,7 +122,7 @@ def bench(
     """Time reading prompts and generating, as llama-bench does, beside what is predicted."""
     from ridgeline.analysis.bench import bench as run
     from ridgeline.analysis.bench import bench_tests
-    from ridgeline.engine.request import refuse_encoder
+    from ridgeline.engine.request import refuse_encoder, refuse_encoder_decoder
     from ridgeline.hardware import this_machine
     from ridgeline.models import load_config
     from ridgeline.outputs import refuse_unwritable
@@ -148,6 +148,7 @@ def bench(
             refuse_unwritable(path)
     if trace is not None:
         refuse_encoder(config)
+    refuse_encoder_decoder(config)
     on = this_machine()
     loaded = support.load(model, weights)
     with progress(support.errors()) as report:

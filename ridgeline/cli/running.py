@@ -74,6 +74,7 @@ def chat(
 ) -> None:
     """Talk with a model, or let it continue your text; /help lists what it takes."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    support.refuse_encoder_decoder(model)
     loaded = support.load_to_generate(model, weights, options)
     from ridgeline.chat.terminal import chat as run
     from ridgeline.engine.speculation.choice import choose

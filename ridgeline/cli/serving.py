@@ -51,6 +51,7 @@ def serve(
     from ridgeline.server.gate import Admission, Limits
     from ridgeline.server.run import address, bind
 
+    support.refuse_encoder_decoder(model)
     if speculate != "off":
         from ridgeline.engine.request import refuse_encoder
         from ridgeline.models import load_config

@@ -77,6 +77,14 @@ def load_to_generate(model: str, weights: str, options: dict[str, float | None])
     return loaded
 
 
+def refuse_encoder_decoder(model: str) -> None:
+    """Raises InputError if the engine does not run the model, before its weights are loaded for nothing."""
+    from ridgeline.engine.request import refuse_encoder_decoder
+    from ridgeline.models import load_config
+
+    refuse_encoder_decoder(load_config(model))
+
+
 def note_ignored(loaded: Any) -> None:
     """Says what the model's folder asks for in vain; a full disk for stderr is no reason to end."""
     if loaded.generation.ignored:

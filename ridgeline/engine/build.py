@@ -6,6 +6,7 @@ from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.clock import RealClock
 from ridgeline.engine.core import Core
 from ridgeline.engine.plan import Limits
+from ridgeline.engine.request import refuse_encoder_decoder
 from ridgeline.engine.runner import ModelRunner
 from ridgeline.engine.scheduler import Scheduler
 from ridgeline.engine.speculation.speculator import Speculator
@@ -32,7 +33,7 @@ def build_core(
 ) -> Core:
     """A core that runs ``model`` on the executing reading ``ops``, with a cache of so many blocks.
 
-    Raises InputError if memory does not hold the cache.
+    Raises InputError if memory does not hold the cache, and for an encoder-decoder.
     """
     cache = make_cache(model, ops, blocks, block_size)
     scheduler = Scheduler(BlockPool(blocks, block_size), limits, RealClock())
@@ -49,7 +50,9 @@ def default_blocks(model: Model, sequences: int, block_size: int) -> int:
 
 
 def make_cache(model: Model, ops: Reference, blocks: int, block_size: int) -> NativeCache | TorchCache:
-    """A cache of so many blocks for ``model``. Raises InputError if memory does not hold it."""
+    """A cache of so many blocks for ``model``. Raises InputError if memory does not hold it, and for an
+    encoder-decoder, which needs another one beside it."""
+    refuse_encoder_decoder(model.config)
     spec = model.cache_spec(model.plain_format, block_size)
     try:
         return ops.alloc_cache(spec, blocks)

@@ -170,10 +170,13 @@ class Requests:
         return None if regex is None else Grammar.from_regex(regex, self.tokenizer)
 
     def _context(self, longest: int) -> bytes:
-        """What keys and values depend on beside the tokens: the length that dynamic RoPE is fixed at."""
+        """What keys and values depend on beside the tokens: the length that dynamic RoPE is fixed at, or
+        whether LongRoPE takes the request for a long one."""
         rope = getattr(self.config, "rope", None)
-        if rope is None or rope.scaling is None or rope.scaling.kind != "dynamic":
+        if rope is None or not rope.by_request:
             return b""
+        if rope.scaling.kind == "longrope":
+            return b"long" if longest > rope.scaling.original_length else b"short"
         return b"admitted %d" % max(longest, rope.scaling.original_length)
 
 

@@ -24,6 +24,15 @@ def refuse_encoder(config: ModelConfig) -> None:
         raise InputError(f"{config.name} is an encoder, which generates nothing: use a decoder")
 
 
+def refuse_encoder_decoder(config: ModelConfig) -> None:
+    """Raises InputError if an encoder reads the prompts: an engine's blocks hold what decoders keep."""
+    if config.is_encoder_decoder:
+        raise InputError(
+            f"{config.name} is an encoder-decoder, which the engine does not batch yet: `ridgeline generate`"
+            " and ridgeline.load(...).generate run it"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """A prompt of token ids, and what is wanted of it.

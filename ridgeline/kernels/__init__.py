@@ -7,7 +7,7 @@ one). Neither the number of threads nor what else is in a batch changes a result
 
 from ridgeline.kernels.attention import attention, attention_paged, attention_varlen, merge_states
 from ridgeline.kernels.attention_arguments import Sequences
-from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache, attend
+from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache, attend, attend_stored, store
 from ridgeline.kernels.linear import PackedLinear, linear, linear_weight_only, pack_linear
 from ridgeline.kernels.packed_file import PackedFile, open_packed, save_packed
 from ridgeline.kernels.rows import (
@@ -19,6 +19,7 @@ from ridgeline.kernels.rows import (
     layer_norm,
     rms_norm,
     rotate,
+    softcap,
     take_rows,
 )
 from ridgeline.kernels.runtime import available_isas, isa, set_isa, set_threads, threads, use_own_pool
@@ -35,6 +36,7 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "attend",
+    "attend_stored",
     "attention",
     "attention_paged",
     "attention_varlen",
@@ -54,6 +56,8 @@ __all__ = [
     "save_packed",
     "set_isa",
     "set_threads",
+    "softcap",
+    "store",
     "take_rows",
     "threads",
     "use_own_pool",

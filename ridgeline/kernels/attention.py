@@ -7,7 +7,7 @@ cache. Conventions, the same everywhere:
   j <= p, ``window=(left, right)`` those of p - left <= j <= p + right, both ends included, -1 for no limit
   (causal makes right 0), and ``sinks`` the first keys besides, j < sinks (and j <= p if causal).
 - Scores are ``scale`` times the product, then softcap tanh(score / softcap), then ALiBi, less
-  slope |p - j|, then the mask. ``scale=None`` is 1 / sqrt(dim).
+  slope |p - j|, then plus the ``distance_bias`` of j - p, then the mask. ``scale=None`` is 1 / sqrt(dim).
 - ``sink_logits`` is a learned logit a head that only enlarges the softmax's denominator.
 - Query head h reads key head h // (heads / kv_heads).
 - A row that sees no key gives 0, and its LSE is -inf. The LSE is the natural logarithm of the sum of the
@@ -60,6 +60,7 @@ def attention(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(scores) v of a dense batch: ``[batch, queries, heads, value_dim]``.
 
@@ -69,6 +70,8 @@ def attention(
     - ``key_lengths``: int32 or int64 ``[batch]``, how many of the keys each sequence has; the rest is not
       read. None is all.
     - ``alibi_slopes`` and ``sink_logits``: float32 ``[heads]``.
+    - ``distance_bias``: float32 ``[heads, 2 reach + 1]``, of distances from -reach on; one that is farther
+      takes that of reach.
     - ``out``: where the result goes, float32 or bfloat16; a new tensor of q's dtype if None.
 
     With ``return_lse`` the result is (output, LSE), the LSE float32 ``[batch, heads, queries]``. The module's
@@ -87,7 +90,9 @@ def attention(
     check_groups(q, kv_heads, "k")
     rows = torch.full((batch,), queries)
     lengths = torch.full((batch,), keys) if key_lengths is None else _lengths(key_lengths, batch, keys)
-    options = Options(causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule)
+    options = Options(
+        causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule, distance_bias
+    )
     out = result(out, q, k, v)
     return run(q, Sequences(rows, lengths - rows), _plain(k, v), options, out, return_lse=return_lse)
 
@@ -109,6 +114,7 @@ def attention_varlen(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """As :func:`attention`, of sequences packed one after another: ``[rows, heads, value_dim]``.
 
@@ -128,7 +134,9 @@ def attention_varlen(
     rows = _cumulative("cu_seqlens_q", cu_seqlens_q, q.shape[0])
     lengths = _cumulative("cu_seqlens_k", cu_seqlens_k, keys)
     check_sizes("cu_seqlens_k", cu_seqlens_k, tuple(cu_seqlens_q.shape), "cu_seqlens_q")
-    options = Options(causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule)
+    options = Options(
+        causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule, distance_bias
+    )
     out = result(out, q, k, v)
     return run(q, Sequences(rows, lengths - rows), _plain(k, v), options, out, return_lse=return_lse)
 
@@ -151,6 +159,7 @@ def attention_paged(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """As :func:`attention_varlen`, of keys in pages of any size: ``[rows, heads, value_dim]``.
 
@@ -178,7 +187,9 @@ def attention_paged(
     check_sizes("block_tables", tables, (len(rows), tables.shape[1]), "cu_seqlens_q")
     sequences = Sequences(rows, lengths - rows, tables)
     sequences.check("block_tables", tokens, pages)
-    options = Options(causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule)
+    options = Options(
+        causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule, distance_bias
+    )
     out = result(out, q, k_pages, v_pages)
     source = _plain(k_pages, v_pages, tokens)
     return run(q, sequences, source, options, out, return_lse=return_lse)

@@ -43,6 +43,7 @@ class Options:
     alibi_slopes: torch.Tensor | None
     sink_logits: torch.Tensor | None
     schedule: str
+    distance_bias: torch.Tensor | None = None
 
     def native_mask(self) -> _native.AttentionMask:
         if not isinstance(self.window, tuple | list) or len(self.window) != 2:
@@ -61,9 +62,9 @@ class Options:
         if not isinstance(self.softcap, int | float) or not 0 <= self.softcap < math.inf:
             raise InputError(f"softcap is {self.softcap!r}; give a finite number, or 0 for none")
         slopes = _per_head("alibi_slopes", self.alibi_slopes, heads)
-        return _native.AttentionScore(
-            scale, self.softcap, slopes, _per_head("sink_logits", self.sink_logits, heads)
-        )
+        sinks = _per_head("sink_logits", self.sink_logits, heads)
+        bias = _by_distance(self.distance_bias, heads)
+        return _native.AttentionScore(scale, self.softcap, slopes, sinks, *bias)
 
     def native_schedule(self) -> _native.Schedule:
         if self.schedule not in SCHEDULES:
@@ -250,3 +251,17 @@ def _per_head(name: str, tensor: torch.Tensor | None, heads: int) -> int:
     if tensor.dtype != torch.float32 or tensor.shape != (heads,) or not tensor.is_contiguous():
         raise InputError(f"{name} is {describe(tensor)}; give a contiguous float32 [{heads}], one a head")
     return tensor.data_ptr()
+
+
+def _by_distance(tensor: torch.Tensor | None, heads: int) -> tuple[int, int]:
+    """The address of a bias by distance, and the largest distance that it has a number for."""
+    if tensor is None:
+        return 0, 0
+    check_tensor("distance_bias", tensor)
+    fits = tensor.dtype == torch.float32 and tensor.dim() == 2 and len(tensor) == heads
+    if not fits or tensor.shape[1] % 2 == 0 or not tensor.is_contiguous():
+        raise InputError(
+            f"distance_bias is {describe(tensor)}; give contiguous float32 [{heads}, 2 reach + 1], those of "
+            "distances -reach to reach"
+        )
+    return tensor.data_ptr(), tensor.shape[1] // 2

@@ -118,6 +118,7 @@ def attend(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Rotates q and k, appends k and v to the cache, and attends to all that is cached:
     ``[rows, heads, dim]``.
@@ -148,26 +149,70 @@ def attend(
         check_sizes(name, tensor, (q.shape[0], cache.kv_heads, cache.dim), "the cache")
     check_groups(q, cache.kv_heads, "cache")
     _check_sequences(sequences, q.shape[0], cache)
+    _check_past(sequences)
     if positions is not None:
         positions = integers("positions", positions, 1, torch.int64)
     angles = _angles(cos, sin, positions, q)
-    options = Options(causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule)
+    options = Options(
+        causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, schedule, distance_bias
+    )
     out = result(out, q, k, v)
     source = _native.KvSource.blocks(cache.layout, cache.data.data_ptr())
     _native.append(sequences.native, head_rows(k), head_rows(v), angles, cache.layout, cache.data.data_ptr())
     return run(q, sequences, source, options, out, angles, return_lse)
 
 
-def _check_sequences(sequences: Sequences, rows: int, cache: KVCache) -> None:
+def store(k: torch.Tensor, v: torch.Tensor, cache: KVCache, sequences: Sequences) -> None:
+    """Stores keys and values, ``[rows, kv_heads, dim]``, after each sequence's past: :func:`attend` without
+    its attention. Arguments and errors are :func:`attend`'s."""
+    for name, tensor in (("k", k), ("v", v)):
+        check_heads(name, tensor, "rows, kv_heads, dim")
+        check_sizes(name, tensor, (k.shape[0], cache.kv_heads, cache.dim), "the cache")
+    _check_sequences(sequences, k.shape[0], cache, "k")
+    _check_past(sequences)
+    native = sequences.native, head_rows(k), head_rows(v), NO_ANGLES, cache.layout, cache.data.data_ptr()
+    _native.append(*native)
+
+
+def attend_stored(
+    q: torch.Tensor,
+    cache: KVCache,
+    sequences: Sequences,
+    *,
+    causal: bool = False,
+    window: tuple[int, int] = (-1, -1),
+    scale: float | None = None,
+    softcap: float = 0.0,
+    distance_bias: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """:func:`attend` to what :func:`store` has stored, and to nothing new: ``[rows, heads, dim]``.
+
+    A sequence's keys are its ``past`` and as many more as it has rows, so ``past`` is below 0 where there
+    are fewer keys than rows. The other arguments and errors are :func:`attend`'s.
+    """
+    check_heads("q", q, "rows, heads, dim")
+    check_sizes("q", q, (q.shape[0], q.shape[1], cache.dim), "the cache")
+    check_groups(q, cache.kv_heads, "cache")
+    _check_sequences(sequences, q.shape[0], cache)
+    options = Options(causal, window, 0, scale, softcap, None, None, "auto", distance_bias)
+    out = result(out, q, q, q)
+    return run(q, sequences, _native.KvSource.blocks(cache.layout, cache.data.data_ptr()), options, out)
+
+
+def _check_sequences(sequences: Sequences, rows: int, cache: KVCache, name: str = "q") -> None:
     if not isinstance(sequences, Sequences):
         raise InputError(f"sequences is a {type(sequences).__name__}; give kernels.Sequences")
     if sequences.tables is None:
         raise InputError("sequences has no tables; give the blocks of each sequence")
     if int(sequences.rows.sum()) != rows:
-        raise InputError(f"sequences has {int(sequences.rows.sum())} rows and q {rows}; give the same")
+        raise InputError(f"sequences has {int(sequences.rows.sum())} rows and {name} {rows}; give the same")
+    sequences.check("sequences", BLOCK_TOKENS, cache.blocks)
+
+
+def _check_past(sequences: Sequences) -> None:
     if len(sequences.past) and int(sequences.past.min()) < 0:
         raise InputError(f"sequences has past {sequences.past.tolist()}; give numbers of at least 0")
-    sequences.check("sequences", BLOCK_TOKENS, cache.blocks)
 
 
 def _angles(

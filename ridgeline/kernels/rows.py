@@ -184,6 +184,20 @@ def activate(x: torch.Tensor, activation: str, out: torch.Tensor | None = None) 
     return out
 
 
+def softcap(x: torch.Tensor, cap: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    """cap tanh(x / cap), float32 or bfloat16 ``[rows, columns]``; ``cap`` is above 0.
+
+    ``out`` may be x; a new result has x's dtype.
+    """
+    rows, columns = _checked_matrix("x", x).shape
+    if not isinstance(cap, int | float) or not 0 < cap < math.inf:
+        raise InputError(f"cap is {cap!r}; give a finite number above 0")
+    out = _result(out, (rows, columns), x.dtype)
+    _check_same_or_apart(out, "x", x)
+    _native.softcap(rows, columns, cap, _vectors(x), _vectors(out))
+    return out
+
+
 def rotate(
     x: torch.Tensor,
     cos: torch.Tensor,

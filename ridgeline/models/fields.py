@@ -78,9 +78,9 @@ class Fields:
         """A field that must be an integer from 1 to MAX_SIZE."""
         return self._bounded(name, default, MAX_SIZE)
 
-    def layers(self, name: str) -> int:
+    def layers(self, name: str, default: Any = _MISSING) -> int:
         """A number of layers, from 1 to MAX_LAYERS."""
-        return self._bounded(name, _MISSING, MAX_LAYERS)
+        return self._bounded(name, default, MAX_LAYERS)
 
     def _bounded(self, name: str, default: Any, most: int) -> Any:
         value = self.take(name, int, default)

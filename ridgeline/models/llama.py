@@ -1,4 +1,4 @@
-"""Llama and the families that share its block: Mistral, Qwen2, Qwen3, SmolLM, TinyLlama.
+"""Llama and the families that share its block: Mistral, Qwen2, Qwen3, Phi-3, SmolLM, TinyLlama.
 
 Pre-norm RMS, grouped-query attention with RoPE, gated MLP. The families differ in biases, in
 norms on the query and key heads, and in which layers see only a window.
@@ -27,7 +27,8 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class LlamaConfig(ModelConfig):
-    """``windows`` holds, per layer, how many tokens to the left of itself a query sees; -1 all."""
+    """``windows`` holds, per layer, how many tokens to the left of itself a query sees; -1 all. ``fused``
+    checkpoints hold query, key and value in one tensor, and gate and up in another."""
 
     rope: Rope
     eps: float
@@ -37,6 +38,7 @@ class LlamaConfig(ModelConfig):
     mlp_bias: bool
     head_norms: bool
     windows: tuple[int, ...]
+    fused: bool
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def build_layer(config: LlamaConfig, make: WeightMaker, index: int) -> Layer:
     attention = attention_weights(config, make, index)
     stack, bias = _stacks(make, f"model.layers.{index}")
     gates = (("gate_proj", config.intermediate), ("up_proj", config.intermediate))
+    if config.fused:
+        gates = (("gate_up_proj", 2 * config.intermediate),)
     down = (("down_proj", config.width),)
     return Layer(
         **attention,
@@ -168,6 +172,8 @@ def attention_weights(config: LlamaConfig, make: WeightMaker, index: int) -> dic
     stack, bias = _stacks(make, prefix)
     query, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     projections = (("q_proj", query), ("k_proj", kv), ("v_proj", kv))
+    if config.fused:
+        projections = (("qkv_proj", query + 2 * kv),)
 
     def head_norm(name: str, source: str) -> Norm | None:
         if not config.head_norms:
@@ -201,6 +207,11 @@ def attention_weights(config: LlamaConfig, make: WeightMaker, index: int) -> dic
 MISTRAL_ABSENT = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
 QWEN2_ABSENT = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096}
 QWEN3_ABSENT = {**QWEN2_ABSENT, "head_dim": 128}
+PHI3_ABSENT = {
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+}
 
 
 def read_variant_of(
@@ -209,6 +220,7 @@ def read_variant_of(
     name: str,
     read_variant: Callable[[Fields, int], dict[str, Any]],
     harmless: tuple[str, ...] = (),
+    rotary_share: float | None = None,
 ) -> LlamaConfig:
     """A config of this block as a record of ``kind``, whose further fields ``read_variant`` reads."""
     fields = Fields(raw, name)
@@ -224,7 +236,7 @@ def read_variant_of(
         )
     head_dim = fields.size("head_dim", None) or fields.head_dim("hidden_size", "num_attention_heads")
     trained = fields.size("max_position_embeddings", 2048)
-    rope = read_rope(fields, head_dim, trained)
+    rope = read_rope(fields, head_dim, trained, rotary_share)
     config = kind(
         name=name,
         family=raw["model_type"],
@@ -283,6 +295,15 @@ def read_qwen3(raw: Mapping[str, Any], name: str) -> LlamaConfig:
     return read_variant_of(LlamaConfig, {**QWEN3_ABSENT, **raw}, name, variant)
 
 
+def read_phi3(raw: Mapping[str, Any], name: str) -> LlamaConfig:
+    def variant(fields: Fields, layers: int) -> dict[str, Any]:
+        windows = (left_of(fields.size("sliding_window", None)),) * layers
+        return variant_fields(windows=windows, fused=True)
+
+    raw, dropout = {**PHI3_ABSENT, **raw}, ("resid_pdrop", "embd_pdrop")
+    return read_variant_of(LlamaConfig, raw, name, variant, dropout, rotary_share=1.0)
+
+
 def variant_fields(
     *,
     windows: tuple[int, ...],
@@ -290,6 +311,7 @@ def variant_fields(
     out_bias: bool = False,
     mlp_bias: bool = False,
     head_norms: bool = False,
+    fused: bool = False,
 ) -> dict[str, Any]:
     return {
         "qkv_bias": qkv_bias,
@@ -297,6 +319,7 @@ def variant_fields(
         "mlp_bias": mlp_bias,
         "head_norms": head_norms,
         "windows": windows,
+        "fused": fused,
     }
 
 

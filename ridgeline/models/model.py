@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ridgeline.errors import InputError
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import BLOCK_TOKENS, Batch, CacheSpec, Norm, Ops, Span, T, Weight
+from ridgeline.ops.protocol import (
+    BLOCK_TOKENS,
+    Batch,
+    CacheSpec,
+    Memory,
+    Norm,
+    Ops,
+    Span,
+    T,
+    Weight,
+    weights_of,
+)
 
 if TYPE_CHECKING:
     from ridgeline.ops.count import Count
@@ -49,6 +60,11 @@ class ModelConfig:
         return True
 
     @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt and a decoder the encoder."""
+        return False
+
+    @property
     def is_diffusion(self) -> bool:
         """Whether it denoises latents, and so knows no tokens."""
         return False
@@ -64,14 +80,25 @@ def refuse_diffusion(config: ModelConfig) -> None:
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """Rows of a fused projection that go group by group: ``parts`` heads of queries, keys and values each, of
+    ``dim`` rows a head. A weight has all queries first, then all keys, then all values."""
+
+    parts: tuple[int, int, int]
+    dim: int
+
+
+@dataclass(frozen=True)
 class Source:
-    """A tensor of the checkpoint: its name and the shape that it must have there.
+    """A tensor of the checkpoint: its name, the shape that it must have there, and the order of its rows if
+    that is another than the weight's.
 
     More dimensions than the weight has are laid side by side: a convolution's kernel is a matrix.
     """
 
     name: str
     shape: tuple[int, ...]
+    grouping: Grouping | None = None
 
 
 #: The tensors of the expert of that number.
@@ -109,6 +136,10 @@ class Model:
         """Logits (or, of a headless encoder, hidden states) of the rows that want them."""
         raise NotImplementedError
 
+    def whole(self, ops: Ops, batch: Batch) -> T:
+        """A pass that uses every weight: :meth:`forward`, of an encoder-decoder behind its encoder."""
+        return self.forward(ops, batch)
+
     def smallest_batch(self, ops: Count) -> Any:
         """The least that a counted pass can be run on."""
         cache = None
@@ -123,7 +154,7 @@ class Model:
     def weights(self) -> Iterator[Weight]:
         """Every weight once; a tied one is met once."""
         seen: set[int] = set()
-        for weight in _weights(self):
+        for weight in weights_of(self):
             if id(weight) not in seen:
                 seen.add(id(weight))
                 yield weight
@@ -153,15 +184,25 @@ class Model:
         return CacheSpec(c.layers, c.kv_heads, c.head_dim, format, block_size)
 
 
-def _weights(node: Any) -> Iterator[Weight]:
-    if isinstance(node, Weight):
-        yield node
-    elif isinstance(node, tuple):
-        for item in node:
-            yield from _weights(item)
-    elif is_dataclass(node):
-        for f in fields(node):
-            yield from _weights(getattr(node, f.name))
+@dataclass(frozen=True)
+class EncoderDecoder(Model):
+    """Base of a model whose decoder, :meth:`forward`, reads ``batch.memory``, what :meth:`encode` made of
+    other sequences."""
+
+    def encode(self, ops: Ops, batch: Batch) -> T:
+        """The encoder's states of all rows. If ``batch.memory`` has a cache, the keys and values that the
+        decoder's layers make of them are stored in it, where the spans of the batch say."""
+        raise NotImplementedError
+
+    def whole(self, ops: Ops, batch: Batch) -> T:
+        """Encodes a batch and decodes the same one, every row beside the states of its sequence, as a
+        training step does with targets as long as their sources."""
+        states = self.encode(ops, replace(batch, memory=None))
+        return self.forward(ops, replace(batch, memory=Memory(batch.spans, states)))
+
+    def memory_spec(self, format: str, block_size: int = BLOCK_TOKENS) -> CacheSpec:
+        """The cache of what the decoder reads of the encoder, filled once a sequence."""
+        return self.cache_spec(format, block_size)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def routers(model: Model) -> list[Weight]:
 
 def _pass(model: Model) -> _Products:
     ops = _Products()
-    model.forward(ops, model.smallest_batch(ops))
+    model.whole(ops, model.smallest_batch(ops))
     return ops
 
 

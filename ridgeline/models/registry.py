@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ridgeline.errors import InputError
-from ridgeline.models import bert, deepseek, gpt2, llama, mixtral, opt
+from ridgeline.models import bert, deepseek, gemma, gpt2, llama, mixtral, neox, opt, t5
 from ridgeline.models.model import Declared, Model, ModelConfig, WeightMaker
 from ridgeline.models.products import products
 from ridgeline.ops.formats import get_format
@@ -35,6 +35,10 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(llama.read_mistral, llama.build, ("MistralForCausalLM",)),
     "qwen2": Family(llama.read_qwen2, llama.build, ("Qwen2ForCausalLM",)),
     "qwen3": Family(llama.read_qwen3, llama.build, ("Qwen3ForCausalLM",)),
+    "phi3": Family(llama.read_phi3, llama.build, ("Phi3ForCausalLM",)),
+    "gemma": Family(gemma.read_gemma, gemma.build, ("GemmaForCausalLM",)),
+    "gemma2": Family(gemma.read_gemma2, gemma.build, ("Gemma2ForCausalLM",)),
+    "gemma3_text": Family(gemma.read_gemma3, gemma.build, ("Gemma3ForCausalLM",)),
     "mixtral": Family(mixtral.read_mixtral, mixtral.build, ("MixtralForCausalLM",)),
     "qwen2_moe": Family(mixtral.read_qwen2_moe, mixtral.build, ("Qwen2MoeForCausalLM",)),
     "qwen3_moe": Family(mixtral.read_qwen3_moe, mixtral.build, ("Qwen3MoeForCausalLM",)),
@@ -42,6 +46,9 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v3": Family(deepseek.read_v3, deepseek.build, ("DeepseekV3ForCausalLM",)),
     "gpt2": Family(gpt2.read, gpt2.build, ("GPT2LMHeadModel",)),
     "opt": Family(opt.read, opt.build, ("OPTForCausalLM",)),
+    "gpt_neox": Family(neox.read_neox, neox.build, ("GPTNeoXForCausalLM",)),
+    "falcon": Family(neox.read_falcon, neox.build, ("FalconForCausalLM",)),
+    "t5": Family(t5.read, t5.build, ("T5ForConditionalGeneration",)),
     "bert": Family(bert.read, bert.build, bert.ARCHITECTURES),
 }
 #: Classes of diffusers, whose configs name them instead of a ``model_type``, and the families that they are;

@@ -29,10 +29,13 @@ def extend(trace: Trace, recompute: str = "none") -> Trace:
     (full). See :mod:`ridgeline.ops.recompute`.
 
     The gradient of the output is given. Each weight's gradient has the format of the weight and
-    ``Role.GRADIENT``; gradients that meet are added, a weight's in place.
+    ``Role.GRADIENT``; gradients that meet are added, a weight's in place. What all iterations of a loop
+    read, such as an encoder's output, has a gradient that is filled with zeros before the loop, and that
+    every iteration adds to.
 
     Raises InputError for a trace that has a backward pass already, wants no gradient, or cannot
-    be trained: one with a key/value cache, or with quantised weights. Also for an unknown ``recompute``.
+    be trained: one with a key/value cache, with quantised weights, or with a loop whose entry is read
+    after it, too. Also for an unknown ``recompute``.
     """
     policy = policy_of(recompute)
     if trace.forward is not None:
@@ -92,8 +95,7 @@ class Backward:
     def _run_of_layers(self, run: Loop) -> None:
         if not any(value.id in self.gradients for value in run.exit):
             return
-        if run.count > 1:
-            self._prepare_loop(run)
+        tables = self._prepare_loop(run) if run.count > 1 else frozenset()
         start, given = len(self.ops), tuple(self.gradients.get(value.id) for value in run.exit)
         indices = range(run.start, run.stop)
         if self.policy is Recompute.FULL:
@@ -107,32 +109,39 @@ class Backward:
             self._op(index)
         if run.count > 1:
             passed_on = tuple(self.gradients[value.id] for value in run.entry)
-            self.loops.append(Loop(start, len(self.ops), run.count, given, passed_on, mirrors=run))
+            stop = len(self.ops)
+            self.loops.append(Loop(start, stop, run.count, given, passed_on, mirrors=run, shared=tables))
 
-    def _prepare_loop(self, loop: Loop) -> None:
+    def _prepare_loop(self, loop: Loop) -> frozenset[int]:
+        """Zeros where a gradient is summed over the iterations; returns the gradients of the weights that all
+        of them read."""
         for value in loop.entry:
             if value.id in self.gradients:
                 raise InputError(f"'{value.name}' is read after the layers too: its gradient is not counted")
-        for value in (*loop.exit, *self._read_by_all(loop)):
+        read_by_all = self._read_by_all(loop)
+        for value in (*loop.exit, *read_by_all):
             if value.id not in self.gradients:
                 self._zero(value)
-        self.summed.update(value.id for value in self._read_by_all(loop))
+        self.summed.update(value.id for value in read_by_all)
+        return frozenset(
+            self.gradients[value.id].storage for value in read_by_all if value.role is Role.WEIGHT
+        )
 
     def _read_by_all(self, loop: Loop) -> list[Value]:
         """What every iteration reads from outside and wants a gradient, which is summed over them."""
         parts = [part for op in self.forward.ops[loop.start : loop.stop] for part in op.parts]
         own = loop.entries | {a.value.storage for part in parts for a in part.writes}
-        found = {
-            a.value.id: a.value
-            for part in parts
-            for a in part.reads
-            if a.value.needs_grad and a.value.role is not Role.WEIGHT and a.value.storage not in own
-        }
-        return list(found.values())
+        read = {a.value.id: a.value for part in parts for a in part.reads if a.value.needs_grad}
+        return [
+            value
+            for value in read.values()
+            if (value.id in loop.shared if value.role is Role.WEIGHT else value.storage not in own)
+        ]
 
     def _zero(self, value: Value) -> None:
         """Begin the gradient of a value with zeros."""
-        gradient = self.gradients[value.id] = self.new_like(value, Role.ACTIVATION)
+        role = Role.GRADIENT if value.role is Role.WEIGHT else Role.ACTIVATION
+        gradient = self.gradients[value.id] = self.new_like(value, role)
         part = Kernel("fill", (), (whole(gradient),), Flops(), gradient.format, gradient.shape[0])
         self.ops.append(OpCost(f"{value.name}.fill", "fill", (part,)))
 

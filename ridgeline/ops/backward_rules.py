@@ -103,7 +103,10 @@ def _keep_inputs(b: Backward, again: OpCost) -> None:
 
 
 def _stored_attention(b: Backward, op: OpCost) -> None:
-    """dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q."""
+    """dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q.
+
+    A bias passes dS on, and its table gets the sums by bucket; a softcap multiplies dS by its derivative,
+    which follows from its result."""
     parts = {part.kind: part for part in op.parts}
     scores, softmax, values = parts["scores"], parts["softmax"], parts["values"]
     (q, k), (dropped, v) = scores.reads, values.reads
@@ -117,6 +120,16 @@ def _stored_attention(b: Backward, op: OpCost) -> None:
         dp = (whole(_dropout(b, parts["dropout"], d_dropped[0].value)),)
     ds = b.gradients_for(*softmax.reads)
     b.emit("softmax", (b.kept(p), *dp), ds, Flops(vector=softmax.flops.vector), softmax)
+    if "bias" in parts:
+        before, table = parts["bias"].reads
+        b.emit("bias", ds, b.gradients_for(table), parts["bias"].flops, parts["bias"])
+        b.give(before.value, ds[0].value)
+    if "softcap" in parts:
+        (before,), (capped,) = parts["softcap"].reads, parts["softcap"].writes
+        ds = b.gradients_for(before)
+        given = whole(b.gradients[capped.value.id])
+        work = Flops(vector=2 * parts["softcap"].flops.vector)
+        b.emit("softcap", (given, b.kept(capped)), ds, work, parts["softcap"])
     b.emit("scores", (*ds, b.kept(k)), b.gradients_for(q), scores.flops, scores)
     b.emit("scores", (*ds, b.kept(q)), b.gradients_for(k), scores.flops, scores)
 
@@ -126,13 +139,13 @@ def _recomputed_attention(b: Backward, op: OpCost, in_memory: set[int]) -> None:
     of dropout is drawn again from its seed."""
     *before, scores = [part for part in op.parts if part.kind in ("rotate", "scores")]
     (softmax,) = [part for part in op.parts if part.kind == "softmax"]
-    others = [part for part in op.parts if part.kind == "dropout"]
+    others = {part.kind: part for part in op.parts if part.kind in ("dropout", "softcap", "bias")}
     values = op.parts[-1]
     (q, k), (_, v), out = scores.reads, values.reads, values.writes[0]
     heads = softmax.writes[0].value.shape[0]
     lse = whole(b.new(LSE, (out.value.shape[0], heads), "fp32", Role.ACTIVATION))
     saving = replace(values, writes=(out, lse))
-    b.ops[b.at] = replace(op, parts=(*before, scores, softmax, *others, saving))
+    b.ops[b.at] = replace(op, parts=(*op.parts[:-1], saving))
     wanted = b.gradients_for(q, k, v)
     if before and q.value.id not in in_memory:  # the rotation stayed on chip too, so it is repeated
         (rotate,) = before
@@ -145,10 +158,25 @@ def _recomputed_attention(b: Backward, op: OpCost, in_memory: set[int]) -> None:
         q, k = b.kept(q), b.kept(k)
     do = b.gradients[out.value.id]
     softened = softmax.flops + Flops(vector=softmax.flops.vector + 2 * do.elements)  # and rowsum(dO O)
-    masking = sum((part.flops for part in others), Flops()) * 2  # of P, and of its gradient
-    work = scores.flops * (2 + len(wanted)) + softened + masking
-    reads = (q, k, v, out, whole(do), lse)
-    b.emit("attend_backward", reads, wanted, work, scores)
+    work = scores.flops * (2 + len(wanted)) + softened
+    tables: tuple[Access, ...] = ()
+    if "dropout" in others:  # of P, and of its gradient
+        work += others["dropout"].flops * 2
+    if "softcap" in others:  # again, and its derivative
+        work += others["softcap"].flops + Flops(vector=2 * others["softcap"].flops.vector)
+    if "bias" in others:  # added again, and summed by bucket
+        tables = others["bias"].reads[1:]
+        work += others["bias"].flops * 2
+    reads = (q, k, v, *tables, out, whole(do), lse)
+    b.emit("attend_backward", reads, (*wanted, *b.gradients_for(*tables)), work, scores)
+
+
+def _softcap(b: Backward, op: OpCost) -> None:
+    """The derivative, 1 - (y / cap)^2, follows from the result."""
+    (part,) = op.parts
+    dy = whole(b.gradients[part.writes[0].value.id])
+    work = Flops(vector=2 * part.flops.vector)
+    b.emit("softcap", (dy, b.kept(part.writes[0])), b.gradients_for(*part.reads), work, part)
 
 
 def _add(b: Backward, op: OpCost) -> None:
@@ -214,6 +242,7 @@ RULES = {
     "split": _norms,
     "attend": _attend,
     "add": _add,
+    "softcap": _softcap,
     "add_vector": _add_vector,
     "activate": _activate,
     "layout": _layout,

@@ -13,8 +13,10 @@ from enum import StrEnum
 from functools import reduce
 
 from ridgeline.ops import count_diffusion, count_experts, count_latent
+from ridgeline.ops.count_scores import score_changes, softcap_work
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.latent import Latent
+from ridgeline.ops.loops import runs
 from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
@@ -24,12 +26,13 @@ from ridgeline.ops.protocol import (
     Heads,
     Layer,
     Mask,
+    Memory,
     Norm,
     Rope,
     Score,
     Span,
     Weight,
-    runs_of_identical,
+    cross_spans,
 )
 from ridgeline.ops.trace import (
     FUSED,
@@ -180,9 +183,15 @@ class Count:
     # -- building a pass ---------------------------------------------------------------------
 
     def batch(
-        self, spans: Sequence[Span], *, logits: str = "last", cache: CountedCache | None = None
+        self,
+        spans: Sequence[Span],
+        *,
+        logits: str = "last",
+        cache: CountedCache | None = None,
+        memory: Memory | None = None,
     ) -> Batch:
-        """A step over these spans: logits of each sequence's ``last`` row, or of ``all`` rows."""
+        """A step over these spans: logits of each sequence's ``last`` row, or of ``all`` rows. ``memory`` has
+        the spans that an encoder read."""
         counted = counted_spans(spans)
         ids = self.input("ids", (counted.rows,))
         wanted = None if logits == "all" else self.input("logit_rows", (sum(s.count for s in counted),))
@@ -194,7 +203,12 @@ class Count:
             first_rows=self.input("first_rows", (sum(s.count for s in counted),)),
             segments=self.input("segments", (counted.rows,)),
             cache=cache,
+            memory=None if memory is None else self._memory(counted, memory),
         )
+
+    def _memory(self, spans: CountedSpans, memory: Memory) -> Memory:
+        others = [_counted(s) for s in memory.spans]
+        return replace(memory, spans=CountedSpans(cross_spans(spans, others)))
 
     def input(self, name: str, shape: tuple[Number, ...], format: str = "int64") -> Value:
         """A value that the pass is given, such as token ids."""
@@ -220,12 +234,13 @@ class Count:
 
     # -- the operators -----------------------------------------------------------------------
 
-    def embed(self, ids: Value, weight: Weight, *, offset: int = 0) -> Value:
+    def embed(self, ids: Value, weight: Weight, *, offset: int = 0, scale: float = 1.0) -> Value:
         rows, width = ids.shape[0], weight.shape[1]
         table = self._weight(weight)
         y = self._activation(weight.name, (rows, width), table)
         reads = (whole(ids), Access(table, minimum(rows, weight.shape[0]) * width))  # a row again is at hand
-        parts = [self._part("embed", reads, (whole(y),), Flops(), rows)]
+        work = Flops(vector=rows * width if scale != 1 else 0)
+        parts = [self._part("embed", reads, (whole(y),), work, rows)]
         if weight.shard is not None:
             found, y = y, self._activation(weight.name, y.shape, y)
             reduction = self._part("all_reduce", (whole(found),), (whole(y),), Flops(), rows)
@@ -318,8 +333,8 @@ class Count:
     def attend(
         self,
         q: Value,
-        k: Value,
-        v: Value,
+        k: Value | None,
+        v: Value | None,
         *,
         spans: CountedSpans,
         mask: Mask,
@@ -329,7 +344,8 @@ class Count:
         name: str = "attention",
     ) -> Value:
         rows, heads, dim = q.shape
-        kv_heads, kv_width = k.shape[1], k.shape[1] * k.shape[2]
+        kv_heads = cache.spec.kv_heads if k is None else k.shape[1]
+        kv_width = kv_heads * (cache.spec.head_dim if k is None else k.shape[2])
         parts = []
         if rope is not None:
             turned_q, turned_k = self._scratch("q", q.shape, q), self._scratch("k", k.shape, k)
@@ -341,8 +357,9 @@ class Count:
         if cache is not None:
             block = cache.spec.block_size
             keys, values = self._cache_values(cache, spans)
-            new = (Access(keys, rows * kv_width), Access(values, rows * kv_width))
-            parts.append(self._part("append", (whole(k), whole(v)), new, Flops(), rows))
+            if k is not None:
+                new = (Access(keys, rows * kv_width), Access(values, rows * kv_width))
+                parts.append(self._part("append", (whole(k), whole(v)), new, Flops(), rows))
             k, v = keys, values
         keys_by_span = [keys_read(s, mask, block) for s in spans]
         read = kv_width * sum(keys * s.count for keys, s in zip(keys_by_span, spans, strict=True))
@@ -351,7 +368,8 @@ class Count:
         pairs = sum(n * s.count for n, s in zip(pairs_by_span, spans, strict=True))
         rows_a_span = reduce(maximum, (s.rows for s in spans), 0)
         scores = self._scratch("scores", (heads, square), q, k)
-        weights = self._scratch("weights", (heads, square), scores)
+        changes, changed = score_changes(self, score, scores, pairs * heads, rows_a_span)
+        weights = self._scratch("weights", (heads, square), changed)
         out = self._activation(name, (rows, heads * dim), weights, v)
         product = Flops(matrix=2 * pairs * heads * dim)
         from_cache = 0 if cache is None else Access(k, kv_width).bytes + Access(v, kv_width).bytes
@@ -367,12 +385,23 @@ class Count:
         weighting = self._part("values", reads, (whole(out),), product, rows_a_span)
         parts += [
             replace(scoring, sequences=sequences, compute=self.attention),
-            self._part("softmax", (whole(scores),), (whole(weights),), soft, rows_a_span),
+            *changes,
+            self._part("softmax", (whole(changed),), (whole(weights),), soft, rows_a_span),
             *self._dropout_parts(weights, dropped, pairs * heads, rows_a_span),
             replace(weighting, compute=self.attention),
         ]
         self._emit(name, "attend", *parts)
         return out
+
+    def store(self, k: Value, v: Value, *, spans: CountedSpans, cache: CountedCache) -> None:
+        new = tuple(Access(to, a.elements) for to, a in zip(self._cache_values(cache, spans), (k, v)))
+        part = self._part("append", (whole(k), whole(v)), new, Flops(), k.shape[0])
+        self._emit("store", "store", part)
+
+    def softcap(self, x: Value, cap: float) -> Value:
+        y, work = self._activation("softcap", x.shape, x), softcap_work(x.elements)
+        self._emit("softcap", "softcap", self._part("softcap", (whole(x),), (whole(y),), work, x.shape[0]))
+        return y
 
     def _pairs(self, span: Span, mask: Mask) -> Number:
         return span.rows * span.keys if self.pairs is Pairs.SQUARE else visible_pairs(span, mask)
@@ -441,21 +470,44 @@ class Count:
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Value], Value], x: Value) -> Value:
         if self._repeat > 1:
             raise ValueError("a loop inside the body of a loop is not counted")
-        runs = runs_of_identical(layers)
+        found = runs(layers)
         if self.train and not all(
             v.needs_grad for v in carried(x)
         ):  # the first layer alone has no input gradient
-            runs = runs_of_identical(layers[:1]) + runs_of_identical(layers[1:])
-        for layer, count in runs:
-            start, entry = len(self._ops), x
-            self._repeat = count
-            x = body(layer, x)
+            rest = [run._replace(start=run.start + 1) for run in runs(layers[1:])]
+            found = [*runs(layers[:1]), *rest]
+        for run in found:
+            starts, entry, first = [], carried(x), len(self._values)
+            self._repeat = run.count
+            block = layers[run.start : run.start + run.length]
+            for layer in block:
+                starts.append(len(self._ops))
+                x = body(layer, x)
             self._repeat = 1
-            self._layers.append(LayerRun((start,), len(self._ops), count, carried(entry)))
-            self._runs.append(Loop(start, len(self._ops), count, carried(entry), carried(x)))
-            if count > 1:
+            stop, exit = len(self._ops), carried(x)
+            self._layers.append(LayerRun(tuple(starts), stop, run.count, entry))
+            shared: frozenset[int] = frozenset()
+            if run.count > 1:
+                following = layers[run.start + run.length : run.start + 2 * run.length]
+                shared = self._shared(starts[0], first, block, following)
+            self._runs.append(Loop(starts[0], stop, run.count, entry, exit, shared=shared))
+            if run.count > 1:
                 self._loops.append(self._runs[-1])
         return x
+
+    def _shared(
+        self, start: int, first: int, block: Sequence[Layer], following: Sequence[Layer]
+    ) -> frozenset[int]:
+        """The weights that all iterations of a loop, from operator ``start`` on, read: those known before its
+        values, from number ``first`` on, and those that its block of layers has in common with the next one.
+        """
+        used = {a.value.id for op in self._ops[start:] for part in op.parts for a in part.reads}
+        common = {i for layer in block for i in layer.weight_ids} & {
+            i for layer in following for i in layer.weight_ids
+        }
+        return frozenset(
+            v.id for w, v in self._weights.values() if v.id in used and (v.id < first or id(w) in common)
+        )
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> CountedCache:
         return CountedCache(spec, blocks)

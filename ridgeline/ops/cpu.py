@@ -3,8 +3,8 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
-A pass with experts or latents can't be recorded: the calls of one depend on what is computed, and the caches
-of the program hold no latents. Such a pass is walked through.
+A pass that can't be recorded is walked through: with experts, since its calls depend on what is computed,
+with latents, since the caches of a program hold none, and with T5's cross-attention.
 """
 
 from __future__ import annotations
@@ -22,11 +22,24 @@ from ridgeline.ops.attend_latent import expand, known_latents, split
 from ridgeline.ops.latent import Latent
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
-from ridgeline.ops.protocol import Activation, CacheSpec, Mask, Norm, Rope, Score, Span, Wanted, Weight
+from ridgeline.ops.protocol import (
+    Activation,
+    CacheSpec,
+    Mask,
+    Memory,
+    Norm,
+    RelativeBias,
+    Rope,
+    Score,
+    Span,
+    Wanted,
+    Weight,
+)
 from ridgeline.ops.record import Unrecordable, record
 from ridgeline.ops.reference import Reference
+from ridgeline.ops.relative import bias_by_distance
 from ridgeline.ops.replay import Replay
-from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans
+from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans, rotate
 from ridgeline.ops.torch_diffusion import add_gated
 from ridgeline.ops.trace import CPU
 
@@ -63,6 +76,7 @@ class Cpu(Reference):
         super().__init__(torch.float32, "cpu")
         keep_freed_memory()
         self.attention_format = attention_format
+        self._biases: dict[int, tuple[Weight, torch.Tensor]] = {}
         self._replays: dict[tuple, tuple[Model, Replay | None]] = {}
 
     # -- whole passes ---------------------------------------------------------------------------------
@@ -76,10 +90,12 @@ class Cpu(Reference):
         logits: Wanted = "last",
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         replay = self._replay(model, logits, cache)
         if replay is None:
-            return super().run(model, ids, spans, logits=logits, cache=cache, segments=segments)
+            given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+            return super().run(model, ids, spans, **given)
         return replay.run(ids, spans, logits, cache, segments)
 
     def profile(
@@ -91,14 +107,16 @@ class Cpu(Reference):
         logits: Wanted = "last",
         cache: NativeCache | None = None,
         segments: Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> list[OpTime]:
         replay = self._replay(model, logits, cache)
         if replay is None:
-            return super().profile(model, ids, spans, logits=logits, cache=cache, segments=segments)
+            given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+            return super().profile(model, ids, spans, **given)
         return replay.profile(ids, spans, logits, cache, segments)
 
     def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay | None:
-        """The recorded pass; None of a model whose pass depends on what is computed."""
+        """The recorded pass; None of a model whose pass can't be."""
         all_rows = logits == "all"
         key = (id(model), all_rows, None if cache is None else cache.spec)
         if key not in self._replays:
@@ -127,9 +145,12 @@ class Cpu(Reference):
 
     # -- one operator at a time -----------------------------------------------------------------------
 
-    def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
+    def embed(
+        self, ids: torch.Tensor, weight: Weight, *, offset: int = 0, scale: float = 1.0
+    ) -> torch.Tensor:
         out = torch.empty(len(ids), weight.shape[1])
-        return kernels.embed(ids, weight.data, offset=offset, out=out)
+        kernels.embed(ids, weight.data, offset=offset, out=out)
+        return out if scale == 1 else out.mul_(scale)
 
     def norm(
         self,
@@ -144,6 +165,8 @@ class Cpu(Reference):
             return self._modulated(x, norm, shift, 1 + scale, spans)
         weight = torch.ones(x.shape[-1]) if norm.weight is None else norm.weight.data
         if norm.kind == "rms":
+            if norm.changes_weight:
+                weight = (weight.float() + norm.offset) * norm.scale
             return kernels.rms_norm(x, weight, norm.eps)
         return kernels.layer_norm(x, weight, None if norm.bias is None else norm.bias.data, norm.eps)
 
@@ -182,8 +205,8 @@ class Cpu(Reference):
     def attend(
         self,
         q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
         *,
         spans: TorchSpans,
         mask: Mask,
@@ -194,10 +217,20 @@ class Cpu(Reference):
     ) -> torch.Tensor:
         cos = sin = None
         if rope is not None:
-            cos, sin = (x[:, 0].contiguous() for x in spans.rotation(rope, q.dtype))
+            cos, sin = spans.rotation(rope, q.dtype)
+            if rope.dim < q.shape[-1]:  # the kernels turn whole heads
+                q, k, rope = rotate(q, cos, sin), rotate(k, cos, sin), None
+                cos = sin = None
+            else:
+                cos, sin = (x[:, 0].contiguous() for x in (cos, sin))
         options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        options["softcap"] = score.softcap
+        if score.bias is not None:
+            options["distance_bias"] = self._by_distance(score.bias)
         if cache is not None:
             sequences = kernels.Sequences.of(spans)
+            if k is None:
+                return kernels.attend_stored(q, cache, sequences, **options).flatten(1)
             return kernels.attend(q, k, v, cache, sequences, cos=cos, sin=sin, **options).flatten(1)
         if rope is not None:
             q, k = kernels.rotate(q, cos, sin), kernels.rotate(k, cos, sin)
@@ -205,6 +238,19 @@ class Cpu(Reference):
         rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (q, k, v))
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         return kernels.attention_varlen(*rounded, starts, key_starts, **options, out=out).flatten(1)
+
+    def store(self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: KVCache) -> None:
+        kernels.store(k, v, cache, kernels.Sequences.of(spans))
+
+    def _by_distance(self, bias: RelativeBias) -> torch.Tensor:
+        """What the kernels read of a relative bias, made once: weights do not change."""
+        table = bias.table
+        if id(table) not in self._biases:
+            self._biases[id(table)] = table, bias_by_distance(bias)  # the table is kept, so that its id is
+        return self._biases[id(table)][1]
+
+    def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        return kernels.softcap(x, cap)
 
     def attend_latent(
         self,

@@ -56,12 +56,13 @@ class _Program:
         self.kernels: list[Kernel] = []
         self.starts: list[int] = []  # the position of each operator's first kernel, and of the end
         self.copies: dict[int, int] = {}  # of each value: the iterations that have one of their own
+        shared = frozenset().union(*(loop.shared for loop in trace.loops))
         for op in trace.ops:
             self.starts.append(len(self.kernels))
             self.kernels += op.kernels(trace.lowering)
             for part in op.parts:
                 for i in _read(part) | _written(part):
-                    self.copies[i] = op.repeat
+                    self.copies[i] = 1 if i in shared else op.repeat
         self.starts.append(len(self.kernels))
 
     def staying(self, role: Role) -> Number:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ridgeline.ops.loops import runs
 from ridgeline.ops.protocol import Layer, Norm, T, Weight
 
 #: Operators that are timed, and how each call is named in the trace.
@@ -20,6 +21,8 @@ _NAMES: dict[str, Callable[..., str]] = {
     "linear": lambda x, weight, name=None, **_: name or weight.name,
     "split_heads": lambda *_: "split_heads",
     "attend": lambda *_, name="attention", **__: name,
+    "store": lambda *_, **__: "store",
+    "softcap": lambda *_: "softcap",
     "attend_latent": lambda *_, **__: "attention",
     "route": lambda x, router: router.weight.name,
     "experts": lambda x, routes, experts, **_: experts.name,
@@ -58,16 +61,15 @@ class Fold:
         self._replay: int | None = None
 
     def layers(self, layers: Sequence[Layer]) -> Iterator[Layer]:
-        """Each layer in turn; what is noted while a layer repeats the one before counts as that one's."""
-        first: Layer | None = None
-        start = 0
-        for layer in layers:
-            if first is not None and first.signature == layer.signature:
-                self._replay = start
-            else:
-                first, start, self._replay = layer, len(self.names), None
-            yield layer
-        self._replay = None
+        """Each layer in turn; what is noted while a block of layers repeats the one before counts as that
+        one's."""
+        for run in runs(layers):
+            start = len(self.names)
+            for i in range(run.length * run.count):
+                if i and i % run.length == 0:
+                    self._replay = start
+                yield layers[run.start + i]
+            self._replay = None
 
     def note(self, name: str) -> int:
         """The number of the operator that is called now."""
@@ -111,6 +113,12 @@ class Profile:
 
     def attend(self, q: T, k: T, v: T, **options: Any) -> T:
         return self._timed("attend", q, k, v, **options)
+
+    def store(self, k: T, v: T, **options: Any) -> None:
+        self._timed("store", k, v, **options)
+
+    def softcap(self, x: T, cap: float) -> T:
+        return self._timed("softcap", x, cap)
 
     def attend_latent(self, q: T, kv: T, latent: Any, **options: Any) -> T:
         return self._timed("attend_latent", q, kv, latent, **options)

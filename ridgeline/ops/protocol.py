@@ -10,8 +10,8 @@ another, prefill and decode alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -98,6 +98,8 @@ class Weight:
 class Norm:
     """RMS norm (x / sqrt(mean(x²) + eps) * weight) or layer norm (mean removed, bias added).
 
+    The weight counts as (weight + offset) * scale, in float32: Gemma stores how far it is from 1, T5
+    divides what a norm gives to its head.
     ``weight`` is None where a norm only normalises; its operator then goes by ``role`` in traces.
     """
 
@@ -106,6 +108,12 @@ class Norm:
     eps: float
     bias: Weight | None = None
     role: str = ""
+    offset: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def changes_weight(self) -> bool:
+        return self.offset != 0 or self.scale != 1
 
     @property
     def name(self) -> str:
@@ -141,9 +149,12 @@ class Mask:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched beyond the trained length (see ``ops.rope``)."""
+    """How rotary frequencies are stretched beyond the trained length (see ``ops.rope``).
 
-    kind: Literal["linear", "dynamic", "llama3", "yarn"]
+    ``short`` and ``long`` are LongRoPE's factors of the frequencies.
+    """
+
+    kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
     factor: float
     original_length: int
     low_frequency_factor: float = 1.0
@@ -152,24 +163,48 @@ class RopeScaling:
     beta_slow: float = 1.0
     attention_factor: float | None = None
     truncate: bool = True
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding over a head's ``dim`` elements, halves rotated together, or neighbours if
-    ``interleaved``."""
+    """Rotary position embedding over a head's first ``dim`` elements, halves rotated together, or neighbours
+    if ``interleaved``."""
 
     dim: int
     theta: float
     scaling: RopeScaling | None = None
     interleaved: bool = False
 
+    @property
+    def by_request(self) -> bool:
+        """Whether angles depend on the length that a request was admitted with, not on positions alone."""
+        return self.scaling is not None and self.scaling.kind in ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class RelativeBias:
+    """A learned number a head for each bucket of distances between key and query (T5): ``table`` is
+    [buckets, heads], and :func:`ridgeline.ops.relative.buckets` says which row a distance reads.
+
+    Distances grow logarithmically from half of a side's buckets on, up to ``max_distance``; where not
+    ``bidirectional``, keys after the query count as distance 0.
+    """
+
+    table: Weight
+    max_distance: int
+    bidirectional: bool
+
 
 @dataclass(frozen=True)
 class Score:
-    """How a query-key product becomes a score: ``scale`` times the product."""
+    """How a query-key product becomes a score: ``scale`` times the product; then, with a ``softcap`` above
+    0, softcap tanh(score / softcap); then plus the ``bias`` of the key's distance, if there is one."""
 
     scale: float
+    softcap: float = 0.0
+    bias: RelativeBias | None = None
 
 
 @dataclass(frozen=True)
@@ -261,11 +296,37 @@ class Cache(Protocol):
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What cross-attention reads of other sequences, such as an encoder's output: their ``states``
+    [rows, width], packed, or a ``cache`` that holds the keys and values made of them.
+
+    ``spans`` are those of the other sequences, in the order of the batch's own. In a :class:`Batch` they are
+    as attention takes them (:func:`cross_spans`).
+    """
+
+    spans: Spans
+    states: T | None = None
+    cache: Cache | None = None
+
+    def layer_cache(self, index: int) -> LayerCache | None:
+        return None if self.cache is None else self.cache.layer(index)
+
+
+def cross_spans(spans: Iterable[Span], others: Iterable[Span]) -> tuple[Span, ...]:
+    """Each sequence's rows beside the keys of the sequence that it reads, all of which they see; ``past`` is
+    below 0 where there are fewer keys than rows."""
+    return tuple(
+        replace(other, rows=span.rows, past=other.keys - span.rows, count=span.count)
+        for span, other in zip(spans, others, strict=True)
+    )
+
+
+@dataclass(frozen=True)
 class Batch:
     """One step's input: token ids, their positions, the spans, and the rows that want logits.
 
     ``logit_rows`` None means every row. ``first_rows`` are the rows that sequences begin with, which
-    BERT pools; ``segments`` are its token types.
+    BERT pools; ``segments`` are its token types. ``memory`` is what a decoder behind an encoder reads of it.
     """
 
     ids: T
@@ -275,6 +336,7 @@ class Batch:
     first_rows: T | None = None
     segments: T | None = None
     cache: Cache | None = None
+    memory: Memory | None = None
 
     def layer_cache(self, index: int) -> LayerCache | None:
         return None if self.cache is None else self.cache.layer(index)
@@ -283,8 +345,8 @@ class Batch:
 class Ops(Protocol):
     """The operators. Every method names what it does in the field's own terms."""
 
-    def embed(self, ids: T, weight: Weight, *, offset: int = 0) -> T:
-        """Rows ``ids + offset`` of the table: [rows] -> [rows, width]."""
+    def embed(self, ids: T, weight: Weight, *, offset: int = 0, scale: float = 1.0) -> T:
+        """Rows ``ids + offset`` of the table, times ``scale``: [rows] -> [rows, width]."""
 
     def norm(
         self,
@@ -324,8 +386,8 @@ class Ops(Protocol):
     def attend(
         self,
         q: T,
-        k: T,
-        v: T,
+        k: T | None,
+        v: T | None,
         *,
         spans: Spans,
         mask: Mask,
@@ -337,8 +399,15 @@ class Ops(Protocol):
         """Rotates q and k, appends k and v to the cache, attends: [rows, query * dim].
 
         Without a cache each sequence attends to its ``keys`` rows of k and v: its own, or another's in
-        cross-attention. A row that sees no key is 0. ``name`` is the operator's in traces.
+        cross-attention. With k and v None it reads a cache that :meth:`store` has filled, and appends
+        nothing. A row that sees no key is 0. ``name`` is the operator's in traces.
         """
+
+    def store(self, k: T, v: T, *, spans: Spans, cache: LayerCache) -> None:
+        """Fills a cache with keys and values, which later attention reads and doesn't append to."""
+
+    def softcap(self, x: T, cap: float) -> T:
+        """cap tanh(x / cap); same shape."""
 
     def attend_latent(
         self,
@@ -418,6 +487,11 @@ class Layered:
         and in per-layer fields."""
         return _signature(self)
 
+    @cached_property
+    def weight_ids(self) -> frozenset[int]:
+        """The ids of the layer's weights, by which layers that share one are told."""
+        return frozenset(id(weight) for weight in weights_of(self))
+
 
 def _signature(record: Any) -> Any:
     if isinstance(record, Weight):
@@ -432,12 +506,13 @@ def _signature(record: Any) -> Any:
     )
 
 
-def runs_of_identical(layers: Sequence[Layer]) -> list[tuple[Layer, int]]:
-    """Neighbouring identical layers as (first of the run, how many)."""
-    runs: list[tuple[Layer, int]] = []
-    for layer in layers:
-        if runs and runs[-1][0].signature == layer.signature:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((layer, 1))
-    return runs
+def weights_of(node: Any) -> Iterator[Weight]:
+    """The weights in a tree of records and tuples, in order; a shared one as often as it is met."""
+    if isinstance(node, Weight):
+        yield node
+    elif isinstance(node, tuple):
+        for item in node:
+            yield from weights_of(item)
+    elif is_dataclass(node):
+        for f in fields(node):
+            yield from weights_of(getattr(node, f.name))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline import _native
-from ridgeline.errors import InputError
 from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
@@ -27,6 +26,7 @@ from ridgeline.ops.workspace import Use, place
 if TYPE_CHECKING:
     from ridgeline.models.model import Model
     from ridgeline.ops.native_cache import NativeCache
+
 
 Rows = _native.Rows
 Source = _native.Source
@@ -79,6 +79,7 @@ class Recording:
     - ``outputs``: the results; ``alone`` says that the pass returns one, not a tuple.
     - ``ops``: each operator's name, as in traces, and how often it is called.
     - ``calls``: the operator that each kernel call belongs to, by number, and which call of it that is.
+    - ``ropes``: the rotations of the layers; their tables of angles come with the step, in this order.
     """
 
     program: _native.Program
@@ -88,7 +89,7 @@ class Recording:
     alone: bool
     ops: tuple[tuple[str, int], ...]
     calls: tuple[tuple[int, int], ...]
-    rope: Rope | None
+    ropes: tuple[Rope, ...]
     segmented: bool
 
 
@@ -96,8 +97,10 @@ def record(model: Model, *, all_rows: bool, cache: NativeCache | None, attention
     """Record ``model``'s forward pass, with logits of all rows or of those that a step wants.
 
     The recording serves every cache that is laid out like ``cache``; None is a pass without one, whose
-    attention multiplies as ``attention_format``, bf16 or fp32, says. Raises Unrecordable for a model with
-    experts.
+    attention multiplies as ``attention_format``, bf16 or fp32, says.
+
+    Raises Unrecordable for a pass with an operator that no call does: experts, latents, a rotation of a part
+    of the heads, or several of which one depends on the request, a relative bias, cross-attention.
     """
     ops = Record(KV_FORMATS[attention_format])
     batch = Batch(
@@ -134,12 +137,12 @@ class Record:
         self._weights: dict[int, int] = {}  # number of each tensor, by its id
         self._tensors: list[torch.Tensor] = []
         self._fold = Fold()
-        self._rope: Rope | None = None
+        self._ropes: list[Rope] = []
         self._segmented = False
 
     # -- the operators ------------------------------------------------------------------------------
 
-    def embed(self, ids: Source, weight: Weight, *, offset: int = 0) -> Matrix:
+    def embed(self, ids: Source, weight: Weight, *, offset: int = 0, scale: float = 1.0) -> Matrix:
         op = self._fold.note(weight.name)
         self._segmented |= ids is Source.segments
         table = weight.data
@@ -147,11 +150,14 @@ class Record:
         if isinstance(table, PackedLinear):
             number, layout = self._number(table.data), table.layout
             return self._call(
-                op, (), out, lambda program, at: program.embed_packed(ids, offset, number, layout, at(out))
+                op,
+                (),
+                out,
+                lambda program, at: program.embed_packed(ids, offset, number, layout, at(out), scale),
             )
         number, dtype, length = self._number(table), DTYPES[table.dtype], table.shape[0]
         return self._call(
-            op, (), out, lambda program, at: program.embed(ids, offset, number, dtype, length, at(out))
+            op, (), out, lambda program, at: program.embed(ids, offset, number, dtype, length, at(out), scale)
         )
 
     def norm(self, x: Matrix, norm: Norm) -> Matrix:
@@ -198,8 +204,8 @@ class Record:
     def attend(
         self,
         q: Matrix,
-        k: Matrix,
-        v: Matrix,
+        k: Matrix | None,
+        v: Matrix | None,
         *,
         spans: object,
         mask: Mask,
@@ -209,25 +215,41 @@ class Record:
         name: str = "attention",
     ) -> Matrix:
         op = self._fold.note(name)
-        if rope is not None and self._rope not in (None, rope):
-            raise InputError("layers rotate by different angles, and a recorded step has one table of them")
-        self._rope = rope or self._rope
+        if k is None or score.bias is not None:
+            raise Unrecordable("a program has no cross-attention, and no bias by distance")
+        rotation = 0 if rope is None else self._rotation(rope, q.dim)
         layout, number = self._own_rows(k, v) if cache is None else (cache[0].layout, cache[1])
         seen = _native.AttentionMask(mask.causal, *mask.window, 0)
-        scores = _native.AttentionScore(score.scale, 0.0, 0, 0)
+        scores = _native.AttentionScore(score.scale, score.softcap, 0, 0)
         out = self._new(q.columns, q.rows)
         return self._call(
             op,
             (q, k, v),
             out,
             lambda program, at: program.attend(
-                at(q), at(k), at(v), layout, number, seen, scores, rope is not None, at(out)
+                at(q), at(k), at(v), layout, number, seen, scores, rotation, at(out)
             ),
         )
+
+    def _rotation(self, rope: Rope, dim: int) -> int:
+        """The number by which calls know a rotation, from 1 on."""
+        if rope not in self._ropes:
+            self._ropes.append(rope)
+        if rope.dim != dim or (len(self._ropes) > 1 and any(r.by_request for r in self._ropes)):
+            raise Unrecordable("a program rotates whole heads, by positions if in several ways")
+        return self._ropes.index(rope) + 1
 
     def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
         """How a pass without a cache multiplies its own keys and values; cache number -1."""
         return _native.KvLayout(self._attention_format, k.heads, k.dim, v.dim), -1
+
+    def store(self, k: Matrix, v: Matrix, *, spans: object, cache: object) -> None:
+        raise Unrecordable("a program stores keys and values only where it attends to them")
+
+    def softcap(self, x: Matrix, cap: float) -> Matrix:
+        op = self._fold.note("softcap")
+        # In place, since nothing else reads what is capped: logits of a large vocabulary are held once.
+        return self._call(op, (x,), x, lambda program, at: program.softcap(at(x), cap, at(x)))
 
     def attend_latent(self, q: Matrix, kv: Matrix, latent: Latent, **options: object) -> Matrix:
         raise Unrecordable("the native caches hold no latents")
@@ -272,7 +294,7 @@ class Record:
             alone=alone,
             ops=tuple(zip(self._fold.names, self._fold.calls, strict=True)),
             calls=tuple((call.op, call.turn) for call in self._calls),
-            rope=self._rope,
+            ropes=tuple(self._ropes),
             segmented=self._segmented,
         )
 
@@ -308,7 +330,7 @@ class Record:
         return offsets, row_bytes
 
     def _norm(self, op: int, x: Matrix, out: Matrix, norm: Norm) -> Matrix:
-        weight, weight_dtype = self._vector(norm.weight)
+        weight, weight_dtype = self._norm_weight(norm)
         bias, bias_dtype = self._vector(norm.bias)
         kind = _native.NormKind.rms if norm.kind == "rms" else _native.NormKind.layer
         return self._call(
@@ -341,6 +363,13 @@ class Record:
             self._weights[id(tensor)] = len(self._tensors)
             self._tensors.append(tensor)
         return self._weights[id(tensor)]
+
+    def _norm_weight(self, norm: Norm) -> tuple[int, _native.Dtype]:
+        """As :meth:`_vector`; a weight that counts as another is computed once, in float32."""
+        if not norm.changes_weight:
+            return self._vector(norm.weight)
+        self._tensors.append((norm.weight.data.float() + norm.offset) * norm.scale)
+        return len(self._tensors) - 1, _native.Dtype.fp32
 
     def _vector(self, weight: Weight | None) -> tuple[int, _native.Dtype]:
         """Number and dtype of a bias or a norm's weight; -1 for none."""

@@ -7,6 +7,7 @@ dtype throughout, float32 or float64; under autocast it also trains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from ridgeline.ops.protocol import (
     Heads,
     Layer,
     Mask,
+    Memory,
     Norm,
     Rope,
     Score,
@@ -29,6 +31,7 @@ from ridgeline.ops.protocol import (
     Wanted,
     Weight,
 )
+from ridgeline.ops.relative import bias_of
 from ridgeline.ops.routing import Routes, choose, mix
 from ridgeline.ops.torch_batch import (
     ACTIVATIONS,
@@ -43,7 +46,7 @@ from ridgeline.ops.torch_diffusion import DiffusionOperators
 
 if TYPE_CHECKING:
     from ridgeline.models.denoising import Denoising
-    from ridgeline.models.model import Model
+    from ridgeline.models.model import EncoderDecoder, Model
     from ridgeline.ops.profile import OpTime
 
 
@@ -69,8 +72,11 @@ class Reference(DiffusionOperators):
         logits: Wanted = "last",
         cache: TorchCache | None = None,
         segments: torch.Tensor | None = None,
+        memory: Memory | None = None,
     ) -> Batch:
-        return make_batch(ids, spans, logits=logits, cache=cache, segments=segments, device=self.device)
+        return make_batch(
+            ids, spans, logits=logits, cache=cache, segments=segments, memory=memory, device=self.device
+        )
 
     def run(
         self,
@@ -81,10 +87,26 @@ class Reference(DiffusionOperators):
         logits: Wanted = "last",
         cache: TorchCache | None = None,
         segments: torch.Tensor | Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """What ``model`` makes of a packed step of ``ids``, those of all ``spans`` one after another: logits
-        of the wanted rows, or what else its pass returns."""
-        return model.forward(self, self.batch(ids, spans, logits=logits, cache=cache, segments=segments))
+        of the wanted rows, or what else its pass returns. ``memory`` is what an encoder-decoder has encoded.
+        """
+        given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+        return model.forward(self, self.batch(ids, spans, **given))
+
+    def encode(
+        self,
+        model: EncoderDecoder,
+        ids: torch.Tensor | Sequence[int],
+        spans: Sequence[Span],
+        cache: TorchCache | None = None,
+    ) -> Memory:
+        """What ``model``'s encoder makes of the sequences: their states, and in ``cache``, in the blocks that
+        the spans name, the keys and values that its decoder reads."""
+        memory = Memory(tuple(spans), cache=cache)
+        states = model.encode(self, self.batch(ids, spans, memory=memory))
+        return replace(memory, states=states)
 
     def profile(
         self,
@@ -95,12 +117,14 @@ class Reference(DiffusionOperators):
         logits: Wanted = "last",
         cache: TorchCache | None = None,
         segments: torch.Tensor | Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> list[OpTime]:
         """As :meth:`run`, for the seconds of each operator's calls."""
         from ridgeline.ops.profile import Profile
 
         profile = Profile(self)
-        model.forward(profile, self.batch(ids, spans, logits=logits, cache=cache, segments=segments))
+        given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+        model.forward(profile, self.batch(ids, spans, **given))
         return profile.take()
 
     def denoise(self, model: Model, batch: Denoising) -> torch.Tensor:
@@ -115,8 +139,10 @@ class Reference(DiffusionOperators):
         model.forward(profile, batch)
         return profile.take()
 
-    def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
-        return torch.nn.functional.embedding(ids + offset, self._data(weight))
+    def embed(
+        self, ids: torch.Tensor, weight: Weight, *, offset: int = 0, scale: float = 1.0
+    ) -> torch.Tensor:
+        return scale * torch.nn.functional.embedding(ids + offset, self._data(weight))
 
     def norm(
         self,
@@ -130,7 +156,7 @@ class Reference(DiffusionOperators):
         centred = x if norm.kind == "rms" else x - x.mean(-1, keepdim=True)
         y = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + norm.eps)
         if norm.weight is not None:
-            y = y * self._data(norm.weight)
+            y = y * ((self._data(norm.weight) + norm.offset) * norm.scale)
         if norm.bias is not None:
             y = y + self._data(norm.bias)
         if shift is not None:
@@ -171,8 +197,8 @@ class Reference(DiffusionOperators):
     def attend(
         self,
         q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
         *,
         spans: TorchSpans,
         mask: Mask,
@@ -184,17 +210,24 @@ class Reference(DiffusionOperators):
         if rope is not None:
             cos, sin = spans.rotation(rope, self.dtype)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            cache.append(spans, k, v)
+        if cache is not None and k is not None:
+            self.store(k, v, spans=spans, cache=cache)
         outputs = []
         for i, (span, start, stop) in enumerate(spans.pieces()):
             if cache is None:
                 own = slice(*spans.key_starts[i : i + 2])
                 keys, values = k[own].transpose(0, 1), v[own].transpose(0, 1)
             else:
-                keys, values = cache.read(span)
+                keys, values = self.read(cache, span)
             outputs.append(self.attend_sequence(q[start:stop], keys, values, mask, score))
         return outputs[0].flatten(1) if len(outputs) == 1 else torch.cat(outputs).flatten(1)
+
+    def store(self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: TorchLayerCache) -> None:
+        cache.append(spans, k, v)
+
+    def read(self, cache: TorchLayerCache, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
+        """A sequence's keys and values, [kv_heads, keys, dim] each."""
+        return cache.read(span)
 
     def attend_sequence(
         self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
@@ -202,6 +235,9 @@ class Reference(DiffusionOperators):
         """One sequence: q [rows, heads, dim], keys and values [kv_heads, keys, dim] in the cache's dtype
         -> as q."""
         return attention(q.transpose(0, 1), keys.to(self.dtype), values.to(self.dtype), mask, score)
+
+    def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        return cap * torch.tanh(x / cap)
 
     def attend_latent(
         self,
@@ -269,13 +305,18 @@ def activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
 def attention(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
 ) -> torch.Tensor:
-    """softmax(scale q k^T + mask) v of one sequence; a row that sees no key gives 0.
+    """softmax(score(q k^T) + mask) v of one sequence; a row that sees no key gives 0.
 
     q is [heads, rows, dim], keys and values [kv_heads, keys, dim]; returns [rows, heads, dim].
     """
     group = q.shape[0] // keys.shape[0]
     keys, values = keys.repeat_interleave(group, 0), values.repeat_interleave(group, 0)
     seen = visible(mask, q.shape[1], keys.shape[1], q.device)
-    scores = (score.scale * (q @ keys.transpose(1, 2))).masked_fill(~seen, -torch.inf)
+    scores = score.scale * (q @ keys.transpose(1, 2))
+    if score.softcap > 0:
+        scores = score.softcap * torch.tanh(scores / score.softcap)
+    if score.bias is not None:
+        scores = scores + bias_of(score.bias, q.shape[1], keys.shape[1], scores.dtype)
+    scores = scores.masked_fill(~seen, -torch.inf)
     weights = torch.where(seen.any(-1, keepdim=True), torch.softmax(scores, -1), 0.0)
     return (weights.to(values.dtype) @ values).transpose(0, 1)

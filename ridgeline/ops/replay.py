@@ -69,7 +69,8 @@ class Replay:
         recording = self.recording
         if recording.segmented and segments is None:
             segments = [0] * len(ids)
-        step = step_numbers(ids, spans, logits=logits, segments=segments, rope=recording.rope)
+        rope = recording.ropes[0] if recording.ropes else None  # one that depends on the request is alone
+        step = step_numbers(ids, spans, logits=logits, segments=segments, rope=rope)
         rows = {Rows.all: len(ids), Rows.wanted: step.wanted, Rows.first: len(spans)}
         outputs = tuple(torch.empty(rows[x.rows], x.columns) for x in recording.outputs)
         memory = self._memory()
@@ -92,8 +93,8 @@ class Replay:
 
     def _memory(self) -> _Memory:
         if not hasattr(self._of_thread, "memory"):
-            rope = self.recording.rope
-            self._of_thread.memory = _Memory(None if rope is None else Angles(rope))
+            ropes = self.recording.ropes
+            self._of_thread.memory = _Memory(Angles(ropes) if ropes else None)
         return self._of_thread.memory
 
 
@@ -121,29 +122,33 @@ class _Frame:
 
 
 class Angles:
-    """cos and sin by position, float32 [positions, dim], grown as positions come."""
+    """cos and sin of each of ``ropes``, float32 [ropes, positions, dim], grown as positions come."""
 
-    def __init__(self, rope: Rope) -> None:
-        self._rope = rope
-        self._cosines = self._sines = torch.empty(0, rope.dim)
+    def __init__(self, ropes: Sequence[Rope]) -> None:
+        self._ropes = ropes
+        self._cosines = self._sines = torch.empty(len(ropes), 0, ropes[0].dim)
 
     def addresses(self, spans: Sequence[Span]) -> tuple[int, int, int]:
         """Where cos and sin lie for a step of ``spans``, and how many rows they have: rows by position, or
         by row of the step where angles depend on the request (``is_dynamic``)."""
-        if is_dynamic(self._rope):
+        if is_dynamic(self._ropes[0]):
             parts = [(torch.arange(s.positions.start, s.positions.stop), s.admitted) for s in spans]
             self._fill(parts)
-        elif (needed := max(span.positions.stop for span in spans)) > len(self._cosines):
-            self._fill([(torch.arange(max(needed, 2 * len(self._cosines), 512)), 0)])
-        return self._cosines.data_ptr(), self._sines.data_ptr(), len(self._cosines)
+        elif (needed := max(span.positions.stop for span in spans)) > self._cosines.shape[1]:
+            self._fill([(torch.arange(max(needed, 2 * self._cosines.shape[1], 512)), 0)])
+        return self._cosines.data_ptr(), self._sines.data_ptr(), self._cosines.shape[1]
 
     def _fill(self, parts: list[tuple[torch.Tensor, int]]) -> None:
-        angles, factor = [], 1.0
-        for positions, admitted in parts:
-            frequency, factor = inverse_frequencies(self._rope, admitted)
-            angles.append(positions[:, None].float() * frequency)
-        angle = torch.cat(angles).repeat(1, 2)
-        self._cosines, self._sines = angle.cos() * factor, angle.sin() * factor
+        cosines, sines = [], []
+        for rope in self._ropes:
+            angles, factor = [], 1.0
+            for positions, admitted in parts:
+                frequency, factor = inverse_frequencies(rope, admitted)
+                angles.append(positions[:, None].float() * frequency)
+            angle = torch.cat(angles).repeat(1, 2)
+            cosines.append(angle.cos() * factor)
+            sines.append(angle.sin() * factor)
+        self._cosines, self._sines = torch.stack(cosines), torch.stack(sines)
 
 
 def _address(numbers: array) -> int:

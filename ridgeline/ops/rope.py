@@ -2,9 +2,10 @@
 
 Plain: f_i = theta^(-2i/dim) for i < dim/2. The scalings stretch them beyond the trained length:
 linear (positions divided by the factor), dynamic NTK (theta grown with the length that a request
-was admitted with), llama3 (only long wavelengths, with a smooth passage; Llama 3.1's release),
-YaRN (Peng et al. 2023, arXiv 2309.00071: a ramp between interpolated and plain frequencies, and
-an attention factor on cos and sin).
+was admitted with), LongRoPE (Ding et al. 2024, arXiv 2402.13753: a factor for each frequency, from one
+list up to the trained length and from another for longer requests), llama3 (only long wavelengths, with
+a smooth passage; Llama 3.1's release), YaRN (Peng et al. 2023, arXiv 2309.00071: a ramp between
+interpolated and plain frequencies, and an attention factor on cos and sin).
 
 The frequencies are computed in the reading's own precision and in the order that models were
 trained with, because at a far position a last bit of theirs is a visible angle.
@@ -24,7 +25,7 @@ def inverse_frequencies(
 ) -> tuple[torch.Tensor, float]:
     """The ``dim / 2`` angular frequencies (radians a token) and the factor on cos and sin.
 
-    ``admitted`` is the length that the request was admitted with; only dynamic scaling asks.
+    ``admitted`` is the length that the request was admitted with; only dynamic scaling and LongRoPE ask.
     """
     scaling = rope.scaling
     if scaling is None:
@@ -36,11 +37,27 @@ def inverse_frequencies(
         return plain / scaling.factor, 1.0
     if scaling.kind == "llama3":
         return _llama3(plain, scaling), 1.0
+    if scaling.kind == "longrope":
+        factors = scaling.long if admitted > scaling.original_length else scaling.short
+        grown = torch.tensor(factors, dtype=dtype) * _powers(rope.theta, rope.dim, dtype)
+        return 1.0 / grown, _longrope_factor(scaling)
     return _yarn(plain, rope, scaling)
 
 
 def _plain(theta: float, dim: int, dtype: torch.dtype) -> torch.Tensor:
-    return 1.0 / (theta ** (torch.arange(0, dim, 2).to(dtype) / dim))
+    return 1.0 / _powers(theta, dim, dtype)
+
+
+def _powers(theta: float, dim: int, dtype: torch.dtype) -> torch.Tensor:
+    return theta ** (torch.arange(0, dim, 2).to(dtype) / dim)
+
+
+def _longrope_factor(scaling: RopeScaling) -> float:
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_length))
 
 
 def _dynamic_theta(rope: Rope, scaling: RopeScaling, admitted: int) -> float:

@@ -54,4 +54,4 @@ def step_numbers(
 
 def is_dynamic(rope: Rope | None) -> bool:
     """Whether angles depend on the length that a request was admitted with, not on positions alone."""
-    return rope is not None and rope.scaling is not None and rope.scaling.kind == "dynamic"
+    return rope is not None and rope.by_request

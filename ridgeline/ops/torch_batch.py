@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.ops.protocol import Batch, CacheSpec, Mask, Rope, Span, Wanted, wanted_rows
+from ridgeline.ops.protocol import (
+    Batch,
+    CacheSpec,
+    Mask,
+    Memory,
+    Rope,
+    Span,
+    Wanted,
+    cross_spans,
+    wanted_rows,
+)
 from ridgeline.ops.rope import inverse_frequencies
 
 TORCH_DTYPE = {
@@ -84,8 +94,7 @@ class TorchSpans:
         """cos and sin for every row, [rows, 1, dim], both halves alike."""
         key = (rope, dtype)
         if key not in self._rotations:
-            dynamic = rope.scaling is not None and rope.scaling.kind == "dynamic"
-            groups = self.pieces() if dynamic else [(Span(0), 0, len(self.positions))]
+            groups = self.pieces() if rope.by_request else [(Span(0), 0, len(self.positions))]
             angles, factor = [], 1.0
             precise = torch.float64 if dtype == torch.float64 else torch.float32
             for span, start, stop in groups:
@@ -102,7 +111,11 @@ def halves(x: torch.Tensor, rope: Rope) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x of [rows, heads, dim] turned by its row's angles: x cos + (-x2, x1) sin."""
+    """x of [rows, heads, dim] turned by its row's angles: x cos + (-x2, x1) sin; with fewer angles than
+    elements, the first of them."""
+    dim = cos.shape[-1]
+    if dim < x.shape[-1]:
+        return torch.cat((rotate(x[..., :dim], cos, sin), x[..., dim:]), dim=-1)
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat((-second, first), dim=-1), sin)
 
@@ -114,10 +127,11 @@ def make_batch(
     logits: Wanted = "last",
     cache: TorchCache | None = None,
     segments: torch.Tensor | Sequence[int] | None = None,
+    memory: Memory | None = None,
     device: torch.device | str = "cpu",
 ) -> Batch:
     """A packed step: ``ids`` of all spans one after another, and which rows want logits. Token types
-    default to 0."""
+    default to 0. ``memory`` has the spans that an encoder read."""
     device = torch.device(device)
     laid_out = TorchSpans(tuple(spans), device)
     ids = torch.as_tensor(ids, dtype=torch.long, device=device)
@@ -126,7 +140,9 @@ def make_batch(
         wanted = torch.tensor(wanted_rows(logits, laid_out.starts), dtype=torch.long, device=device)
     segments = torch.zeros_like(ids) if segments is None else torch.as_tensor(segments, device=device)
     first = torch.tensor(laid_out.starts[:-1], device=device)
-    return Batch(ids, laid_out.positions, laid_out, wanted, first, segments, cache)
+    if memory is not None:
+        memory = replace(memory, spans=TorchSpans(cross_spans(laid_out, memory.spans), device))
+    return Batch(ids, laid_out.positions, laid_out, wanted, first, segments, cache, memory)
 
 
 class TorchLayerCache:

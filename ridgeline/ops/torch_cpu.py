@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from ridgeline.ops import reference
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.protocol import Activation, Mask, Norm, Score, Weight
 from ridgeline.ops.reference import Reference, activate
@@ -28,8 +29,11 @@ class TorchCpu(Reference):
         super().__init__(dtype, "cpu")
         keep_freed_memory()
 
-    def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
-        return F.embedding(ids + offset if offset else ids, weight.data).to(self.dtype)
+    def embed(
+        self, ids: torch.Tensor, weight: Weight, *, offset: int = 0, scale: float = 1.0
+    ) -> torch.Tensor:
+        rows = F.embedding(ids + offset if offset else ids, weight.data).to(self.dtype)
+        return rows if scale == 1 else rows.mul_(scale)
 
     def norm(
         self,
@@ -41,6 +45,9 @@ class TorchCpu(Reference):
         spans: TorchSpans | None = None,
     ) -> torch.Tensor:
         shape = (x.shape[-1],)
+        if norm.changes_weight:  # in float32, as it is meant
+            weight = (norm.weight.data.float() + norm.offset) * norm.scale
+            return F.rms_norm(x.float(), shape, weight, norm.eps).to(self.dtype)
         weight, bias = (None if w is None else self._data(w) for w in (norm.weight, norm.bias))
         if norm.kind == "rms":
             y = F.rms_norm(x, shape, weight, norm.eps)
@@ -80,6 +87,8 @@ def attention(
 ) -> torch.Tensor:
     """One sequence: q [rows, heads, dim], keys [kv_heads, keys, dim] and values [kv_heads, keys, value_dim]
     -> [rows, heads, value_dim]."""
+    if score.softcap > 0 or score.bias is not None:  # which SDPA doesn't do, or only through a mask in memory
+        return reference.attention(q.transpose(0, 1), keys, values, mask, score)
     rows, heads, _ = q.shape
     kv_heads, length, _ = keys.shape
     if rows == 1:

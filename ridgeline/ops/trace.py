@@ -184,7 +184,9 @@ class Lowering:
 _NATIVE_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
 _EPILOGUE = _NATIVE_EPILOGUE | {("linear", "gate"), ("linear", "dropout")}
 _MODULATED_NORM = frozenset({("norm", "modulate")})
-_ATTENTION = frozenset(
+#: What becomes of scores before the softmax runs where they are made.
+_SCORES = frozenset(("attend", part) for part in ("softcap", "bias"))
+_ATTENTION = _SCORES | frozenset(
     (op, part) for op in ("attend", "attend_latent") for part in ("softmax", "dropout", "values")
 )
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
@@ -206,7 +208,9 @@ FUSED = Lowering(
     | _ROTATED_GRADIENT,
 )
 #: Linear layers keep their epilogue, attention writes its scores to memory.
-NAIVE_ATTENTION = Lowering("naive attention", _EPILOGUE | _MODULATED_NORM | _EXPERTS | _BIAS_GRADIENT)
+NAIVE_ATTENTION = Lowering(
+    "naive attention", _EPILOGUE | _MODULATED_NORM | _SCORES | _EXPERTS | _BIAS_GRADIENT
+)
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
 _NATIVE = _NATIVE_EPILOGUE | _MODULATED_NORM | {("experts", "activation")}
@@ -214,7 +218,7 @@ _NATIVE = _NATIVE_EPILOGUE | _MODULATED_NORM | {("experts", "activation")}
 #: for a gate, which is multiplied and added in one more.
 CPU = Lowering("cpu", _NATIVE | _ATTENTION | _CACHED_ATTENTION, "fp32", Mla.EXPANDED)
 #: The same, with the scores written to memory.
-CPU_NAIVE = Lowering("cpu, naive attention", _NATIVE, "fp32", Mla.EXPANDED)
+CPU_NAIVE = Lowering("cpu, naive attention", _NATIVE | _SCORES, "fp32", Mla.EXPANDED)
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
@@ -293,7 +297,8 @@ class OpCost:
 class Loop:
     """Operators ``start`` to ``stop`` run ``count`` times; what ``entry`` holds becomes ``exit`` each time.
 
-    A loop of the backward pass ``mirrors`` the forward loop whose iterations it undoes.
+    A loop of the backward pass ``mirrors`` the forward loop whose iterations it undoes. ``shared`` are the
+    ids of weights, and of their gradients, that are the same in every iteration.
     """
 
     start: int
@@ -302,6 +307,7 @@ class Loop:
     entry: tuple[Value, ...]
     exit: tuple[Value, ...]
     mirrors: Loop | None = None
+    shared: frozenset[int] = frozenset()
 
     @property
     def entries(self) -> set[int]:
@@ -417,12 +423,15 @@ class Trace:
 CLASSES = {
     "linear": "linear",
     "attend": "attention",
+    "store": "attention",
     "attend_latent": "attention",
     "route": "experts",
     "experts": "experts",
     "norm": "norm",
     "split": "norm",
     "add": "elementwise",
+    "softcap": "elementwise",
+    "fill": "elementwise",
     "add_vector": "elementwise",
     "activate": "elementwise",
     "layout": "layout",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ridgeline.engine.result import Result
     from ridgeline.engine.speculation.report import SpeculationReport
     from ridgeline.hardware.measure import Measurement
+    from ridgeline.predict import KernelTime
 
 #: Operators shown of each phase; the rest is summed in one line.
 SHOWN = 8
@@ -117,7 +119,7 @@ def operators(phase: Phase, elements: bool) -> Table:
     """The operators of a phase that take longest, and the rest together."""
     columns = (f"{phase.name}: operator", "calls", "time", "share", "", _per(elements), "bound by")
     table = _table(*columns, left=(0, 4, 6))
-    kernels = sorted(phase.kernels, key=lambda k: k.seconds * k.repeat, reverse=True)
+    kernels = sorted(_joined(phase.kernels), key=lambda k: k.seconds * k.repeat, reverse=True)
     for k in kernels[:SHOWN]:
         share = k.seconds * k.repeat / phase.seconds
         moved = k.elements if elements else k.bytes
@@ -130,6 +132,16 @@ def operators(phase: Phase, elements: bool) -> Table:
         share = rest / phase.seconds
         table.add_row(f"{len(kernels) - SHOWN} more", "", seconds(rest), f"{share:.1%}", _bar(share), "", "")
     return table
+
+
+def _joined(kernels: Iterable[KernelTime]) -> list[KernelTime]:
+    """Kernels of one name and cost as one: where layers of several kinds alternate, what they have in
+    common."""
+    found: dict[tuple, KernelTime] = {}
+    for k in kernels:
+        key = (k.name, k.seconds, k.bytes, k.flops)
+        found[key] = replace(k, repeat=k.repeat + found[key].repeat) if key in found else k
+    return list(found.values())
 
 
 def sentence(phase: Phase) -> str:

@@ -19,6 +19,10 @@ from ridgeline.validation.passes import builtin
 GPT2 = "Radford et al. 2019, GPT-2"
 GPT3 = "Brown et al. 2020, arXiv:2005.14165, GPT-3"
 LLAMA3 = "Llama Team 2024, arXiv:2407.21783, Llama 3"
+GEMMA2 = "Gemma Team 2024, arXiv:2408.00118, Gemma 2"
+GEMMA3 = "Gemma Team 2025, arXiv:2503.19786, Gemma 3"
+PHI3 = "Abdin et al. 2024, arXiv:2404.14219, Phi-3"
+T5 = "Raffel et al. 2020, arXiv:1910.10683, T5"
 MEGATRON = "Narayanan et al. 2021, arXiv:2104.04473, Megatron-LM"
 
 # -- parameters -----------------------------------------------------------------------------------
@@ -61,6 +65,23 @@ PARAMETERS = (
     ("Qwen3 model cards", "number of parameters", "qwen3-14b", "14.8B"),
     ("Qwen3 model cards", "number of parameters", "qwen3-32b", "32.8B"),
     ("Zhang et al. 2024, arXiv:2401.02385, TinyLlama", "abstract", "tinyllama-1.1b", "1.1B"),
+    (PHI3, "section 2", "phi-3-mini", "3.8B"),
+    (T5, "section 3.7", "t5-small", "6e1M"),
+    (T5, "section 3.7", "t5-base", "22e1M"),
+    (T5, "section 3.7", "t5-large", "77e1M", "74e1M", "the released checkpoint holds 737.7M"),
+    (T5, "section 3.7", "t5-3b", "2.8B", "2.9B", "the paper cuts digits off"),
+    (T5, "section 3.7", "t5-11b", "11B"),
+)
+
+#: Parameters beside the embedding, as the reports print them; Gemma 3's are those of the text part.
+WITHOUT_EMBEDDING = (
+    (GEMMA2, "table 2", "gemma-2-2b", "2024517888"),
+    (GEMMA2, "table 2", "gemma-2-9b", "8324201984"),
+    (GEMMA2, "table 2", "gemma-2-27b", "26047480320"),
+    (GEMMA3, "table 1", "gemma-3-1b", "698M"),
+    (GEMMA3, "table 1", "gemma-3-4b", "3209M"),
+    (GEMMA3, "table 1", "gemma-3-12b", "10759M"),
+    (GEMMA3, "table 1", "gemma-3-27b", "25600M"),
 )
 # fmt: on
 
@@ -79,6 +100,19 @@ def parameter_figures() -> Iterator[Figure]:
         compute = partial(parameters, model, SCALE[letter])
         unit = f"{letter} parameters"
         yield Figure(source, section, model, unit, printed.removesuffix(letter), compute, note, right)
+
+
+def without_embedding(model: str, unit: float) -> float:
+    built = builtin(model)
+    return (built.parameter_count() - built.embedding.numel) / unit
+
+
+def without_embedding_figures() -> Iterator[Figure]:
+    for source, section, model, printed in WITHOUT_EMBEDDING:
+        digits = printed.removesuffix("M")
+        unit = "parameters" if digits == printed else "M parameters"
+        compute = partial(without_embedding, model, SCALE["M"] if digits != printed else 1)
+        yield Figure(source, section, f"{model}, without the embedding", unit, digits, compute)
 
 
 # -- the key/value cache --------------------------------------------------------------------------
@@ -222,4 +256,7 @@ COMPUTE_FIGURES = (
 )
 
 
-FIGURES = sorted((*parameter_figures(), *KV_FIGURES, *COMPUTE_FIGURES), key=lambda figure: figure.source)
+FIGURES = sorted(
+    (*parameter_figures(), *without_embedding_figures(), *KV_FIGURES, *COMPUTE_FIGURES),
+    key=lambda figure: figure.source,
+)

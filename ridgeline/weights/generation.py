@@ -65,6 +65,8 @@ class GenerationDefaults:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     max_new_tokens: int | None = None
+    decoder_start_token_id: int | None = None
+    """The token that an encoder-decoder's output begins behind."""
     eos_ids: tuple[int, ...] = ()
     """The tokens that end a generation."""
     ignored: tuple[str, ...] = ()
@@ -108,6 +110,9 @@ _RULES = {
     "top_p": _Rule("a number above 0 and at most 1", lambda value: _real(value) and 0 < value <= 1),
     "min_p": _Rule("a number from 0 to 1", lambda value: _real(value) and 0 <= value <= 1),
     "repetition_penalty": _Rule("a number above 0", lambda value: _real(value) and value > 0),
+    "decoder_start_token_id": _Rule(
+        "a whole number of 0 or more", lambda value: type(value) is int and value >= 0
+    ),
     "max_new_tokens": _Rule("a whole number above 0", lambda value: type(value) is int and value > 0),
 }
 

@@ -10,30 +10,48 @@ from pathlib import Path
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.models.model import Each, Model, ModelConfig, Source, matrix_shape, vector_shape
+from ridgeline.models.model import (
+    Each,
+    Grouping,
+    Model,
+    ModelConfig,
+    Source,
+    matrix_shape,
+    vector_shape,
+)
 from ridgeline.models.registry import build
 from ridgeline.ops.protocol import Weight
 from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE
 from ridgeline.weights.checkpoint import Checkpoint
 
 #: What a checkpoint of the bare trunk leaves out of its tensors' names, by family.
-TRUNK_PREFIX = {"gpt2": "transformer.", "bert": "bert."}
+TRUNK_PREFIX = {
+    "gpt2": "transformer.",
+    "falcon": "transformer.",
+    "gpt_neox": "gpt_neox.",
+    "bert": "bert.",
+}
 DEFAULT_TRUNK_PREFIX = "model."
 
 #: Tensors that checkpoints carry and that nothing reads: buffers that are recomputed, heads of
-#: other tasks than the one that is run, and the bias that an untied BERT leaves unused.
+#: other tasks than the one that is run, the bias that an untied BERT leaves unused, and one of T5's first
+#: checkpoints.
 NOT_READ = re.compile(
-    r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|position_ids$|seq_relationship\.|(^|\.)pooler\.dense\."
-    r"|^cls\.predictions\.bias$|^pos_embed\.pos_embed$"
+    r"rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$|position_ids$|seq_relationship\."
+    r"|(^|\.)pooler\.dense\.|^cls\.predictions\.bias$|^pos_embed\.pos_embed$"
+    r"|\.EncDecAttention\.relative_attention_bias\.weight$"
 )
 #: What the tensors of a layer are called in families that have layers to spare.
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 #: Tensors that repeat another where the embeddings are tied, and the model's field that they repeat.
 TIED_COPIES = {
     "lm_head.weight": "head",
+    "embed_out.weight": "head",
     "cls.predictions.decoder.weight": "head",
     "cls.predictions.decoder.bias": "head_bias",
 }
+#: Under these names, an encoder-decoder's one embedding may be stored again, or instead.
+EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 #: Under these names, a tied embedding may be stored in the place of its own.
 TIED_HEADS = tuple(name for name, field in TIED_COPIES.items() if field == "head")
 
@@ -106,11 +124,20 @@ class CheckpointMaker:
         self.tensors: dict[str, list[str]] = {}
 
     def matrix(self, name: str, *sources: Source, transposed: bool = False) -> Weight:
-        return self._weight(name, [self._find(source) for source in sources], 2, transposed)
+        return self._weight(
+            name, [self._find(source) for source in sources], 2, transposed, sources[0].grouping
+        )
 
     def table(self, name: str, source: Source) -> Weight:
-        stand_ins = TIED_HEADS if name == "embedding" and self.config.tied else ()
+        stand_ins: tuple[str, ...] = ()
+        if name == "head":
+            stand_ins = TIED_HEADS  # GPT-NeoX's has had two names
+        if name == "embedding":
+            stand_ins = (*self._embedding_copies(), *(TIED_HEADS if self.config.tied else ()))
         return self._weight(name, [self._find(source, stand_ins)], 2)
+
+    def _embedding_copies(self) -> tuple[str, ...]:
+        return EMBEDDING_COPIES if self.config.is_encoder_decoder else ()
 
     def experts(self, name: str, stacked: Source, each: Each) -> Weight:
         if any(spelling in self.checkpoint for spelling in self._spellings(stacked.name)):
@@ -120,12 +147,15 @@ class CheckpointMaker:
         return replace(flat, shape=stacked.shape, data=flat.data.view(stacked.shape))
 
     def vector(self, name: str, *sources: Source, fill: float) -> Weight:
-        return self._weight(name, [self._find(source) for source in sources], 1)
+        return self._weight(name, [self._find(source) for source in sources], 1, grouping=sources[0].grouping)
 
     def refuse_surplus(self, model: Model) -> None:
         """A tensor that the pass never reads means that config and weights do not match."""
         for name in self.checkpoint.names():
             if name in self.read or NOT_READ.search(name) or self._is_spare(name):
+                continue
+            if name in self._embedding_copies():
+                self._expect_copy(name, model.embedding)
                 continue
             tied = getattr(model, TIED_COPIES.get(name, ""), None) if self.config.tied else None
             original = model.copied(name) if tied is None else tied
@@ -182,12 +212,21 @@ class CheckpointMaker:
             *(spelling.replace(".block_sparse_moe.", ".mlp.") for spelling in today),
         )
 
-    def _weight(self, name: str, stored: list[str], dims: int, transposed: bool = False) -> Weight:
+    def _weight(
+        self,
+        name: str,
+        stored: list[str],
+        dims: int,
+        transposed: bool = False,
+        grouping: Grouping | None = None,
+    ) -> Weight:
         """The weight of ``dims`` dimensions that the tensors make, one below the other."""
         self.tensors[name] = stored
         found = (self.checkpoint.tensor(n) for n in stored)
         flat = [t.flatten(dims - 1) if t.dim() > dims else t for t in found]
         tensors = [t.T for t in flat] if transposed else flat
+        if grouping is not None:
+            tensors = [_in_order(tensor, grouping) for tensor in tensors]
         rows = sum(t.shape[0] for t in tensors)
         first, dtype = tensors[0], self.dtype
         if dtype is None:
@@ -201,6 +240,11 @@ class CheckpointMaker:
                 data[start : start + tensor.shape[0]].copy_(tensor)
                 start += tensor.shape[0]
         return _made(name, data, self.progress)
+
+
+def _in_order(tensor: torch.Tensor, grouping: Grouping) -> torch.Tensor:
+    groups = tensor.unflatten(0, (-1, sum(grouping.parts), grouping.dim))
+    return torch.cat([part.flatten(0, 2) for part in groups.split(grouping.parts, dim=1)])
 
 
 def _made(name: str, data: torch.Tensor, progress: Callable[[int], None] | None) -> Weight:

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ridgeline.analysis.explain import SAMPLES, _sum_over, explain
-from ridgeline.analysis.step import predict_step
+from ridgeline.analysis.step import predict_step, trace_encode, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.protocol import Span
+from ridgeline.ops.trace import Role
 
 
 def test_a_decoder_has_a_prefill_and_a_decode_phase():
@@ -50,6 +51,56 @@ def test_an_encoder_has_one_phase_and_no_cache():
     assert found.request is None
     assert found.memory.cache_bytes_per_token == 0
     assert found.memory.fits
+
+
+def test_an_encoder_decoder_encodes_once_and_decodes_beside_what_it_keeps():
+    found = explain("t5-large", "a100", prompt=512, output=64, batch=2)
+    encode, decode = found.phases
+    assert (encode.name, encode.tokens, encode.context) == ("encode", 1024, 512)
+    assert (decode.name, decode.tokens, decode.context) == ("decode", 2, 2)
+    model, device = declare(load_config("t5-large")), load_device("a100")
+    source = [Span(512, 0, 2)]
+    steps = [predict_step(model, device, [Span(1, i, 2)], encoded=source).seconds for i in range(64)]
+    assert found.request.ttft_seconds == pytest.approx(encode.seconds + steps[0])
+    assert found.request.tpot_seconds == pytest.approx(sum(steps[1:]) / 63, rel=1e-3)
+    # 24 layers, keys and values of 16 heads of 64, in float32, of 512 source and 64 own tokens.
+    assert found.memory.cache == 2 * (512 + 64) * 24 * 2 * 16 * 64 * 4
+
+
+def test_each_step_of_an_encoder_decoder_reads_all_of_the_source_and_stores_none_of_it():
+    model = declare(load_config("t5-small"))
+
+    def cross(trace):
+        return next(op for op in trace.ops if op.name == "cross.attention")
+
+    trace = trace_step(model, [Span(1, 9)], encoded=[Span(100)])
+    layer = 2 * 8 * 64 * 4  # keys and values of a token, in float32
+    cached = [a for p in cross(trace).parts for a in p.reads if a.value.role is Role.CACHE]
+    assert sum(a.bytes for a in cached) == 128 * layer  # in whole blocks of 32
+    assert not any(a.value.role is Role.CACHE for p in cross(trace).parts for a in p.writes)
+    assert "cross.kv" not in {op.name for op in trace.ops}
+    encoding = trace_encode(model, [Span(100)])
+    (projection,) = (op for op in encoding.ops if op.name == "cross.kv")
+    assert projection.repeat == 6
+    assert projection.flops.matrix == 2 * 100 * 512 * 2 * 512
+    written = [a for op in encoding.ops for p in op.parts for a in p.writes if a.value.role is Role.CACHE]
+    assert sum(a.bytes for a in written) == 100 * layer
+
+
+def test_what_windows_leave_unseen_is_told_beside_what_the_engine_keeps():
+    """Gemma 3 1B: 4 of 26 layers see all, the others 512 tokens, read in whole blocks of 32."""
+    memory = explain("gemma-3-1b", "h100", prompt=8000, output=192, batch=2).memory
+    token = 2 * 256 * 2  # keys and values of a layer's one head, in bf16
+    assert memory.cache == 2 * 8192 * 26 * token
+    assert memory.cache_in_windows == 2 * token * (4 * 8192 + 22 * 512)
+    assert explain("gemma-3-1b", "h100", prompt=300, output=100).memory.cache_in_windows is None
+    assert explain("llama-3-8b", "h100", prompt=8000, output=100).memory.cache_in_windows is None
+
+
+def test_layers_with_and_without_a_window_take_different_time():
+    (prefill,) = explain("gemma-2-9b", "h100", prompt=8000, output=0).phases
+    calls = {k.seconds: k.repeat for k in prefill.kernels if k.name == "attention"}
+    assert list(calls.values()) == [21, 21]
 
 
 def test_llama_2_7b_needs_512_kib_of_cache_a_token():

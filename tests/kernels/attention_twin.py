@@ -32,6 +32,7 @@ def attention(
     softcap: float = 0.0,
     alibi_slopes: torch.Tensor | None = None,
     sink_logits: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
     **mask,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One sequence, [rows, heads, dim] each: the output, float64, and the LSE [heads, rows]."""
@@ -46,6 +47,10 @@ def attention(
     if alibi_slopes is not None:
         distance = (torch.arange(rows)[:, None] + keys - rows - torch.arange(keys)).abs()
         scores = scores - alibi_slopes.double()[:, None, None] * distance
+    if distance_bias is not None:
+        reach = distance_bias.shape[1] // 2
+        distance = torch.arange(keys) - (torch.arange(rows)[:, None] + keys - rows)
+        scores = scores + distance_bias.double()[:, distance.clamp(-reach, reach) + reach]
     scores = scores.masked_fill(~seen, -torch.inf)
     if sink_logits is not None:
         sink = sink_logits.double()[:, None, None].expand(heads, rows, 1)

@@ -106,21 +106,31 @@ def test_packed_sequences_of_any_shape_and_mask(isa, lengths, dim, value_dim, kv
     softcap=st.sampled_from([0.0, 2.0, 30.0]),
     scale=st.sampled_from([None, 1.0, -0.3, 0.0]),
     alibi=st.booleans(),
+    reach=st.none() | st.integers(0, 200),
     sink=st.booleans(),
     mask=masks,
     seed=st.integers(0, 1000),
 )
 def test_scores_are_scaled_capped_and_biased_before_the_mask(
-    isa, dtype, rows, past, softcap, scale, alibi, sink, mask, seed
+    isa, dtype, rows, past, softcap, scale, alibi, reach, sink, mask, seed
 ):
     q, k, v = draw_heads(seed, rows, max(0, rows + past), 4, 2, 32, dtype)
     options = {"softcap": softcap, "scale": scale, **mask}
     options["alibi_slopes"] = torch.tensor([0.5, 0.25, 0.01, 0.0]) if alibi else None
     options["sink_logits"] = draw(seed + 3, 4) if sink else None
+    options["distance_bias"] = None if reach is None else draw(seed + 4, 4, 2 * reach + 1)
     out, lse = attention(q[None], k[None], v[None], return_lse=True, **options)
     want, want_lse = twin.attention(q, k, v, **options)
     assert_near(out[0], want, 1e-5 if dtype == torch.float32 else 1e-2)
     torch.testing.assert_close(lse[0].double(), want_lse, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["naive", "flash", "split_kv"])
+def test_a_bias_by_distance_is_that_of_every_schedule(isa, schedule):
+    q, k, v = draw_heads(6, 40, 1500, 4, 2, 16)
+    bias = draw(7, 4, 2 * 90 + 1)
+    out = attention(q[None], k[None], v[None], distance_bias=bias, schedule=schedule)
+    assert_near(out[0], twin.attention(q, k, v, distance_bias=bias)[0], 1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -10,7 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ridgeline import kernels
-from ridgeline.kernels import BLOCK_TOKENS, KVCache, Sequences, attend, attention
+from ridgeline.errors import InputError
+from ridgeline.kernels import (
+    BLOCK_TOKENS,
+    KVCache,
+    Sequences,
+    attend,
+    attend_stored,
+    attention,
+    attention_varlen,
+    store,
+)
 from ridgeline.ops.protocol import Span
 from tests.kernels import attention_twin as twin
 from tests.kernels.test_attention import assert_near, draw, draw_heads
@@ -181,3 +191,49 @@ def test_no_rows_change_nothing(isa):
     empty = torch.empty(0, 1, 8)
     assert attend(empty, empty, empty, cache, Sequences.of([])).shape == (0, 1, 8)
     assert attend(empty, empty, empty, cache, Sequences.of([Span(0, 3, table=(1,))])).shape == (0, 1, 8)
+
+
+# -- a static cache ---------------------------------------------------------------------------------
+
+
+@few
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 50), st.integers(1, 100)), min_size=1, max_size=3),
+    softcap=st.sampled_from([0.0, 2.0]),
+    seed=st.integers(0, 1000),
+)
+def test_stored_keys_are_attended_to_by_rows_of_another_number(isa, sizes, softcap, seed):
+    """Rows and keys of each sequence; the keys are stored in two pieces, in blocks from the last to the
+    first. The bits are those of attention to the same keys in plain tensors."""
+    rows, lengths = (sum(n) for n in zip(*sizes, strict=True))
+    q, k, v = draw_heads(seed, rows, lengths, 4, 2, 12)
+    cache = KVCache.empty(sum(blocks_for(keys) for _, keys in sizes), 2, 12, "fp32")
+    spans, first, free = [], 0, cache.blocks
+    for n, keys in sizes:
+        table = tuple(range(free - 1, free - 1 - blocks_for(keys), -1))
+        free -= blocks_for(keys)
+        half = keys // 2
+        for begin, end in ((0, half), (half, keys)):
+            piece = slice(first + begin, first + end)
+            store(k[piece], v[piece], cache, Sequences.of([Span(end - begin, begin, table=table)]))
+        spans.append(Span(n, keys - n, table=table))
+        first += keys
+    before = cache.data.clone()
+    actual = attend_stored(q, cache, Sequences.of(spans), softcap=softcap)
+    starts = (torch.tensor([0, *torch.tensor(n).cumsum(0)]) for n in zip(*sizes, strict=True))
+    assert torch.equal(actual, attention_varlen(q, k, v, *starts, softcap=softcap))
+    assert torch.equal(cache.data, before)
+
+
+def test_what_a_static_cache_cannot_serve_is_refused():
+    q, k, v = draw_heads(0, 3, 5, 2, 2, 8)
+    cache = KVCache.empty(1, 2, 8, "fp32")
+    table = Sequences.of([Span(5, 0, table=(0,))])
+    with pytest.raises(InputError, match="k 4"):
+        store(k[:4], v[:4], cache, table)
+    with pytest.raises(InputError, match="past"):
+        store(k, v, cache, Sequences.of([Span(5, -1, table=(0,))]))
+    with pytest.raises(InputError, match="negative length"):
+        attend_stored(q, cache, Sequences.of([Span(3, -4, table=(0,))]))
+    with pytest.raises(InputError, match="block 1"):
+        attend_stored(q, cache, Sequences.of([Span(3, 30, table=(0, 1))]))

@@ -149,6 +149,18 @@ def test_an_id_without_a_row_is_refused_and_nothing_written(bad, table):
         kernels.embed(torch.tensor([0, 3]), table, offset=1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cap", [0.5, 30.0])
+def test_a_softcap_is_its_formula_and_may_be_in_place(isa, dtype, cap):
+    x = (40 * torch.randn(5, 37, generator=torch.Generator().manual_seed(0))).to(dtype)
+    expected = (cap * (x.double() / cap).tanh()).to(dtype)
+    tolerance = 2e-6 * cap if dtype == torch.float32 else 2.0**-8 * cap
+    torch.testing.assert_close(kernels.softcap(x, cap), expected, rtol=0, atol=tolerance)
+    given = x.clone()
+    assert kernels.softcap(given, cap, out=given) is given
+    assert torch.equal(given, kernels.softcap(x, cap))
+
+
 @pytest.mark.parametrize(
     ("named", "function", "arguments"),
     [
@@ -167,6 +179,10 @@ def test_an_id_without_a_row_is_refused_and_nothing_written(bad, table):
         ("activation", kernels.activate, (TABLE, None)),
         ("x", kernels.activate, (torch.ones(2, 5), "silu_gated")),
         ("out", kernels.activate, (TABLE, "silu_gated", TABLE[:, :3])),
+        ("x", kernels.softcap, (HEADS, 2.0)),
+        ("cap", kernels.softcap, (TABLE, 0.0)),
+        ("cap", kernels.softcap, (TABLE, float("inf"))),
+        ("out", kernels.softcap, (TABLE, 2.0, TABLE[:, :3])),
         ("x", kernels.rotate, (TABLE, ANGLES, ANGLES)),
         ("x", kernels.rotate, (torch.ones(2, 3, 5), ANGLES, ANGLES)),
         ("cos", kernels.rotate, (HEADS, ANGLES.bfloat16(), ANGLES)),

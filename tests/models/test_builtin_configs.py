@@ -16,7 +16,7 @@ from ridgeline.ops.protocol import Span
 TOKENS = 64
 
 #: Parameters of the published checkpoints, tied weights once: the totals that the models'
-#: pages on the Hugging Face hub give; for GPT-2, OPT and BERT what their checkpoints load as.
+#: pages on the Hugging Face hub give; for GPT-2, OPT, BERT and T5 what their checkpoints load as.
 PUBLISHED = {
     "llama-2-7b": 6_738_415_616,
     "llama-2-13b": 13_015_864_320,
@@ -45,6 +45,24 @@ PUBLISHED = {
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
+    "phi-3-mini": 3_821_079_552,
+    "phi-4": 14_659_507_200,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "gemma-3-1b": 999_885_952,
+    "pythia-1.4b": 1_414_647_808,
+    "pythia-6.9b": 6_857_302_016,
+    "pythia-12b": 11_846_072_320,
+    "gpt-neox-20b": 20_554_567_680,
+    "falcon-7b": 6_921_720_704,
+    "falcon-40b": 41_303_293_952,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "t5-3b": 2_851_598_336,
+    "t5-11b": 11_307_321_344,
+    "flan-t5-xxl": 11_135_332_352,
     "opt-1.3b": 1_315_758_080,
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
@@ -73,6 +91,10 @@ ROUND_FIGURES = {
     "qwen3-0.6b": 0.6e9,
     "qwen3-1.7b": 1.7e9,
     "bert-large": 336e6,
+    # Of the text part alone, without the vision encoder: the sums of the report's table 1.
+    "gemma-3-4b": 675e6 + 3_209e6,
+    "gemma-3-12b": 1_012e6 + 10_759e6,
+    "gemma-3-27b": 1_416e6 + 25_600e6,
     "deepseek-v3": 671e9,
 }
 
@@ -86,7 +108,11 @@ def twin_of(name):
     # Without data no token can be sent to its experts: their weights are gathered for every token instead.
     config._experts_implementation = "batched_mm"
     with torch.device("meta"):
-        return getattr(transformers, raw["architectures"][0])(config).eval()
+        model = getattr(transformers, raw["architectures"][0])(config).eval()
+        if config.is_encoder_decoder and raw.get("tie_word_embeddings") is False:
+            # transformers 5 ties T5's head whatever the config says, until a checkpoint brings its own.
+            model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
+    return model
 
 
 #: Diffusion Transformers are held against diffusers (test_diffusion.py).
@@ -130,7 +156,7 @@ def test_the_matrix_flops_are_those_that_pytorch_counts(name, twin):
 def matrix_flops(name):
     ops = Count(pairs=Pairs.SQUARE)
     batch = ops.batch([Span(rows=TOKENS)], logits="all")
-    return ops.trace(declare(load_config(name)).forward(ops, batch)).flops.matrix
+    return ops.trace(declare(load_config(name)).whole(ops, batch)).flops.matrix
 
 
 def flops_counted_by_pytorch(model):
@@ -141,6 +167,10 @@ def flops_counted_by_pytorch(model):
 
     positions = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
     mask = torch.zeros(1, 1, TOKENS, TOKENS, device="meta")
+    inputs = {"input_ids": positions, "position_ids": positions, "attention_mask": mask}
+    if model.config.is_encoder_decoder:
+        del inputs["position_ids"]
+        inputs |= {"decoder_input_ids": positions, "decoder_attention_mask": mask}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(input_ids=positions, position_ids=positions, attention_mask=mask)
+        model(**inputs)
     return counter.get_total_flops()

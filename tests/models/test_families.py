@@ -143,6 +143,99 @@ LLAMAS = {
         },
     ),
 }
+PHI3 = {**LLAMA, "head_dim": 16, "original_max_position_embeddings": 256}
+LLAMAS |= {
+    "phi3": ("Phi3ForCausalLM", {**PHI3, "sliding_window": 9}),
+    "phi3 rotating half of a head": (
+        "Phi3ForCausalLM",
+        {**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+    ),
+}
+#: Heads of 16 although width / heads is 8, and more layers than a period of windows.
+GEMMA = {**LLAMA, "num_hidden_layers": 5, "head_dim": 16, "rms_norm_eps": 1e-5}
+GEMMAS = {
+    "gemma": ("GemmaForCausalLM", GEMMA),
+    "gemma untied": ("GemmaForCausalLM", {**GEMMA, "tie_word_embeddings": False, "attention_bias": True}),
+    # Caps that bend what they are given, unlike 50 and 30 at these sizes.
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {
+            **GEMMA,
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "gemma2 without caps": (
+        "Gemma2ForCausalLM",
+        {**GEMMA, "sliding_window": 9, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            **GEMMA,
+            "sliding_window": 6,
+            "sliding_window_pattern": 3,
+            "query_pre_attn_scalar": 20,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "gemma3 with layers in any order": (
+        "Gemma3ForCausalLM",
+        {
+            **GEMMA,
+            "sliding_window": 8,
+            "final_logit_softcapping": 4.0,
+            "layer_types": [
+                *("full_attention", "sliding_attention", "full_attention"),
+                *("full_attention", "sliding_attention"),
+            ],
+        },
+    ),
+}
+NEOX = {
+    **VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+FALCON = {**{k: v for k, v in NEOX.items() if k != "intermediate_size"}, "num_attention_heads": 6}
+SIDE_BY_SIDE = {
+    "gpt_neox": ("GPTNeoXForCausalLM", {**NEOX, "rotary_pct": 0.5}),
+    "gpt_neox one after the other": (
+        "GPTNeoXForCausalLM",
+        {**NEOX, "use_parallel_residual": False, "rotary_pct": 1.0, "hidden_act": "gelu_fast"},
+    ),
+    "gpt_neox tied": (
+        "GPTNeoXForCausalLM",
+        {**NEOX, "attention_bias": False, "tie_word_embeddings": True, "rotary_pct": 0.34},
+    ),
+    "falcon with one key head": ("FalconForCausalLM", FALCON),
+    "falcon with groups": (
+        "FalconForCausalLM",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "tie_word_embeddings": False},
+    ),
+    "falcon with groups and one norm": (
+        "FalconForCausalLM",
+        {
+            **FALCON,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 3,
+            "num_ln_in_parallel_attn": 1,
+            "bias": True,
+        },
+    ),
+    "falcon one after the other": (
+        "FalconForCausalLM",
+        {**FALCON, "multi_query": False, "parallel_attn": False, "bias": True, "ffn_hidden_size": 100},
+    ),
+}
 MIXTURES = {
     "mixtral": ("MixtralForCausalLM", {**LLAMA, "num_local_experts": 6, "num_experts_per_tok": 2}),
     "mixtral with a window": (
@@ -235,7 +328,7 @@ LEARNED_POSITIONS = {
         {**OPT, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
 }
-DECODERS = {**LLAMAS, **MIXTURES, **DEEPSEEKS, **LEARNED_POSITIONS}
+DECODERS = {**LLAMAS, **GEMMAS, **SIDE_BY_SIDE, **MIXTURES, **DEEPSEEKS, **LEARNED_POSITIONS}
 ENCODERS = {
     "bert": ("BertForMaskedLM", BERT),
     "bert untied": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
@@ -249,6 +342,10 @@ GREEDY = (
     "mistral",
     "qwen2 with windows by layer",
     "qwen3",
+    "gemma2",
+    "gemma3",
+    "gpt_neox",
+    "falcon with groups",
     "mixtral",
     "qwen3-moe",
     "deepseek-v3",
@@ -367,6 +464,24 @@ def test_dynamic_rope_stays_as_admitted_while_the_sequence_grows(dynamic, ops, i
             dynamic.on(ops).forward(ops, ops.batch(ids[start:stop], [span], logits="all", cache=cache))
         )
     assert_close(torch.cat(rows), by_transformers(dynamic.theirs, ids))
+
+
+@pytest.fixture
+def longrope(make_twin):
+    """Phi-3 with a list of factors for requests of up to 40 tokens, and another for longer ones."""
+    short, long = ([1.0 + 0.1 * scale * i for i in range(8)] for scale in (1, 7))
+    rope = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    lengths = {"max_position_embeddings": 256, "original_max_position_embeddings": 40}
+    heads = {"hidden_size": 96, "rope_theta": 1e4}
+    return make_twin("Phi3ForCausalLM", **{**LLAMA, **lengths, **heads, "rope_scaling": rope})
+
+
+@pytest.mark.parametrize("tokens", [40, 41, 60])
+def test_longrope_is_that_of_transformers_on_either_side_of_the_trained_length(tokens, longrope, ops, ids):
+    scaling = longrope.ours.config.rope.scaling
+    assert (scaling.factor, scaling.original_length) == (6.4, 40)
+    actual = ops.run(longrope.on(ops), ids[:tokens], [Span(tokens, admitted=tokens)], logits="all")
+    assert_close(actual, by_transformers(longrope.theirs, ids[:tokens]))
 
 
 def test_an_encoders_outputs_are_those_of_transformers(encoder, ops, ids):

@@ -24,6 +24,15 @@ MINIMAL = {
     "mistral": {"model_type": "mistral", **SHAPE},
     "qwen2": {"model_type": "qwen2", **SHAPE, "num_attention_heads": 32},
     "qwen3": {"model_type": "qwen3", **SHAPE, "num_attention_heads": 32},
+    "phi3": {"model_type": "phi3", **SHAPE},
+    "gemma": {"model_type": "gemma", **SHAPE, "num_attention_heads": 16},
+    "gemma2": {"model_type": "gemma2", **SHAPE},
+    "gemma3_text": {"model_type": "gemma3_text", **SHAPE},
+    "gpt_neox": {"model_type": "gpt_neox", **SHAPE},
+    "falcon": {
+        "model_type": "falcon",
+        **{k: v for k, v in SHAPE.items() if k != "intermediate_size"},
+    },
     "mixtral": {"model_type": "mixtral", **SHAPE},
     "qwen2_moe": {"model_type": "qwen2_moe", **SHAPE, "num_attention_heads": 16},
     "qwen3_moe": {"model_type": "qwen3_moe", **SHAPE},
@@ -97,7 +106,10 @@ def test_a_field_left_out_has_the_value_that_transformers_gives_it(minimal):
     else:
         size = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
         assert ours.head_dim == size
-    assert ours.kv_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
+    shared = getattr(theirs, "multi_query", False)  # Falcon
+    assert ours.kv_heads == (
+        1 if shared else getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
+    )
     assert ours.window == theirs.max_position_embeddings
     assert ours.tied == theirs.tie_word_embeddings
     if ours.family in ("mixtral", "qwen2_moe", "qwen3_moe"):
@@ -106,12 +118,46 @@ def test_a_field_left_out_has_the_value_that_transformers_gives_it(minimal):
         assert ours.shared == getattr(theirs, "shared_expert_intermediate_size", 0)
         assert ours.expert_intermediate == getattr(theirs, "moe_intermediate_size", theirs.intermediate_size)
         assert ours.normalised == getattr(theirs, "norm_topk_prob", True)
-    if ours.family not in ("gpt2", "opt", "bert"):
+    if ours.family not in ("gpt2", "opt", "bert", "falcon", "gpt_neox") and "gemma" not in ours.family:
         assert ours.eps == theirs.rms_norm_eps
         assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
     if ours.family in ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"):
         sliding = getattr(theirs, "sliding_window", None)  # counts the token itself, ours does not
         assert ours.windows == (-1 if sliding is None else sliding - 1,) * 3
+    if ours.family.startswith("gemma"):
+        assert_is_gemma(ours, theirs)
+
+
+def assert_is_gemma(ours, theirs):
+    assert ours.eps == theirs.rms_norm_eps
+    kinds = getattr(theirs, "layer_types", ["full_attention"] * 3)
+    assert ours.windows == tuple(theirs.sliding_window - 1 if k.startswith("s") else -1 for k in kinds)
+    ropes = theirs.rope_parameters
+    assert [r.theta for r in ours.ropes] == [ropes.get(k, ropes)["rope_theta"] for k in kinds]
+    assert ours.score_cap == (getattr(theirs, "attn_logit_softcapping", None) or 0.0)
+    assert ours.logit_cap == (getattr(theirs, "final_logit_softcapping", None) or 0.0)
+    assert ours.score_scale == getattr(theirs, "query_pre_attn_scalar", ours.head_dim) ** -0.5
+
+
+def test_gemma_3_rotates_each_kind_of_layer_by_its_own_angles_in_either_spelling():
+    old = {"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": ROPES["linear"]}
+    new = {
+        "full_attention": {"rope_theta": 5e5, **ROPES["linear"]},
+        "sliding_attention": {"rope_theta": 2e4, "rope_type": "default"},
+    }
+    raw = {**MINIMAL["gemma3_text"], "sliding_window_pattern": 3}
+    ropes = read_config({**raw, **old}, "x").ropes
+    assert [(r.theta, r.scaling is None) for r in ropes] == [(2e4, True), (2e4, True), (5e5, False)]
+    assert read_config({**raw, "rope_parameters": new}, "x").ropes == ropes
+
+
+def test_gemmas_old_files_say_gelu_and_mean_its_tanh_form():
+    raw = {**MINIMAL["gemma"], "hidden_act": "gelu"}
+    assert read_config(raw, "x").activation == transformers_activation(raw) == "gelu_tanh_gated"
+
+
+def transformers_activation(raw):
+    return {"gelu_pytorch_tanh": "gelu_tanh_gated"}[transformers.AutoConfig.for_model(**raw).hidden_act]
 
 
 def test_what_transformers_saves_is_read(minimal, tmp_path):
@@ -255,6 +301,17 @@ def test_a_field_that_would_change_the_pass_is_refused_by_name(field, minimal):
         ("opt", "layer_norm_elementwise_affine", False),
         ("opt", "word_embed_proj_dim", 32),
         ("bert", "position_embedding_type", "relative_key"),
+        ("gemma2", "use_bidirectional_attention", True),
+        ("gemma2", "attn_logit_softcapping", -1.0),
+        ("gemma2", "query_pre_attn_scalar", 0),
+        ("gemma2", "layer_types", ["full_attention"] * 2),
+        ("gemma3_text", "attn_logit_softcapping", 50.0),
+        ("gemma3_text", "rope_parameters", {"rope_type": "default", "rope_theta": 1e4}),
+        ("gemma", "sliding_window", 128),
+        ("falcon", "alibi", True),
+        ("falcon", "partial_rotary_factor", 0.5),
+        ("falcon", "num_ln_in_parallel_attn", 2),
+        ("phi3", "attention_bias", True),
     ],
 )
 def test_a_variant_that_is_not_computed_is_refused_by_name(family, field, value):
@@ -327,7 +384,10 @@ def test_layer_types_that_cannot_be_followed_are_refused(kinds, sliding):
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"rope_type": "longrope", "factor": 2.0}, "longrope"),
+        ({"rope_type": "proportional", "factor": 2.0}, "proportional"),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 4}, "long_factor"),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 3}, "long_factor"),
+        ({"rope_type": "longrope", "short_factor": [0.0] * 4, "long_factor": [2.0] * 4}, "short_factor"),
         ({"rope_type": None}, "None"),
         ({"rope_type": ["yarn"]}, "yarn"),
         ({"rope_type": "linear"}, "factor"),

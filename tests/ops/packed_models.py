@@ -11,8 +11,8 @@ from tests.ops.small_models import small
 
 FAMILIES = (
     *("llama-3-8b", "smollm2-135m", "qwen2.5-0.5b", "qwen3-0.6b", "mistral-7b"),
-    *("gpt2", "opt-125m", "bert-base", "mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite"),
-    "deepseek-v3",
+    *("phi-4", "gemma-2-2b", "gemma-3-4b", "pythia-1.4b", "gpt2", "opt-125m", "bert-base"),
+    *("mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite", "deepseek-v3"),
 )
 VOCAB = 70
 

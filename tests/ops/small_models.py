@@ -9,8 +9,8 @@ from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 
 LOWERINGS = (FUSED, NAIVE_ATTENTION, UNFUSED, TORCH_CPU)
 FAMILIES = (
-    *("llama-3-8b", "qwen3-0.6b", "mistral-7b", "gpt2", "opt-125m"),
-    *("mixtral-8x7b", "deepseek-v3", "bert-base"),
+    *("llama-3-8b", "qwen3-0.6b", "mistral-7b", "phi-4", "gemma-2-2b", "gemma-3-4b"),
+    *("pythia-1.4b", "gpt2", "opt-125m", "mixtral-8x7b", "deepseek-v3", "bert-base"),
 )
 
 
@@ -24,7 +24,8 @@ class Unrolled(Count):
 
 
 def small(family, *, layers=3):
-    """The built-in model, some thousand times smaller; Mistral's window shrinks to 5 keys."""
+    """The built-in model, some thousand times smaller; windows shrink to 5 keys, and with two layers or more
+    one of Gemma's sees all."""
     config = load_config(family)
     grouped = config.kv_heads < config.heads
     shape = {
@@ -37,7 +38,14 @@ def small(family, *, layers=3):
         "intermediate": 40 if grouped else 4 * 48,
         "window": 512,
     }
-    if config.family not in ("gpt2", "opt", "bert", "deepseek_v2", "deepseek_v3"):
+    if config.family.startswith("gemma"):
+        full = config.windows.index(-1)  # the last of a period, so that every other layer slides
+        kinds = [full if i % 2 else 0 for i in range(layers)]
+        shape["windows"] = tuple(-1 if kind else 4 for kind in kinds)
+        shape["ropes"] = tuple(replace(config.ropes[kind], dim=shape["head_dim"]) for kind in kinds)
+    elif config.family == "gpt_neox":
+        shape["rope"] = replace(config.rope, dim=4)  # of heads of 8
+    elif config.family not in ("gpt2", "opt", "bert", "deepseek_v2", "deepseek_v3"):
         shape["windows"] = (4 if config.windows[0] >= 0 else -1,) * layers
         shape["rope"] = replace(config.rope, dim=shape["head_dim"])
     if config.family.startswith("deepseek"):
@@ -58,7 +66,7 @@ def count(model, *spans, reading=Count, cached=False, logits="all", **options):
     cache = ops.alloc_cache(model.cache_spec("bf16", block_size=4), 0) if cached else None
     spans = [s if isinstance(s, Span) else Span(s) for s in spans]
     batch = ops.batch(spans, logits=logits, cache=cache)
-    return ops.trace(model.forward(ops, batch))
+    return ops.trace(model.whole(ops, batch))
 
 
 def unrolled(model, *spans, **options):

@@ -1,6 +1,7 @@
 """The backward pass: PyTorch's own count of matrix operations, and what is read and kept."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,15 @@ from tests.ops.small_models import FAMILIES, LOWERINGS, Unrolled, count, count_m
 
 ROWS, SEQUENCES = 7, 2
 
+GEMMA = {
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 10,
+    "sliding_window": 4,
+    "vocab_size": 70,
+}
 TWINS = {
     "LlamaForCausalLM": {
         "hidden_size": 48,
@@ -80,6 +90,43 @@ TWINS = {
         "first_k_dense_replace": 1,
         "vocab_size": 70,
     },
+    "Phi3ForCausalLM": {
+        "hidden_size": 48,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "vocab_size": 70,
+        "pad_token_id": None,
+    },
+    "Gemma2ForCausalLM": {**GEMMA, "num_hidden_layers": 5},
+    "Gemma3ForCausalLM": {**GEMMA, "num_hidden_layers": 8, "sliding_window_pattern": 3},
+    "GPTNeoXForCausalLM": {
+        "hidden_size": 48,
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "vocab_size": 70,
+    },
+    "FalconForCausalLM": {
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "num_ln_in_parallel_attn": 1,
+        "vocab_size": 70,
+    },
+    "T5ForConditionalGeneration": {
+        "d_model": 48,
+        "d_kv": 10,
+        "d_ff": 40,
+        "num_layers": 3,
+        "num_decoder_layers": 4,
+        "num_heads": 6,
+        "vocab_size": 70,
+        "feed_forward_proj": "gated-gelu",
+    },
     "GPT2LMHeadModel": {"n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64, "vocab_size": 70},
     "OPTForCausalLM": {
         "hidden_size": 48,
@@ -135,7 +182,8 @@ def flops_counted_by_pytorch(architecture, fields):
     model = model_class(config)
     ids = torch.zeros(SEQUENCES, ROWS, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        loss = model(input_ids=ids).logits.sum()
+        inputs = {"decoder_input_ids": ids} if config.is_encoder_decoder else {}
+        loss = model(input_ids=ids, **inputs).logits.sum()
         forward = counter.get_total_flops()
         loss.backward()
     return config.to_dict() | {"architectures": [architecture]}, forward, counter.get_total_flops() - forward
@@ -355,6 +403,43 @@ def test_only_the_rows_that_were_taken_have_gradients_from_the_head():
     assert gather.writes[0].elements == 9 * 48
 
 
+def embedded(ops):
+    return ops.embed(ops.input("ids", (5,)), Weight("table", (9, 8), "bf16"))
+
+
+def reading_a_context(reading):
+    """Three layers that all add the same context."""
+    ops = reading(train=True)
+    x, context = embedded(ops), embedded(ops)
+    y = ops.repeat(mlp(8, 8, 8, 8), lambda layer, x: ops.add(ops.linear(x, layer.weight), context), x)
+    return ops.trace(y).backward()
+
+
+def test_what_all_layers_read_has_one_gradient_that_each_of_them_adds_to():
+    """One by one, the first of three gradients is there and two are added; in a loop, zeros are written first
+    and all three added."""
+    loop, flat = reading_a_context(Count), reading_a_context(Unrolled)
+    assert loop.flops.matrix == flat.flops.matrix
+    context = 5 * 8 * 2
+    assert loop.bytes - flat.bytes == context + 3 * context
+    assert loop.memory().gradients == flat.memory().gradients
+    (fill,) = (op for op in loop.ops if op.kind == "fill")
+    assert (fill.repeat, fill.parts[0].bytes) == (1, context)
+
+
+def test_a_table_that_all_layers_read_is_one_weight_with_one_gradient():
+    def trace(reading):
+        ops, table = reading(train=True), Weight("table", (8, 8), "bf16")
+        layers = [replace(layer, weight=table) for layer in mlp(8, 8, 8, 8)]
+        y = ops.repeat(layers, lambda layer, x: ops.linear(x, layer.weight), embedded(ops))
+        return ops.trace(y)
+
+    loop, flat = trace(Count), trace(Unrolled)
+    assert loop.memory().weights == flat.memory().weights == 9 * 8 * 2 + 8 * 8 * 2
+    assert loop.backward().memory().gradients == flat.backward().memory().gradients
+    assert loop.backward().flops.matrix == flat.backward().flops.matrix
+
+
 # -- refusals -----------------------------------------------------------------------------------
 
 
@@ -377,10 +462,6 @@ def test_quantised_weights_are_refused_by_name():
     model = declare(load_config("gpt2"), "int4-g128")
     with pytest.raises(InputError, match="embedding is stored as int4-g128"):
         count(model, 5, train=True).backward()
-
-
-def embedded(ops):
-    return ops.embed(ops.input("ids", (5,)), Weight("table", (9, 8), "bf16"))
 
 
 def read_by_all_layers(reading, layers):

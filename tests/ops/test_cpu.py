@@ -11,6 +11,7 @@ from ridgeline.models.products import products
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.protocol import Span, Weight
+from ridgeline.ops.record import Unrecordable, record
 from ridgeline.ops.reference import Reference
 from tests.ops.packed_models import FAMILIES, packed_model, some_ids
 
@@ -104,7 +105,7 @@ def test_a_packed_models_logits_are_those_of_the_reference_that_rounds_as_the_ke
     assert relative_error(actual, logits_of(REFERENCE, model, ids)) < tolerance
 
 
-@pytest.mark.parametrize("family", ["llama-3-8b", "gpt2", "bert-base"])
+@pytest.mark.parametrize("family", ["llama-3-8b", "gemma-2-2b", "gemma-3-4b", "gpt2", "bert-base"])
 @pytest.mark.parametrize("format", ["fp32", "int4-g32"])
 def test_operators_one_by_one_give_the_bits_of_the_recorded_pass(family, format):
     model, ids = packed_model(family, format), some_ids(30).tolist()
@@ -115,8 +116,22 @@ def test_operators_one_by_one_give_the_bits_of_the_recorded_pass(family, format)
         assert torch.equal(CPU.run(model, ids, spans, logits="all", cache=cache), eager)
 
 
+@pytest.mark.parametrize(
+    ("family", "recorded"),
+    [("gemma-2-2b", True), ("gemma-3-4b", True), ("phi-4", True), ("pythia-1.4b", False)],
+)
+def test_what_has_no_call_is_run_operator_by_operator(family, recorded):
+    """Several rotations, scaled embeddings and softcaps have calls; rotating a part of a head has none."""
+    model = packed_model(family, "fp32")
+    if recorded:
+        record(model, all_rows=True, cache=None, attention_format="fp32")
+    else:
+        with pytest.raises(Unrecordable):
+            record(model, all_rows=True, cache=None, attention_format="fp32")
+
+
 @pytest.mark.parametrize(("cache_format", "tolerance"), [("fp32", 1e-6), ("bf16", 0.02), ("int8", 0.05)])
-@pytest.mark.parametrize("family", ["llama-3-8b", "gpt2"])
+@pytest.mark.parametrize("family", ["llama-3-8b", "gemma-3-4b", "gpt2"])
 def test_steps_over_a_cache_err_by_its_rounding(family, cache_format, tolerance):
     model, ids = packed_model(family, "fp32"), some_ids(40).tolist()
     cache = CPU.alloc_cache(model.cache_spec(cache_format), 2)

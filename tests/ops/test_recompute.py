@@ -27,7 +27,8 @@ def flops_with_checkpoints(architecture, fields):
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     ids = torch.zeros(SEQUENCES, ROWS, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids).logits.sum().backward()
+        inputs = {"decoder_input_ids": ids} if config.is_encoder_decoder else {}
+        model(input_ids=ids, **inputs).logits.sum().backward()
     return config.to_dict() | {"architectures": [architecture]}, counter.get_total_flops()
 
 

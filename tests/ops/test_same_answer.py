@@ -150,3 +150,16 @@ def test_a_block_that_the_cache_lacks_is_refused(setting):
     cache = CPU.alloc_cache(spec, 2)
     with pytest.raises(ValueError, match="block 2"):
         CPU.run(model, ids[:64], [Span(64, 0, table=(0, 2))], cache=cache)
+
+
+@pytest.mark.parametrize("family", ["gemma-2-2b", "gemma-3-4b", "pythia-1.4b"])
+def test_other_families_keep_their_bits_too(family):
+    """In chunks, in scattered blocks, and beside another request; Pythia's pass is not recorded."""
+    model = packed_model(family, "bf16", plain="bf16")
+    spec, ids = model.cache_spec("bf16"), some_ids(LENGTH).tolist()
+    whole = alone(model, spec, ids, [LENGTH])
+    assert torch.equal(alone(model, spec, ids, [1, 63, 50, 36], (9, 2, 7, 0, 4)), whole)
+    cache = CPU.alloc_cache(spec, 2 * BLOCKS)
+    spans = [Span(40, table=(7, 8)), Span(LENGTH, table=tuple(range(BLOCKS)))]
+    logits = CPU.run(model, [*some_ids(40, seed=1).tolist(), *ids], spans, logits="all", cache=cache)
+    assert torch.equal(logits[40:], whole)

@@ -57,7 +57,9 @@ def test_an_mlp_has_the_matrices_of_its_family_and_not_of_a_ratio(name, matrices
     config = load_config(name)
     weights = declare(config).layers[0]
     sizes = (w.numel for w in vars(weights).values() if getattr(w, "name", "").startswith("mlp."))
-    assert sum(n for n in sizes if n > 2 * config.intermediate) == matrices * config.width * config.intermediate
+    assert (
+        sum(n for n in sizes if n > 2 * config.intermediate) == matrices * config.width * config.intermediate
+    )
 
 
 def test_an_expert_has_three_matrices():
