@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device, rates_only
 from ridgeline.models import declare, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.formats import storage_format
 from ridgeline.ops.protocol import Span
@@ -115,6 +116,7 @@ def predict_breakdown(
     Raises InputError for lengths out of range and formats that nothing is stored in.
     """
     config = load_config(model)
+    refuse_diffusion(config)
     device = rates_only(load_device(on) if isinstance(on, str) else on)
     if not 1 <= prompt <= config.window:
         raise InputError(f"prompt must be 1 to {config.window} tokens for {config.name}, not {prompt}")
