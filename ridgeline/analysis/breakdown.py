@@ -61,10 +61,10 @@ def group_of(op: str, op_kind: str, part: str) -> str | None:
     if op_kind == "linear" and part in BETWEEN_LAYERS:
         return ACTIVATION_AND_NORM
     if op == "attention" or op.startswith("attention."):
-        return ATTENTION if op_kind in ("linear", "attend", "split") else ACTIVATION_AND_NORM
+        return ACTIVATION_AND_NORM if op_kind in ("norm", "add") else ATTENTION
     if op_kind in ("norm", "add"):
         return ACTIVATION_AND_NORM
-    return FULLY_CONNECTED if op.startswith("mlp.") else None
+    return FULLY_CONNECTED if op.startswith("mlp.") or op_kind in ("route", "experts") else None
 
 
 def breakdown(pieces: Iterable[tuple[str, str, str, float]]) -> Breakdown:
