@@ -60,7 +60,7 @@ def group_of(op: str, op_kind: str, part: str) -> str | None:
     """The group of a part of an operator, by their names and kinds; None outside the layers."""
     if op_kind == "linear" and part in BETWEEN_LAYERS:
         return ACTIVATION_AND_NORM
-    if op == "attention" or op.startswith("attention."):
+    if op == "attention" or op.startswith("attention.") or op_kind == "split":
         return ACTIVATION_AND_NORM if op_kind in ("norm", "add") else ATTENTION
     if op_kind in ("norm", "add"):
         return ACTIVATION_AND_NORM

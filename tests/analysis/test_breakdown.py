@@ -33,6 +33,7 @@ from ridgeline.report.breakdown import class_checks, show_breakdown
         ("mlp.down", "linear", "linear", "fully connected"),
         ("input_norm", "norm", "norm", "activation and norm"),
         ("attention", "attend_latent", "scores", "attention"),
+        ("split_heads", "split", "norm", "attention"),
         ("experts", "experts", "matmul", "fully connected"),
         ("router", "route", "matmul", "fully connected"),
         ("head", "linear", "matmul", None),
