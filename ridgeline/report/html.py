@@ -79,7 +79,7 @@ def _tabs(
 ) -> Iterator[Tab]:
     from ridgeline.report import sections
     from ridgeline.report.markup import Tab
-    from ridgeline.report.study_sections import dataflows_section, training_section
+    from ridgeline.report.study_sections import dataflows_section, layouts_section, training_section
     from ridgeline.report.sweeps import sweeps_section
 
     dtype = explanation.product_format
@@ -100,6 +100,8 @@ def _tabs(
     )
     if studies.sweep is not None:
         yield Tab("sweep", "Sweeps", sweeps_section(studies.sweep, explanation))
+    if any(one.best is not None for one in studies.layouts):
+        yield Tab("share", "Parallel", layouts_section(studies.layouts))
     if studies.dataflows is not None:
         yield Tab("loops", "Dataflows", dataflows_section(studies.dataflows))
     if studies.training is not None:

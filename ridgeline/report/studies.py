@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from ridgeline.analysis.capacity import Capacity
     from ridgeline.analysis.dataflows import Comparison
     from ridgeline.analysis.explain import Explanation
+    from ridgeline.analysis.parallel import BestLayout
     from ridgeline.analysis.sweep import Sweep
     from ridgeline.analysis.training import Training
     from ridgeline.hardware import Device
     from ridgeline.models import ModelConfig
+
+
+#: Numbers of devices that layouts are sought for.
+DEVICES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Studies:
     capacity: Capacity | None = None
     dataflows: Comparison | None = None
     training: Training | None = None
+    layouts: tuple[BestLayout, ...] = ()
 
 
 def study(explanation: Explanation, config: ModelConfig, device: Device) -> Studies:
@@ -40,7 +46,30 @@ def study(explanation: Explanation, config: ModelConfig, device: Device) -> Stud
     if config.is_decoder:
         runnable = [f.weights for f in swept.formats]
         held = capacity(config, device, weights=runnable, batch=explanation.workload.batch)
-    return Studies(swept, held, *_where_there_are(explanation, config, device))
+    layouts = tuple(_layouts(explanation, config, device))
+    return Studies(swept, held, *_where_there_are(explanation, config, device), layouts)
+
+
+def _layouts(explanation: Explanation, config: ModelConfig, device: Device) -> list[BestLayout]:
+    """The layout of most tokens a second for each number of devices that are made to be linked."""
+    if device.node_devices is None and device.link_bandwidth is None:
+        return []
+    from ridgeline.analysis.parallel import best_layouts
+    from ridgeline.hardware.cluster import Cluster
+
+    load = explanation.workload
+    with suppress(InputError):
+        return best_layouts(
+            config,
+            Cluster(device, max(DEVICES)),
+            DEVICES,
+            goal="throughput",
+            prompt=load.prompt,
+            output=max(load.output, 1),
+            weights=explanation.weight_format,
+            cache=explanation.cache_format,
+        )
+    return []
 
 
 def _where_there_are(

@@ -1,4 +1,4 @@
-"""The report's parts on attention's dataflows and on training."""
+"""The report's parts on layouts over devices, on attention's dataflows and on training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from ridgeline.analysis.dataflows import Comparison
+    from ridgeline.analysis.parallel import BestLayout
     from ridgeline.analysis.training import Training
 
 #: The page's colours of the lines; FLAT's coarser granularities are in the table only.
@@ -102,6 +103,79 @@ def _dataflows_command(found: Comparison) -> str:
     shape = found.shape
     lengths = f"--prompt {shape.queries} --batch {shape.batch}"
     return f"ridgeline dataflows {found.model} --on {found.device} {lengths}"
+
+
+def layouts_section(found: Sequence[BestLayout]) -> str:
+    """The best layout for each number of devices, and how throughput grows with them."""
+    rows = []
+    for one in found:
+        if one.best is None:
+            reasons = "; ".join(dropped.reason for dropped in one.search.dropped)
+            rows.append((count(one.devices), "none", "", "", "", "", reasons))
+            continue
+        f = one.best.figures
+        shares = (f.prefill_communication, f.decode_communication)
+        rows.append(
+            (
+                count(one.devices),
+                str(f.layout),
+                count(f.batch),
+                f"{count(f.tokens_per_second)} tokens/s",
+                "" if f.tpot_seconds is None else seconds(f.tpot_seconds),
+                nbytes(f.memory),
+                ", ".join(percent(share) for share in shares if share is not None),
+            )
+        )
+    best = next(one.best for one in reversed(found) if one.best is not None)
+    return section(
+        "layouts",
+        "Shared among devices",
+        paragraph(
+            f"The layout of most tokens a second for each number of {best.device}, in nodes of "
+            f"{best.per_node}, with the batch that gives it. Exchanging is the share of a pass, of prefill and "
+            "of decode."
+        ),
+        chart(
+            "layouts-throughput",
+            "Tokens a second by number of devices; the table has the layouts.",
+            _scaling(found),
+            caption="Throughput by devices; the dotted line is what the first one would give times as many",
+        ),
+        table(
+            "Best layouts",
+            ("devices", "layout", "requests", "throughput", "TPOT", "memory", "exchanging"),
+            rows,
+            "llrrrrl",
+        ),
+        bullets(f"Assumed: {said}." for said in best.assumptions),
+    )
+
+
+def _scaling(found: Sequence[BestLayout]) -> Figure:
+    from plotly.graph_objects import Figure
+
+    points = [(one.devices, one.best.figures) for one in found if one.best is not None]
+    devices = [n for n, _ in points]
+    rates = [f.tokens_per_second for _, f in points]
+    figure = Figure()
+    figure.add_scatter(
+        x=devices,
+        y=rates,
+        mode="lines+markers",
+        line={"color": "var(--decode)", "width": 2},
+        hovertext=[f"{n} devices, {f.layout}: {count(f.tokens_per_second)} tokens/s" for n, f in points],
+        hoverinfo="text",
+    )
+    figure.add_scatter(
+        x=devices,
+        y=[rates[0] * n / devices[0] for n in devices],
+        mode="lines",
+        line={"color": "var(--muted)", "dash": "dot", "width": 1},
+        hoverinfo="skip",
+    )
+    figure.update_xaxes(type="log", tickvals=devices, title="devices")
+    figure.update_yaxes(type="log", tickformat="~s", title="tokens/s")
+    return dress(figure, 320)
 
 
 def training_section(found: Training) -> str:

@@ -9,8 +9,8 @@ from ridgeline.analysis.explain import explain
 from ridgeline.hardware import OnChip, load_device
 from ridgeline.models import load_config
 from ridgeline.report import write_report
-from ridgeline.report.studies import Studies, study
-from ridgeline.report.study_sections import PAINTS, dataflows_section, training_section
+from ridgeline.report.studies import DEVICES, Studies, study
+from ridgeline.report.study_sections import PAINTS, dataflows_section, layouts_section, training_section
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +54,26 @@ def test_the_page_has_a_tab_for_each(studies, tmp_path):
     page = write_report(tmp_path / "page.html", found, load_device("a100"), studies=both).read_text("utf-8")
     titles = re.findall(r'role="tab"[^>]*>([^<]+)<', page)
     assert titles == ["Overview", "Operators", "Memory", "Dataflows", "Training", "Basis"]
+
+
+def test_layouts_are_sought_for_devices_that_are_linked():
+    device = load_device("h100")
+    found = study(explain("gpt2", device, prompt=64), load_config("gpt2"), device)
+    assert [one.devices for one in found.layouts] == list(DEVICES)
+    rates = [one.best.figures.tokens_per_second for one in found.layouts]
+    assert rates == sorted(rates)
+    html = layouts_section(found.layouts)
+    assert re.findall(r'<th scope="row">([^<]+)</th>', html) == [str(n) for n in DEVICES]
+    assert "of h100-sxm, in nodes of 8" in html
+
+
+def test_a_number_of_devices_that_cannot_hold_the_model_says_so():
+    device = load_device("h100")
+    found = study(explain("llama-3-70b", device, prompt=64), load_config("llama-3-70b"), device)
+    assert found.layouts[0].best is None
+    assert "does not fit in memory" in layouts_section(found.layouts)
+
+
+def test_a_device_without_links_has_no_layouts():
+    device = load_device("phone")
+    assert study(explain("gpt2", device, prompt=64), load_config("gpt2"), device).layouts == ()
