@@ -19,6 +19,9 @@ PREDICTING = (
     "validate",
     "parallel",
     "place",
+    "dataflows",
+    "training",
+    "breakdown",
 )
 COMMANDS = (*RUNNING, *PREDICTING, "models", "devices")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ridgeline.analysis.breakdown import Breakdown, breakdown
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
@@ -75,6 +76,15 @@ class PhaseCheck:
         """Mean absolute percentage error of the operators, weighted by their measured time."""
         total = sum(o.measured for o in self.operators)
         return sum(abs(o.error) * o.measured for o in self.operators) / total if total else 0.0
+
+    @property
+    def breakdown(self) -> dict[str, Breakdown]:
+        """The predicted and the measured operators by class of layer. An operator that is one kernel
+        counts whole, with its activation or its residual."""
+        return {
+            name: breakdown((o.name, o.kind, o.kind, getattr(o, name)) for o in self.operators)
+            for name in ("predicted", "measured")
+        }
 
     @property
     def worst(self) -> OperatorCheck:

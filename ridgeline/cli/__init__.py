@@ -11,14 +11,17 @@ import typer
 # Importing a module registers its commands.
 from ridgeline.cli import (  # noqa: F401
     advising,
+    breakdown,
     calibrating,
     comparing,
+    dataflows,
     listing,
     measuring,
     predicting,
     running,
     serving,
     sharing,
+    training,
 )
 from ridgeline.cli.app import app
 from ridgeline.errors import InputError

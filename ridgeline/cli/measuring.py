@@ -58,6 +58,9 @@ def check(
     text: TextTokens = None,
     batch: Annotated[int | None, typer.Option(help="Images at once; 1 if not given.")] = None,
     weights: Weights = "auto",
+    by: Annotated[
+        str, typer.Option(help="What is shown of a phase: its operators (operator) or classes (class).")
+    ] = "operator",
     as_json: Json = False,
 ) -> None:
     """Predict from the stored hardware file, then run, and show both."""
@@ -66,6 +69,8 @@ def check(
     from ridgeline.models import load_config
     from ridgeline.report.tables import progress, show_check
 
+    if by not in ("operator", "class"):
+        raise InputError(f"--by is {by!r}: choose operator or class")
     config = load_config(model)
     of_text = {"prompt": prompt, "context": tuple(context) if context else None}
     of_image = {"image": image, "frames": frames, "text": text, "batch": batch}
@@ -89,7 +94,7 @@ def check(
     if as_json:
         support.print_json(found)
         return
-    show_check(support.console(), found)
+    show_check(support.console(), found, by_class=by == "class")
 
 
 @app.command(epilog="Example: ridgeline bench demo --prompt 128,512 --depth 0,256 --batch 1,16")

@@ -9,6 +9,7 @@ from ridgeline.hardware.files import (
     this_machine,
     this_machine_file,
 )
+from ridgeline.hardware.rates import rates_only
 
 __all__ = [
     "DTYPES",
@@ -21,6 +22,7 @@ __all__ = [
     "cache_folder",
     "device_names",
     "load_device",
+    "rates_only",
     "save_device",
     "this_machine",
     "this_machine_file",

@@ -11,21 +11,22 @@ as forward.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ridgeline.errors import InputError
-from ridgeline.ops import backward_experts, backward_latent
+from ridgeline.ops.backward_rules import RULES, activation
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number
+from ridgeline.ops.recompute import AGAIN, Recompute, copy_of_run, policy_of
 from ridgeline.ops.trace import Access, Flops, Kernel, Loop, OpCost, Role, Trace, Value, whole
 
-#: Activations whose derivative follows from their result, so that their input need not be kept.
-FROM_RESULT = ("relu", "tanh")
 
-
-def extend(trace: Trace) -> Trace:
+def extend(trace: Trace, recompute: str = "none") -> Trace:
     """The trace followed by its backward pass, as ``trace.lowering`` runs it.
+
+    ``recompute`` says what is not kept for it and computed again: nothing (none), the scores and weights
+    of attention where they are stored (selective), or whole layers, of which only the input is kept
+    (full). See :mod:`ridgeline.ops.recompute`.
 
     The gradient of the output is given. Each weight's gradient has the format of the weight and
     ``Role.GRADIENT``; gradients that meet are added, a weight's in place. What all iterations of a loop
@@ -34,8 +35,9 @@ def extend(trace: Trace) -> Trace:
 
     Raises InputError for a trace that has a backward pass already, wants no gradient, or cannot
     be trained: one with a key/value cache, with quantised weights, or with a loop whose entry is read
-    after it, too.
+    after it, too. Also for an unknown ``recompute``.
     """
+    policy = policy_of(recompute)
     if trace.forward is not None:
         raise InputError("this trace has its backward pass already; extend the forward trace once")
     if not trace.output.needs_grad:
@@ -45,19 +47,20 @@ def extend(trace: Trace) -> Trace:
             raise InputError("a pass with a key/value cache has no gradient; count it without a cache")
         if value.needs_grad and get_format(value.format).is_quantised:
             raise InputError(f"{value.name} is stored as {value.format}; train weights in bf16, fp16 or fp32")
-    return _Backward(trace).run()
+    return Backward(trace, policy).run()
 
 
-class _Backward:
+class Backward:
     """Walks a forward trace in reverse and appends what each operator's gradient takes."""
 
-    def __init__(self, forward: Trace) -> None:
+    def __init__(self, forward: Trace, policy: Recompute) -> None:
         self.forward = forward
+        self.policy = policy
         self.values = list(forward.values)
         self.ops = list(forward.ops)
         self.loops = list(forward.loops)
         self.gradients: dict[int, Value] = {}  # by the id of the value
-        self.at = 0  # the index of the forward operator at hand
+        self.at = 0  # the index of the forward operator at hand, or of its copy that computes it again
         self.parts: list[Kernel] = []  # of its backward
         self.second: list[tuple[Value, Value]] = []  # gradients to be added to one that is there
         self.summed: set[int] = set()  # values whose gradient is summed in place over a loop's iterations
@@ -65,26 +68,52 @@ class _Backward:
     def run(self) -> Trace:
         output = self.forward.output
         self.gradients[output.id] = self.new_like(output, Role.ACTIVATION)
-        loops = {loop.stop: loop for loop in self.forward.loops}
+        whole_layers = self.policy is Recompute.FULL
+        runs = self.forward.runs if whole_layers else self.forward.loops
+        run_ending = {run.stop: run for run in runs}
         stop = len(self.forward.ops)
         while stop > 0:
-            if stop in loops:
-                self._loop(loops[stop])
-                stop = loops[stop].start
+            if stop in run_ending:
+                self._run_of_layers(run_ending[stop])
+                stop = run_ending[stop].start
             else:
                 stop -= 1
                 self._op(stop)
+        gradients = self.gradients
         return replace(
             self.forward,
             ops=tuple(_with_roles_of(self.values, op) for op in self.ops),
             loops=tuple(self.loops),
             values=tuple(self.values),
             forward=self.forward,
+            recompute=str(self.policy),
+            weight_gradients=tuple(
+                (v, gradients[v.id]) for v in self.values if v.role is Role.WEIGHT and v.id in gradients
+            ),
         )
 
-    def _loop(self, loop: Loop) -> None:
-        if not any(value.id in self.gradients for value in loop.exit):
+    def _run_of_layers(self, run: Loop) -> None:
+        if not any(value.id in self.gradients for value in run.exit):
             return
+        tables = self._prepare_loop(run) if run.count > 1 else frozenset()
+        start, given = len(self.ops), tuple(self.gradients.get(value.id) for value in run.exit)
+        indices = range(run.start, run.stop)
+        if self.policy is Recompute.FULL:
+            copies, exit = copy_of_run(self.values, self.forward, run)
+            for value, gradient in zip(exit, given, strict=True):
+                if gradient is not None:
+                    self.gradients[value.id] = gradient
+            indices = range(start, start + len(copies))
+            self.ops += copies
+        for index in reversed(indices):
+            self._op(index)
+        if run.count > 1:
+            passed_on = tuple(self.gradients[value.id] for value in run.entry)
+            stop = len(self.ops)
+            self.loops.append(Loop(start, stop, run.count, given, passed_on, mirrors=run, shared=tables))
+
+    def _prepare_loop(self, loop: Loop) -> frozenset[int]:
+        """Begins the gradients that all iterations add to; the ids of those of weights."""
         for value in loop.entry:
             if value.id in self.gradients:
                 raise InputError(f"'{value.name}' is read after the layers too: its gradient is not counted")
@@ -93,16 +122,8 @@ class _Backward:
             if value.id not in self.gradients:
                 self._zero(value)
         self.summed.update(value.id for value in read_by_all)
-        tables = frozenset(
-            self.gradients[value.id].storage for value in read_by_all if value.role is Role.WEIGHT
-        )
-        start, given = len(self.ops), tuple(self.gradients[value.id] for value in loop.exit)
-        for index in reversed(range(loop.start, loop.stop)):
-            self._op(index)
-        passed_on = tuple(self.gradients[value.id] for value in loop.entry)
-        self.loops.append(
-            Loop(start, len(self.ops), loop.count, given, passed_on, mirrors=loop, shared=tables)
-        )
+        weights = (value for value in read_by_all if value.role is Role.WEIGHT)
+        return frozenset(self.gradients[value.id].storage for value in weights)
 
     def _read_by_all(self, loop: Loop) -> list[Value]:
         """What every iteration reads from outside and wants a gradient, which is summed over them."""
@@ -123,12 +144,14 @@ class _Backward:
         self.ops.append(OpCost(f"{value.name}.fill", "fill", (part,)))
 
     def _op(self, index: int) -> None:
-        op = self.forward.ops[index]
+        op = self.ops[index]
         self.at, self.parts, self.second = index, [], []
         if any(a.value.id in self.gradients for part in op.parts for a in part.writes):
-            _RULES[op.kind](self, op)
+            if op.kind not in RULES:
+                raise InputError(f"training is not counted for {op.name}: {op.kind} has no backward rule yet")
+            RULES[op.kind](self, op)
         if self.parts:
-            name, kind = f"{op.name}.backward", f"{op.kind}_backward"
+            name, kind = f"{op.name.removesuffix(AGAIN)}.backward", f"{op.kind}_backward"
             self.ops.append(OpCost(name, kind, tuple(self.parts), op.repeat))
         for value, gradient in self.second:
             self._add(value, gradient, op.repeat)
@@ -204,7 +227,7 @@ class _Backward:
 
     def activation(self, part: Kernel) -> None:
         """Append the gradient of an activation whose result's gradient is there."""
-        _activation(self, part, self.gradients[part.writes[0].value.id])
+        activation(self, part, self.gradients[part.writes[0].value.id])
 
 
 def _with_roles_of(values: list[Value], op: OpCost) -> OpCost:
@@ -217,196 +240,3 @@ def _with_roles_of(values: list[Value], op: OpCost) -> OpCost:
         return tuple(Access(values[a.value.id], a.elements) for a in accesses)
 
     return replace(op, parts=tuple(replace(p, reads=now(p.reads), writes=now(p.writes)) for p in op.parts))
-
-
-# -- the rules ------------------------------------------------------------------------------------
-
-
-def _linear(b: _Backward, op: OpCost) -> None:
-    parts = {part.kind: part for part in op.parts}
-    dy = b.gradients[op.parts[-1].writes[0].value.id]
-    if "residual" in parts:
-        b.give(parts["residual"].reads[1].value, dy)
-    if "gate" in parts:
-        dy = _gate(b, parts["gate"], dy)
-    if "activation" in parts:
-        dy = _activation(b, parts["activation"], dy)
-    product = parts["matmul"]
-    x, weight = product.reads
-    b.emit("matmul", (whole(dy), weight), b.gradients_for(x), product.flops, product)
-    weight_like = replace(product, rows=weight.value.shape[0])
-    b.emit("matmul", (whole(dy), x), b.gradients_for(weight), product.flops, weight_like)
-    if "bias" in parts:
-        sums = b.gradients_for(parts["bias"].reads[1])
-        b.emit("bias", (whole(dy),), sums, Flops(vector=dy.elements), parts["bias"])
-
-
-def _gate(b: _Backward, part: Kernel, dy: Value) -> Value:
-    """y = gate x, a gate for all rows of a sequence: dX = dY gate, dGate = the sum of dY X over its rows."""
-    x, gate = part.reads
-    dx = b.gradient_for(x.value)
-    writes = (whole(dx), *b.gradients_for(gate))
-    b.emit("gate", (whole(dy), b.kept(x), gate), writes, Flops(vector=3 * dy.elements), part)
-    return dx
-
-
-def _activation(b: _Backward, part: Kernel, dy: Value) -> Value:
-    (x,), (y,) = part.reads, part.writes
-    from_result = part.function in FROM_RESULT
-    dx = b.gradient_for(x.value)
-    work = Flops(vector=2 * part.flops.vector, exp=0 if from_result else part.flops.exp)
-    b.emit("activation", (whole(dy), b.kept(y if from_result else x)), (whole(dx),), work, part)
-    return dx
-
-
-def _norms(b: _Backward, op: OpCost) -> None:
-    """A norm and what modulates it, or those of the query and key heads."""
-    for part in reversed(op.parts):
-        dy = whole(b.gradients[part.writes[0].value.id])
-        if part.kind == "modulate":  # dX = dY (1 + scale), dShift = sum dY, dScale = sum dY X
-            x, _, scale = part.reads
-            work = Flops(vector=4 * x.elements + scale.elements)
-            b.emit("modulate", (dy, b.kept(x), scale), b.gradients_for(*part.reads), work, part)
-            continue
-        x, *weight = part.reads
-        b.emit("norm", (dy, x, *weight[:1]), b.gradients_for(*part.reads), part.flops * 2, part)
-
-
-def _attend(b: _Backward, op: OpCost) -> None:
-    parts = {part.kind: part for part in op.parts}
-    in_memory = {a.value.id for kernel in op.kernels(b.forward.lowering) for a in kernel.writes}
-    if parts["softmax"].writes[0].value.id in in_memory:
-        _stored_attention(b, parts)
-    else:
-        _recomputed_attention(b, op, parts, in_memory)
-    if "rotate" in parts:
-        rotate = parts["rotate"]
-        turned = tuple(whole(b.gradients[a.value.id]) for a in rotate.writes if a.value.needs_grad)
-        b.emit("rotate", turned, b.gradients_for(*rotate.reads), rotate.flops, rotate)
-
-
-def _stored_attention(b: _Backward, parts: Mapping[str, Kernel]) -> None:
-    """dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dS^T Q.
-
-    A bias passes dS on, and its table gets the sums by bucket; a softcap multiplies dS by its derivative,
-    which follows from its result."""
-    scores, softmax, values = parts["scores"], parts["softmax"], parts["values"]
-    (q, k), (p, v) = scores.reads, values.reads
-    do = whole(b.gradients[values.writes[0].value.id])
-    dp, ds = b.gradients_for(p), b.gradients_for(*softmax.reads)
-    b.emit("values", (b.kept(p), do), b.gradients_for(v), values.flops, values)
-    b.emit("values", (do, v), dp, values.flops, values)
-    b.emit("softmax", (b.kept(p), *dp), ds, Flops(vector=softmax.flops.vector), softmax)
-    if "bias" in parts:
-        before, table = parts["bias"].reads
-        b.emit("bias", ds, b.gradients_for(table), parts["bias"].flops, parts["bias"])
-        b.give(before.value, ds[0].value)
-    if "softcap" in parts:
-        (before,), (capped,) = parts["softcap"].reads, parts["softcap"].writes
-        ds = b.gradients_for(before)
-        given = whole(b.gradients[capped.value.id])
-        work = Flops(vector=2 * parts["softcap"].flops.vector)
-        b.emit("softcap", (given, b.kept(capped)), ds, work, parts["softcap"])
-    b.emit("scores", (*ds, b.kept(k)), b.gradients_for(q), scores.flops, scores)
-    b.emit("scores", (*ds, b.kept(q)), b.gradients_for(k), scores.flops, scores)
-
-
-def _recomputed_attention(b: _Backward, op: OpCost, parts: Mapping[str, Kernel], in_memory: set[int]) -> None:
-    """One kernel that computes P again from the log-sum-exp of each row's scores, then as above."""
-    scores, softmax, values = parts["scores"], parts["softmax"], parts["values"]
-    (q, k), (_, v), out = scores.reads, values.reads, values.writes[0]
-    heads = softmax.writes[0].value.shape[0]
-    lse = whole(b.new("lse", (out.value.shape[0], heads), "fp32", Role.ACTIVATION))
-    saving = replace(values, writes=(out, lse))
-    b.ops[b.at] = replace(op, parts=(*op.parts[:-1], saving))
-    wanted = b.gradients_for(q, k, v)
-    if "rotate" in parts and q.value.id not in in_memory:  # it stayed on chip too, so it is repeated
-        rotate = parts["rotate"]
-        turned = tuple(
-            whole(b.new(a.value.name, a.value.shape, a.value.format, Role.SCRATCH)) for a in rotate.writes
-        )
-        b.emit("rotate", rotate.reads, turned, rotate.flops, rotate)
-        q, k = Access(turned[0].value, q.elements), Access(turned[1].value, k.elements)
-    else:
-        q, k = b.kept(q), b.kept(k)
-    do = b.gradients[out.value.id]
-    softened = softmax.flops + Flops(vector=softmax.flops.vector + 2 * do.elements)  # and rowsum(dO O)
-    work = scores.flops * (2 + len(wanted)) + softened
-    tables: tuple[Access, ...] = ()
-    if "softcap" in parts:  # again, and its derivative
-        work += parts["softcap"].flops + Flops(vector=2 * parts["softcap"].flops.vector)
-    if "bias" in parts:  # added again, and summed by bucket
-        tables = parts["bias"].reads[1:]
-        work += parts["bias"].flops * 2
-    reads = (q, k, v, *tables, out, whole(do), lse)
-    b.emit("attend_backward", reads, (*wanted, *b.gradients_for(*tables)), work, scores)
-
-
-def _softcap(b: _Backward, op: OpCost) -> None:
-    """The derivative, 1 - (y / cap)^2, follows from the result."""
-    (part,) = op.parts
-    dy = whole(b.gradients[part.writes[0].value.id])
-    work = Flops(vector=2 * part.flops.vector)
-    b.emit("softcap", (dy, b.kept(part.writes[0])), b.gradients_for(*part.reads), work, part)
-
-
-def _add(b: _Backward, op: OpCost) -> None:
-    dy = b.gradients[op.parts[0].writes[0].value.id]
-    for access in op.parts[0].reads:
-        b.give(access.value, dy)
-
-
-def _add_vector(b: _Backward, op: OpCost) -> None:
-    (part,) = op.parts
-    dy = b.gradients[part.writes[0].value.id]
-    b.emit("bias", (whole(dy),), b.gradients_for(*part.reads), Flops(vector=2 * dy.elements), part)
-
-
-def _activate(b: _Backward, op: OpCost) -> None:
-    (part,) = op.parts
-    _activation(b, part, b.gradients[part.writes[0].value.id])
-
-
-def _layout(b: _Backward, op: OpCost) -> None:
-    """Rows go back to where they came from; a part that nobody has read adds nothing."""
-    (part,) = op.parts
-    given = tuple(whole(b.gradients[a.value.id]) for a in part.writes if a.value.id in b.gradients)
-    indices = tuple(a for a in part.reads if a.value.role is Role.INPUT and not a.value.needs_grad)
-    b.emit("gather", (*given, *indices), b.gradients_for(*part.reads), Flops(), part)
-
-
-def _gather(b: _Backward, op: OpCost) -> None:
-    (part,) = op.parts
-    x, rows = part.reads
-    dy = whole(b.gradients[part.writes[0].value.id])
-    b.emit("gather", (dy, rows), b.gradients_for(x), Flops(), part)
-
-
-def _embed(b: _Backward, op: OpCost) -> None:
-    """Adds each row of dY to the row of the table's gradient that it was read from."""
-    (part,) = op.parts
-    ids, table = part.reads
-    dy = b.gradients[part.writes[0].value.id]
-    if table.value.id not in b.gradients:
-        b.emit("fill", (), b.gradients_for(table), Flops(), part)
-    before = b.gradients[table.value.id]
-    after = b.gradients[table.value.id] = b.view(before)
-    reads, writes = (ids, whole(dy), Access(before, table.elements)), (Access(after, table.elements),)
-    b.emit("embed", reads, writes, Flops(vector=dy.elements), part)
-
-
-_RULES = {
-    **backward_experts.RULES,
-    **backward_latent.RULES,
-    "linear": _linear,
-    "norm": _norms,
-    "split": _norms,
-    "attend": _attend,
-    "add": _add,
-    "softcap": _softcap,
-    "add_vector": _add_vector,
-    "activate": _activate,
-    "layout": _layout,
-    "gather": _gather,
-    "embed": _embed,
-}

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from ridgeline.ops.trace import Flops, Kernel, OpCost, whole
 
 if TYPE_CHECKING:
-    from ridgeline.ops.backward import _Backward
+    from ridgeline.ops.backward import Backward
 
 
-def route(b: _Backward, op: OpCost) -> None:
+def route(b: Backward, op: OpCost) -> None:
     product, select = op.parts
     scores = (a for a in select.reads if a.value is product.writes[0].value)
     given = (whole(b.gradients[select.writes[0].value.id]), *map(b.kept, scores))
@@ -25,7 +25,7 @@ def route(b: _Backward, op: OpCost) -> None:
     matrix_gradients(b, product)
 
 
-def experts(b: _Backward, op: OpCost) -> None:
+def experts(b: Backward, op: OpCost) -> None:
     gather, gate_up, activation, down, scatter = op.parts
     outputs, routes, *residual = scatter.reads
     dy = b.gradients[scatter.writes[0].value.id]
@@ -43,7 +43,7 @@ def experts(b: _Backward, op: OpCost) -> None:
         b.emit("gather", (*given, routes), b.gradients_for(x), Flops(vector=given[0].elements), gather)
 
 
-def matrix_gradients(b: _Backward, product: Kernel) -> None:
+def matrix_gradients(b: Backward, product: Kernel) -> None:
     """dX = dY W and dW = dY^T X of a product Y = X W^T, each as many operations as the product."""
     x, weight = product.reads
     dy = whole(b.gradients[product.writes[0].value.id])

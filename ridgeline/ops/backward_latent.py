@@ -13,10 +13,10 @@ from ridgeline.ops.backward_experts import matrix_gradients
 from ridgeline.ops.trace import Flops, Kernel, OpCost, Role, whole
 
 if TYPE_CHECKING:
-    from ridgeline.ops.backward import _Backward
+    from ridgeline.ops.backward import Backward
 
 
-def attend_latent(b: _Backward, op: OpCost) -> None:
+def attend_latent(b: Backward, op: OpCost) -> None:
     norm, *rotate, expand, scores, softmax, values = op.parts
     in_memory = {a.value.id for kernel in op.kernels(b.forward.lowering) for a in kernel.writes}
     if softmax.writes[0].value.id in in_memory:
@@ -32,7 +32,7 @@ def attend_latent(b: _Backward, op: OpCost) -> None:
     b.emit("norm", reads, b.gradients_for(x, weight), norm.flops * 2, norm)
 
 
-def _stored(b: _Backward, scores: Kernel, softmax: Kernel, values: Kernel) -> None:
+def _stored(b: Backward, scores: Kernel, softmax: Kernel, values: Kernel) -> None:
     content, rotated, k, shared = scores.reads
     p, v = values.reads
     do = whole(b.gradients[values.writes[0].value.id])
@@ -45,7 +45,7 @@ def _stored(b: _Backward, scores: Kernel, softmax: Kernel, values: Kernel) -> No
     b.emit("scores", (*ds, *queries), b.gradients_for(k, shared), scores.flops, scores)
 
 
-def _recomputed(b: _Backward, op: OpCost, scores: Kernel, softmax: Kernel, values: Kernel) -> None:
+def _recomputed(b: Backward, op: OpCost, scores: Kernel, softmax: Kernel, values: Kernel) -> None:
     """One kernel: scores again, then the four gradients' products."""
     (_, v), out = values.reads, values.writes[0]
     heads = softmax.writes[0].value.shape[0]

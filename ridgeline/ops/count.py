@@ -16,7 +16,7 @@ from ridgeline.ops import count_diffusion, count_experts, count_latent
 from ridgeline.ops.count_scores import score_changes, softcap_work
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.latent import Latent
-from ridgeline.ops.loops import runs
+from ridgeline.ops.loops import LONGEST, runs
 from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
@@ -78,6 +78,8 @@ SOFTMAX_COST = 5
 COLLECTIVES = frozenset({"all_reduce", "all_gather"})
 #: Vector operations a rotated element: two multiplications and an addition.
 ROTATE_COST = 3
+#: Vector operations an element of dropout: comparing a random number, and scaling what is kept.
+DROPOUT_COST = 2
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class Count:
 
     ``lowering`` says which parts run as one kernel, ``pairs`` which pairs of a causal mask
     count, ``activations`` the dtype of activations, ``attention`` that of attention's products, if it is
-    another one, ``train`` whether weights want gradients.
+    another one, ``train`` whether weights want gradients, ``dropout`` whether attention's weights and what
+    joins a residual stream pass through dropout, as GPT has it.
     """
 
     def __init__(
@@ -160,14 +163,17 @@ class Count:
         lowering: Lowering = FUSED,
         pairs: Pairs = Pairs.VISIBLE,
         train: bool = False,
+        dropout: bool = False,
     ) -> None:
         self.activations = activations
         self.attention = attention or activations
         self.lowering = lowering
         self.pairs = pairs
         self.train = train
+        self.dropout = dropout
         self._ops: list[OpCost] = []
         self._loops: list[Loop] = []
+        self._runs: list[Loop] = []
         self._values: list[Value] = []
         self._weights: dict[int, tuple[Weight, Value]] = {}
         self._repeat = 1
@@ -218,6 +224,7 @@ class Count:
             self.lowering,
             output,
             layers=tuple(self._layers),
+            runs=tuple(self._runs),
             assumptions=tuple(self._assumed),
         )
 
@@ -287,6 +294,8 @@ class Count:
             steps.append(("activation", out, (), work))
         if gate is not None:
             steps.append(("gate", out, (gate,), Flops(vector=rows * out)))
+        if residual is not None and self.dropout:
+            steps.append(("dropout", out, (), Flops(vector=DROPOUT_COST * rows * out)))
         if residual is not None:
             steps.append(("residual", out, (residual,), Flops(vector=rows * out)))
         if shard is not None and shard.cut == "vocab":
@@ -298,8 +307,9 @@ class Count:
             y = make(weight.name, (rows, columns), *inputs)
             function = activation if kind == "activation" else ""
             reads = tuple(whole(v) for v in inputs)
+            writes = (whole(y), whole(self._mask(y))) if kind == "dropout" else (whole(y),)
             comm = Comm(kind, y.nbytes, shard.ranks, "tensor") if kind in COLLECTIVES else None
-            parts.append(Kernel(kind, reads, (whole(y),), work, compute, rows, function, comm=comm))
+            parts.append(Kernel(kind, reads, writes, work, compute, rows, function, comm=comm))
         self._emit(name or weight.name, "linear", *parts)
         return y
 
@@ -370,12 +380,14 @@ class Count:
         )
         soft = Flops(vector=SOFTMAX_COST * pairs * heads, exp=pairs * heads)
         scoring = self._part("scores", (whole(q), Access(k, read)), (whole(scores),), product, rows_a_span)
-        reads = (whole(weights), Access(v, read))
+        dropped = self._scratch("dropped", weights.shape, weights) if self.dropout else weights
+        reads = (whole(dropped), Access(v, read))
         weighting = self._part("values", reads, (whole(out),), product, rows_a_span)
         parts += [
             replace(scoring, sequences=sequences, compute=self.attention),
             *changes,
             self._part("softmax", (whole(changed),), (whole(weights),), soft, rows_a_span),
+            *self._dropout_parts(weights, dropped, pairs * heads, rows_a_span),
             replace(weighting, compute=self.attention),
         ]
         self._emit(name, "attend", *parts)
@@ -458,11 +470,12 @@ class Count:
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Value], Value], x: Value) -> Value:
         if self._repeat > 1:
             raise ValueError("a loop inside the body of a loop is not counted")
-        found = runs(layers)
+        longest = 1 if self.train else LONGEST  # what is kept for a backward pass is kept by the layer
+        found = runs(layers, longest)
         if self.train and not all(
             v.needs_grad for v in carried(x)
         ):  # the first layer alone has no input gradient
-            rest = [run._replace(start=run.start + 1) for run in runs(layers[1:])]
+            rest = [run._replace(start=run.start + 1) for run in runs(layers[1:], longest)]
             found = [*runs(layers[:1]), *rest]
         for run in found:
             starts, entry, first = [], carried(x), len(self._values)
@@ -473,11 +486,12 @@ class Count:
                 x = body(layer, x)
             self._repeat = 1
             self._layers.append(LayerRun(tuple(starts), len(self._ops), run.count, entry))
+            following = layers[run.start + run.length : run.start + 2 * run.length] if run.count > 1 else ()
+            shared = self._shared(starts[0], first, block, following) if run.count > 1 else frozenset()
+            stop = len(self._ops)
+            self._runs.append(Loop(starts[0], stop, run.count, entry, carried(x), shared=shared))
             if run.count > 1:
-                following = layers[run.start + run.length : run.start + 2 * run.length]
-                shared = self._shared(starts[0], first, block, following)
-                stop = len(self._ops)
-                self._loops.append(Loop(starts[0], stop, run.count, entry, carried(x), shared=shared))
+                self._loops.append(self._runs[-1])
         return x
 
     def _shared(
@@ -523,6 +537,16 @@ class Count:
             known = (weight, self._value(weight.name, shape, weight.format, Role.WEIGHT, wanted))
             self._weights[id(weight)] = known
         return known[1]
+
+    def _mask(self, y: Value) -> Value:
+        """What dropout kept of ``y``, a byte an element."""
+        return self._value(f"{y.name}.mask", y.shape, "bool", Role.SCRATCH)
+
+    def _dropout_parts(self, x: Value, y: Value, visible: Number, rows: Number) -> list[Kernel]:
+        if not self.dropout:
+            return []
+        work = Flops(vector=DROPOUT_COST * visible)
+        return [self._part("dropout", (whole(x),), (whole(y), whole(self._mask(y))), work, rows)]
 
     def _cache_values(self, cache: CountedCache, spans: CountedSpans) -> tuple[Value, ...]:
         """One layer's keys and values, or its latents, as large as the spans' sequences are after this

@@ -52,6 +52,8 @@ FORMATS: dict[str, Format] = {
         Format("fp8-128x128", 8, group=128, group_bits=32 / 128),  # as DeepSeek-V3 is published
         Format("int64", 64),
         Format("int32", 32),
+        Format("bool", 8),  # as PyTorch keeps a mask
+        Format("int8-g256", 8, group=256, group_bits=32),
         Format("int8", 8, group=0, group_bits=16),
         Format("int4-g32", 4, group=32, group_bits=16),
         Format("int4-g64", 4, group=64, group_bits=16),
@@ -89,8 +91,8 @@ def product_format(format: str) -> str:
     return "int8" if get_format(format).is_quantised else format
 
 
-#: Formats of token ids and positions, which nothing else is stored in.
-INDEX_FORMATS = frozenset({"int64", "int32"})
+#: Formats of token ids, positions and masks, and of an 8-bit optimizer's state, which no weight is stored in.
+INDEX_FORMATS = frozenset({"int64", "int32", "bool", "int8-g256"})
 
 
 def storage_format(name: str) -> str:

@@ -1,8 +1,8 @@
 """How much memory a trace needs: what lives from when to when.
 
-Weights, the cache and the weights' gradients stay for the whole pass. Everything else lives from
-the kernel that writes it (an input from the start) to the last kernel that reads it; the peak of
-what lives at once is the activation memory. Nothing is taken to be computed in place.
+Weights, the cache, the weights' gradients and an optimizer's states stay for the whole pass. Everything
+else lives from the kernel that writes it (an input from the start) to the last kernel that reads it; the
+peak of what lives at once is the activation memory. Nothing is taken to be computed in place.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def memory(trace: Trace) -> Memory:
         cache=program.staying(Role.CACHE),
         activations=_peak(program.lifetimes() + program.kept_by_iterations()),
         gradients=program.staying(Role.GRADIENT),
+        states=program.staying(Role.STATE),
     )
 
 

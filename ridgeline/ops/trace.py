@@ -29,6 +29,7 @@ class Role(StrEnum):
     ACTIVATION = "activation"
     SCRATCH = "scratch"  # lives between the parts of one operator; fusion keeps it on the chip
     GRADIENT = "gradient"  # of a weight: stays until the optimizer has read it
+    STATE = "state"  # of the optimizer: stays from step to step
 
 
 @dataclass(frozen=True)
@@ -181,12 +182,12 @@ class Lowering:
 
 
 _NATIVE_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
-_EPILOGUE = _NATIVE_EPILOGUE | {("linear", "gate")}
+_EPILOGUE = _NATIVE_EPILOGUE | {("linear", "gate"), ("linear", "dropout")}
 _MODULATED_NORM = frozenset({("norm", "modulate")})
 #: What becomes of scores before the softmax runs where they are made.
 _SCORES = frozenset(("attend", part) for part in ("softcap", "bias"))
 _ATTENTION = _SCORES | frozenset(
-    (op, part) for op in ("attend", "attend_latent") for part in ("softmax", "values")
+    (op, part) for op in ("attend", "attend_latent") for part in ("softmax", "dropout", "values")
 )
 _CACHED_ATTENTION = frozenset(("attend", part) for part in ("append", "scores"))
 #: A product reads its rows where they are and keeps its hidden values on chip until they are gated.
@@ -222,6 +223,8 @@ CPU_NAIVE = Lowering("cpu, naive attention", _NATIVE | _SCORES, "fp32", Mla.EXPA
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
 
+#: The name of what a softmax leaves to its backward pass: the logarithm of each row's sum of exponentials.
+LSE = "lse"
 #: The parts whose work is a matrix product.
 MATRIX_PARTS = frozenset({"matmul", "down", "expand", "absorb", "project", "scores", "values"})
 
@@ -330,12 +333,13 @@ class LayerRun:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by use. ``activations`` is the peak of what lives at once."""
+    """Bytes by use. ``activations`` is the peak of what lives at once, ``states`` what an optimizer keeps."""
 
     weights: Number
     cache: Number
     activations: Number
     gradients: Number = 0
+    states: Number = 0
 
 
 @dataclass(frozen=True)
@@ -344,7 +348,9 @@ class Trace:
 
     A value's id is its index in ``values``. ``layers`` are the forward pass's layers in order, alike ones
     at once. ``assumptions`` say in a sentence each what the count took to be so because it depends on what is
-    computed.
+    computed. ``runs`` are the runs of identical layers with what enters and leaves
+    them, those of a single layer, which make no loop, among them. ``recompute`` is the policy by which a
+    backward pass was made, ``weight_gradients`` the weights with the gradients that it left them.
     """
 
     ops: tuple[OpCost, ...]
@@ -355,6 +361,9 @@ class Trace:
     forward: Trace | None = None
     layers: tuple[LayerRun, ...] = ()
     assumptions: tuple[str, ...] = ()
+    runs: tuple[Loop, ...] = ()
+    recompute: str = "none"
+    weight_gradients: tuple[tuple[Value, Value], ...] = ()
 
     def kernels(self) -> Iterator[tuple[OpCost, Kernel]]:
         """Every kernel with its operator, once each; multiply by ``op.repeat``."""
@@ -366,7 +375,7 @@ class Trace:
         """The same program as another implementation runs it. What a backward pass keeps and what
         it recomputes depends on that, so it is derived anew."""
         if self.forward is not None:
-            return self.forward.lowered(lowering).backward()
+            return self.forward.lowered(lowering).backward(self.recompute)
         return replace(self, lowering=lowering)
 
     def unfused(self) -> Trace:
@@ -399,7 +408,7 @@ class Trace:
 
         return memory(self)
 
-    def backward(self) -> Trace:
+    def backward(self, recompute: str = "none") -> Trace:
         """The trace extended by its backward pass: see :func:`ridgeline.ops.backward.extend`.
 
         Raises InputError for a shard: what its backward pass exchanges is not counted.
@@ -408,7 +417,7 @@ class Trace:
             raise InputError("the backward pass of a model that is shared among ranks is not counted yet")
         from ridgeline.ops.backward import extend
 
-        return extend(self)
+        return extend(self, recompute)
 
 
 CLASSES = {

@@ -79,6 +79,7 @@ def _tabs(
 ) -> Iterator[Tab]:
     from ridgeline.report import sections
     from ridgeline.report.markup import Tab
+    from ridgeline.report.study_sections import dataflows_section, training_section
     from ridgeline.report.sweeps import sweeps_section
 
     dtype = explanation.product_format
@@ -99,6 +100,10 @@ def _tabs(
     )
     if studies.sweep is not None:
         yield Tab("sweep", "Sweeps", sweeps_section(studies.sweep, explanation))
+    if studies.dataflows is not None:
+        yield Tab("loops", "Dataflows", dataflows_section(studies.dataflows))
+    if studies.training is not None:
+        yield Tab("train", "Training", training_section(studies.training))
     yield Tab(
         "sources",
         "Basis",

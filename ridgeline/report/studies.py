@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ridgeline.errors import InputError
+
 if TYPE_CHECKING:
     from ridgeline.analysis.capacity import Capacity
+    from ridgeline.analysis.dataflows import Comparison
     from ridgeline.analysis.explain import Explanation
     from ridgeline.analysis.sweep import Sweep
+    from ridgeline.analysis.training import Training
     from ridgeline.hardware import Device
     from ridgeline.models import ModelConfig
 
@@ -19,6 +24,8 @@ class Studies:
 
     sweep: Sweep | None = None
     capacity: Capacity | None = None
+    dataflows: Comparison | None = None
+    training: Training | None = None
 
 
 def study(explanation: Explanation, config: ModelConfig, device: Device) -> Studies:
@@ -33,4 +40,22 @@ def study(explanation: Explanation, config: ModelConfig, device: Device) -> Stud
     if config.is_decoder:
         runnable = [f.weights for f in swept.formats]
         held = capacity(config, device, weights=runnable, batch=explanation.workload.batch)
-    return Studies(swept, held)
+    return Studies(swept, held, *_where_there_are(explanation, config, device))
+
+
+def _where_there_are(
+    explanation: Explanation, config: ModelConfig, device: Device
+) -> tuple[Comparison | None, Training | None]:
+    """The dataflows of attention, of a device that names its on-chip memory, and a training step, of a
+    model whose backward pass is counted."""
+    from ridgeline.analysis.dataflows import compare_dataflows, shape_of
+    from ridgeline.analysis.training import training
+
+    load = explanation.workload
+    compared = trained = None
+    with suppress(InputError):
+        shape = shape_of(config, prompt=load.prompt, batch=load.batch)
+        compared = compare_dataflows(shape, device, model=config)
+    with suppress(InputError):
+        trained = training(config, device, batch=load.batch, length=load.prompt)
+    return compared, trained

@@ -251,8 +251,8 @@ def _noise(spreads: Mapping[str, float]) -> str:
     )
 
 
-def show_check(console: Console, found: Check) -> None:
-    """Prediction beside measurement: totals, then each phase's operators."""
+def show_check(console: Console, found: Check, *, by_class: bool = False) -> None:
+    """Prediction beside measurement: totals, then each phase's operators, or its classes of layers."""
     title = Text.assemble((found.model, "bold"), f" on {found.device}, measured {found.device_date}")
     console.print(title)
     table = _table("phase", "context", "predicted", "measured", "error", "spread", "operators' error")
@@ -272,9 +272,11 @@ def show_check(console: Console, found: Check) -> None:
         f"Totals are off by {found.mape:.1%} on average, at worst {worst.error:+.1%} "
         f"({worst.name} at context {worst.context:,}); predicted before anything was run."
     )
+    from ridgeline.report.breakdown import class_checks
+
     for phase in found.phases:
         console.print()
-        console.print(_operator_checks(phase))
+        console.print(class_checks(phase) if by_class else _operator_checks(phase))
 
 
 def _operator_checks(phase: PhaseCheck) -> Table:

@@ -7,6 +7,7 @@ accelerators. See :mod:`ridgeline.validation.figures` for when a figure counts a
 
 from ridgeline.validation import (
     bottleneck,
+    dataflows,
     diffusion,
     fast,
     flat,
@@ -16,6 +17,7 @@ from ridgeline.validation import (
     serving,
     thoughts_intensity,
     thoughts_long_context,
+    training,
 )
 from ridgeline.validation.figures import Figure, Result, compare
 from ridgeline.validation.profiles import Judged, judge_profiles
@@ -28,6 +30,8 @@ FIGURES: tuple[Figure, ...] = (
     *fast.FIGURES,
     *flat.FIGURES,
     *bottleneck.FIGURES,
+    *dataflows.FIGURES,
+    *training.FIGURES,
     *publications.FIGURES,
     *diffusion.PAPER_FIGURES,
     *mixtures.FIGURES,

@@ -2,8 +2,8 @@
 
 Its latency shares of OPT-1.3B (attention 47.93 %, fully connected 32.20 %, activation and norm
 19.87 %; matrix products 66 % of attention) were measured by the authors of DSQ (arXiv:2303.05295)
-on a machine they do not name, so they cannot be recomputed here; the breakdown by operator class
-that is predicted for any hardware file stands in their place.
+on a machine and at lengths they do not name, so they cannot be recomputed here; ``ridgeline breakdown``
+predicts the same classes for any hardware file and shows them beside it.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ def test_scales_make_a_format_quantised():
         "fp8",
         "fp8-128x128",
         "int8",
+        "int8-g256",
         "int4-g32",
         "int4-g64",
         "int4-g128",

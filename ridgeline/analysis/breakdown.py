@@ -1,0 +1,143 @@
+"""Time by class of layer as the FLAT document divides it: attention, fully connected, activation and norm.
+
+Attention is the whole module with its projections, fully connected the products of the MLP with their
+biases, activation and norm all that works element by element between them: norms, activations, sums of
+residuals. What stands outside the layers, embedding and output matrix, is none of the three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ridgeline.errors import InputError
+from ridgeline.hardware import Device, load_device, rates_only
+from ridgeline.models import declare, load_config
+from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.formats import storage_format
+from ridgeline.ops.protocol import Span
+from ridgeline.ops.trace import FUSED, MATRIX_PARTS, NAIVE_ATTENTION, UNFUSED
+from ridgeline.predict import predict
+
+ATTENTION, FULLY_CONNECTED, ACTIVATION_AND_NORM = GROUPS = (
+    "attention",
+    "fully connected",
+    "activation and norm",
+)
+#: What DSQ's authors measured of OPT-1.3B, on a machine and at lengths that they do not name (Yang et al.
+#: 2023, arXiv:2303.05295), and the share of matrix products in an attention module.
+PUBLISHED = {ATTENTION: 0.4793, FULLY_CONNECTED: 0.3220, ACTIVATION_AND_NORM: 0.1987}
+PUBLISHED_MODEL, PUBLISHED_PRODUCTS = "opt-1.3b", 0.66
+#: The most sequences that are taken to be meant.
+MOST_SEQUENCES = 2**30
+#: The parts of an attention module's products that are element-wise layers of their own.
+BETWEEN_LAYERS = ("residual", "activation", "dropout")
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Seconds of each of :data:`GROUPS`, those of attention's matrix products, and those of all else."""
+
+    seconds: Mapping[str, float]
+    attention_products: float
+    outside: float
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the three groups together, as the document has it."""
+        total = sum(self.seconds.values())
+        return {name: t / total if total else 0.0 for name, t in self.seconds.items()}
+
+    @property
+    def products_of_attention(self) -> float:
+        """The share of matrix products in attention's time."""
+        attention = self.seconds[ATTENTION]
+        return self.attention_products / attention if attention else 0.0
+
+
+def group_of(op: str, op_kind: str, part: str) -> str | None:
+    """The group of a part of an operator, by their names and kinds; None outside the layers."""
+    if op_kind == "linear" and part in BETWEEN_LAYERS:
+        return ACTIVATION_AND_NORM
+    if op == "attention" or op.startswith("attention."):
+        return ATTENTION if op_kind in ("linear", "attend", "split") else ACTIVATION_AND_NORM
+    if op_kind in ("norm", "add"):
+        return ACTIVATION_AND_NORM
+    return FULLY_CONNECTED if op.startswith("mlp.") else None
+
+
+def breakdown(pieces: Iterable[tuple[str, str, str, float]]) -> Breakdown:
+    """Add up (operator, its kind, the part's kind, seconds). A kernel that merges an operator's parts has
+    the operator's kind, and counts as what the operator mostly is."""
+    seconds = dict.fromkeys(GROUPS, 0.0)
+    products = outside = 0.0
+    for op, op_kind, part, took in pieces:
+        group = group_of(op, op_kind, part)
+        if group is None:
+            outside += took
+            continue
+        seconds[group] += took
+        if group == ATTENTION and (part in MATRIX_PARTS or part == "linear"):
+            products += took
+    return Breakdown(seconds, products, outside)
+
+
+@dataclass(frozen=True)
+class PredictedBreakdown:
+    """One pass of a model on a device, divided for each way to run it: every part a kernel of its own
+    (unfused), scores in memory (naive), or whole operators (fused)."""
+
+    model: str
+    device: str
+    device_title: str
+    prompt: int
+    batch: int
+    training: bool
+    format: str
+    ways: Mapping[str, Breakdown]
+    basis: Mapping[str, str]
+
+
+def predict_breakdown(
+    model: str,
+    on: str | Device = "this",
+    *,
+    prompt: int = 2048,
+    batch: int = 1,
+    training: bool = False,
+    weights: str | None = None,
+    tier: str | None = None,
+) -> PredictedBreakdown:
+    """Divide the predicted time of a pass over ``batch`` whole sequences of ``prompt`` tokens; with
+    ``training`` its backward pass belongs to it. ``tier`` is what times stand on, the best that the device
+    has unless given. Implementations that keep scores compute all pairs.
+
+    Raises InputError for lengths out of range and formats that nothing is stored in.
+    """
+    config = load_config(model)
+    device = rates_only(load_device(on) if isinstance(on, str) else on)
+    if not 1 <= prompt <= config.window:
+        raise InputError(f"prompt must be 1 to {config.window} tokens for {config.name}, not {prompt}")
+    if not 1 <= batch <= MOST_SEQUENCES:
+        raise InputError(f"batch must be 1 to {MOST_SEQUENCES:,}, not {batch}")
+    built = declare(config, None if weights is None else storage_format(weights))
+    ways, basis = {}, {}
+    for lowering in (UNFUSED, NAIVE_ATTENTION, FUSED):
+        pairs = Pairs.VISIBLE if lowering is FUSED else Pairs.SQUARE
+        ops = Count(activations=built.plain_format, lowering=lowering, pairs=pairs, train=training)
+        trace = ops.trace(built.forward(ops, ops.batch([Span(prompt, 0, batch)], logits="all")))
+        prediction = predict(trace.backward() if training else trace, device, tier)
+        name = lowering.name.removesuffix(" attention")
+        ways[name] = breakdown(
+            (forward_name(k.op), forward_name(k.op_kind), k.kind, float(k.seconds) * k.repeat)
+            for k in prediction.kernels
+        )
+        basis.update({section: str(source) for section, source in prediction.basis.items()})
+    return PredictedBreakdown(
+        config.name, device.name, device.title, prompt, batch, training, built.plain_format, ways, basis
+    )
+
+
+def forward_name(name: str) -> str:
+    """The name or the kind of the operator whose backward pass this is of."""
+    return name.removesuffix(".backward").removesuffix("_backward")

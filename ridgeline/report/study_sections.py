@@ -1,0 +1,166 @@
+"""The report's parts on attention's dataflows and on training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ridgeline.report.markup import bullets, chart, command, key, paragraph, section, symbol, table
+from ridgeline.report.style import dress
+from ridgeline.report.units import count, nbytes, percent, seconds
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from ridgeline.analysis.dataflows import Comparison
+    from ridgeline.analysis.training import Training
+
+#: The page's colours of the lines; FLAT's coarser granularities are in the table only.
+PAINTS = {
+    "naive": "other",
+    "FLAT row": "norm",
+    "flash v1": "elementwise",
+    "flash v2": "prefill",
+    "split-KV": "linear",
+}
+
+
+def dataflows_section(found: Comparison) -> str:
+    """The table of dataflows, traffic and time by on-chip memory, and what each one meets."""
+    shape = found.shape
+    size = f"{count(shape.batch)} x {count(shape.queries)} queries over {count(shape.keys)} keys"
+    marked = key((symbol("square", f"var(--{paint})"), name) for name, paint in PAINTS.items())
+    notes = [f"{o.name}: {note.removeprefix(f'{o.name}: ')}" for o in found.outcomes for note in o.notes]
+    return section(
+        "dataflows",
+        "Ways to order attention's loops",
+        paragraph(
+            f"One layer's attention, {size}: {count(found.units)} units work on a block each, with "
+            f"{nbytes(found.on_chip)} on the chip. Q, K, V and O once are {nbytes(found.least_bytes)}."
+        ),
+        table(
+            "Each dataflow with its fastest tiles that fit",
+            ("dataflow", "tiles", "on chip", "off-chip", "FLOP/byte", "time", "bound by"),
+            [_dataflow_row(o) for o in found.outcomes],
+            "llrrrrl",
+        ),
+        marked,
+        chart(
+            "dataflows-traffic",
+            "Bytes of main memory by bytes on the chip, for each dataflow; the table has this device's.",
+            _by_on_chip(found, found.curves.bytes, "bytes moved"),
+            caption="Off-chip traffic by on-chip memory of a block; the dotted line is this device",
+        ),
+        chart(
+            "dataflows-time",
+            "Seconds by bytes on the chip, for each dataflow; the table has this device's.",
+            _by_on_chip(found, found.curves.seconds, "seconds"),
+            caption="Time by on-chip memory of a block",
+        ),
+        bullets(notes) if notes else "",
+        bullets(f"Assumed: {said}." for said in found.assumptions),
+        command(_dataflows_command(found)),
+    )
+
+
+def _dataflow_row(outcome) -> tuple[str, ...]:
+    cost = outcome.cost
+    if cost is None:
+        return (outcome.name, "none fit", f"> {nbytes(outcome.least_live)}", "", "", "", "")
+    splits = f" / {cost.tiles.splits}" if cost.tiles.splits > 1 else ""
+    return (
+        outcome.name,
+        f"{cost.tiles.rows} x {cost.tiles.keys}{splits}",
+        nbytes(cost.live),
+        nbytes(cost.bytes),
+        count(cost.intensity),
+        seconds(cost.seconds),
+        cost.bound,
+    )
+
+
+def _by_on_chip(found: Comparison, series: Mapping[str, Sequence[float | None]], unit: str) -> Figure:
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    for name, paint in PAINTS.items():
+        figure.add_scatter(
+            x=list(found.curves.on_chip),
+            y=list(series[name]),
+            mode="lines",
+            name=name,
+            line={"color": f"var(--{paint})", "width": 2},
+            hovertemplate="%{x:.3s}B: %{y:.3s}<extra>%{fullData.name}</extra>",
+        )
+    figure.add_vline(found.on_chip, line={"color": "var(--muted)", "dash": "dot", "width": 1})
+    figure.update_xaxes(type="log", tickformat="~s", ticksuffix="B", nticks=6)
+    figure.update_yaxes(type="log", tickformat="~s", nticks=6, title=unit)
+    return dress(figure, 320)
+
+
+def _dataflows_command(found: Comparison) -> str:
+    shape = found.shape
+    lengths = f"--prompt {shape.queries} --batch {shape.batch}"
+    return f"ridgeline dataflows {found.model} --on {found.device} {lengths}"
+
+
+def training_section(found: Training) -> str:
+    """A training step: phases, memory, and what recomputation would give."""
+    load, memory = found.workload, found.memory
+    fits = "fits" if memory.fits else f"does not fit, {memory.total / memory.device:.1f} times the device"
+    return section(
+        "training",
+        "A training step",
+        paragraph(
+            f"{count(load.batch)} x {count(load.length)} tokens, {found.recipe.optimizer} in "
+            f"{found.recipe.precision} precision: {seconds(found.seconds)}, "
+            f"{count(found.tokens_per_second)} tokens/s, MFU {percent(found.mfu)}, HFU {percent(found.hfu)}."
+        ),
+        table(
+            "Phases",
+            ("phase", "time", "FLOPs", "bytes", "bound by"),
+            [
+                (p.name, seconds(p.seconds), count(p.flops.total), nbytes(p.bytes), _longest(p))
+                for p in found.phases
+            ],
+            "lrrrl",
+        ),
+        table(
+            "Memory",
+            ("use", "bytes"),
+            [
+                *((use, nbytes(getattr(memory, use))) for use in ("weights", "gradients", "states")),
+                ("activations", nbytes(memory.activations)),
+                ("in use", f"{nbytes(memory.total)} of {nbytes(memory.device)}: {fits}"),
+                ("sequences that fit", count(found.largest_batch)),
+            ],
+            "lr",
+        ),
+        table(
+            "What is computed again",
+            ("recompute", "activations", "memory", "time", "MFU", "HFU"),
+            [
+                (
+                    p.recompute,
+                    nbytes(p.activations),
+                    nbytes(p.total),
+                    seconds(p.seconds),
+                    percent(p.mfu),
+                    percent(p.hfu),
+                )
+                for p in found.policies
+            ],
+            "lrrrrr",
+        ),
+        bullets(f"Assumed: {said}." for said in found.assumptions),
+        command(_training_command(found)),
+    )
+
+
+def _training_command(found: Training) -> str:
+    lengths = f"--batch {found.workload.batch} --length {found.workload.length}"
+    return f"ridgeline training {found.model} --on {found.device} {lengths}"
+
+
+def _longest(phase) -> str:
+    return max(phase.seconds_by_bound, key=lambda name: phase.seconds_by_bound[name])
