@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device, rates_only
 from ridgeline.models import declare, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.formats import storage_format
 from ridgeline.ops.protocol import Span
@@ -59,11 +60,11 @@ def group_of(op: str, op_kind: str, part: str) -> str | None:
     """The group of a part of an operator, by their names and kinds; None outside the layers."""
     if op_kind == "linear" and part in BETWEEN_LAYERS:
         return ACTIVATION_AND_NORM
-    if op == "attention" or op.startswith("attention."):
-        return ATTENTION if op_kind in ("linear", "attend", "split") else ACTIVATION_AND_NORM
+    if op == "attention" or op.startswith("attention.") or op_kind == "split":
+        return ACTIVATION_AND_NORM if op_kind in ("norm", "add") else ATTENTION
     if op_kind in ("norm", "add"):
         return ACTIVATION_AND_NORM
-    return FULLY_CONNECTED if op.startswith("mlp.") else None
+    return FULLY_CONNECTED if op.startswith("mlp.") or op_kind in ("route", "experts") else None
 
 
 def breakdown(pieces: Iterable[tuple[str, str, str, float]]) -> Breakdown:
@@ -115,6 +116,7 @@ def predict_breakdown(
     Raises InputError for lengths out of range and formats that nothing is stored in.
     """
     config = load_config(model)
+    refuse_diffusion(config)
     device = rates_only(load_device(on) if isinstance(on, str) else on)
     if not 1 <= prompt <= config.window:
         raise InputError(f"prompt must be 1 to {config.window} tokens for {config.name}, not {prompt}")

@@ -10,6 +10,7 @@ from ridgeline.analysis.overtake import Overtaking, attention_overtakes
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, declare, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.dataflows import (
@@ -102,6 +103,7 @@ def shape_of(
         if heads is not None or kv_heads is not None or head_dim is not None:
             raise InputError(f"{model} has its own heads: leave out --heads, --kv-heads and --head-dim")
         config = model if isinstance(model, ModelConfig) else load_config(model)
+        refuse_diffusion(config)
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
         causal = config.is_decoder if causal is None else causal
         format = format or declare(config).plain_format

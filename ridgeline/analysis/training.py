@@ -18,6 +18,7 @@ from ridgeline.analysis.training_step import (
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device, rates_only
 from ridgeline.models import ModelConfig, declare, load_config
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.optimizer import get_optimizer
@@ -99,6 +100,7 @@ def training(
     trained, and for several devices without a link.
     """
     config = model if isinstance(model, ModelConfig) else load_config(model)
+    refuse_diffusion(config)
     device = load_device(on) if isinstance(on, str) else on
     recipe = Recipe(recompute, optimizer, zero, precision, kernels, dropout, stash)
     workload = Workload(batch, length, devices)

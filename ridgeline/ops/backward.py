@@ -113,7 +113,8 @@ class Backward:
             self.loops.append(Loop(start, stop, run.count, given, passed_on, mirrors=run, shared=tables))
 
     def _prepare_loop(self, loop: Loop) -> frozenset[int]:
-        """Begins the gradients that all iterations add to; the ids of those of weights."""
+        """Zeros where a gradient is summed over the iterations; returns the gradients of the weights that all
+        of them read."""
         for value in loop.entry:
             if value.id in self.gradients:
                 raise InputError(f"'{value.name}' is read after the layers too: its gradient is not counted")
@@ -122,8 +123,9 @@ class Backward:
             if value.id not in self.gradients:
                 self._zero(value)
         self.summed.update(value.id for value in read_by_all)
-        weights = (value for value in read_by_all if value.role is Role.WEIGHT)
-        return frozenset(self.gradients[value.id].storage for value in weights)
+        return frozenset(
+            self.gradients[value.id].storage for value in read_by_all if value.role is Role.WEIGHT
+        )
 
     def _read_by_all(self, loop: Loop) -> list[Value]:
         """What every iteration reads from outside and wants a gradient, which is summed over them."""

@@ -139,7 +139,7 @@ def _recomputed_attention(b: Backward, op: OpCost, in_memory: set[int]) -> None:
     of dropout is drawn again from its seed."""
     *before, scores = [part for part in op.parts if part.kind in ("rotate", "scores")]
     (softmax,) = [part for part in op.parts if part.kind == "softmax"]
-    others = [part for part in op.parts if part.kind == "dropout"]
+    others = {part.kind: part for part in op.parts if part.kind in ("dropout", "softcap", "bias")}
     values = op.parts[-1]
     (q, k), (_, v), out = scores.reads, values.reads, values.writes[0]
     heads = softmax.writes[0].value.shape[0]
@@ -158,15 +158,15 @@ def _recomputed_attention(b: Backward, op: OpCost, in_memory: set[int]) -> None:
         q, k = b.kept(q), b.kept(k)
     do = b.gradients[out.value.id]
     softened = softmax.flops + Flops(vector=softmax.flops.vector + 2 * do.elements)  # and rowsum(dO O)
-    masking = sum((part.flops for part in others), Flops()) * 2  # of P, and of its gradient
-    work = scores.flops * (2 + len(wanted)) + softened + masking
+    work = scores.flops * (2 + len(wanted)) + softened
     tables: tuple[Access, ...] = ()
-    for part in op.parts:
-        if part.kind == "softcap":  # again, and its derivative
-            work += part.flops + Flops(vector=2 * part.flops.vector)
-        elif part.kind == "bias":  # added again, and summed by bucket
-            work += part.flops * 2
-            tables = part.reads[1:]
+    if "dropout" in others:  # of P, and of its gradient
+        work += others["dropout"].flops * 2
+    if "softcap" in others:  # again, and its derivative
+        work += others["softcap"].flops + Flops(vector=2 * others["softcap"].flops.vector)
+    if "bias" in others:  # added again, and summed by bucket
+        tables = others["bias"].reads[1:]
+        work += others["bias"].flops * 2
     reads = (q, k, v, *tables, out, whole(do), lse)
     b.emit("attend_backward", reads, (*wanted, *b.gradients_for(*tables)), work, scores)
 

@@ -485,11 +485,13 @@ class Count:
                 starts.append(len(self._ops))
                 x = body(layer, x)
             self._repeat = 1
-            self._layers.append(LayerRun(tuple(starts), len(self._ops), run.count, entry))
-            following = layers[run.start + run.length : run.start + 2 * run.length] if run.count > 1 else ()
-            shared = self._shared(starts[0], first, block, following) if run.count > 1 else frozenset()
-            stop = len(self._ops)
-            self._runs.append(Loop(starts[0], stop, run.count, entry, carried(x), shared=shared))
+            stop, exit = len(self._ops), carried(x)
+            self._layers.append(LayerRun(tuple(starts), stop, run.count, entry))
+            shared: frozenset[int] = frozenset()
+            if run.count > 1:
+                following = layers[run.start + run.length : run.start + 2 * run.length]
+                shared = self._shared(starts[0], first, block, following)
+            self._runs.append(Loop(starts[0], stop, run.count, entry, exit, shared=shared))
             if run.count > 1:
                 self._loops.append(self._runs[-1])
         return x

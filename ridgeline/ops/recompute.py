@@ -32,6 +32,10 @@ def policy_of(name: str) -> Recompute:
         raise InputError(f"recompute is {name!r}; choose one of: {', '.join(Recompute)}") from None
 
 
+#: Attention's parts between its two products.
+SCORE_PARTS = ("softcap", "bias", "softmax", "dropout")
+
+
 class _Copies:
     """Appends a copy of each value that is computed again to ``values``, and reads it in its place."""
 
@@ -67,13 +71,9 @@ def copy_of_run(values: list[Value], forward: Trace, run: Loop) -> tuple[list[Op
     return again, tuple(copies.of(value) for value in run.exit)
 
 
-#: The parts of attention up to the weights that the values are multiplied by.
-MAKING_WEIGHTS = ("scores", "softcap", "bias", "softmax", "dropout")
-
-
 def attention_again(values: list[Value], op: OpCost) -> tuple[OpCost, OpCost]:
     """The operator that makes attention's weights again, and attention as if these had been kept."""
-    between = [part for part in op.parts if part.kind in MAKING_WEIGHTS]
+    between = [part for part in op.parts if part.kind in ("scores", *SCORE_PARTS)]
     copies = _Copies(values, between)
     again = [copies.part(part) for part in between]
     last = op.parts[-1]

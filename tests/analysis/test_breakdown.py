@@ -32,6 +32,10 @@ from ridgeline.report.breakdown import class_checks, show_breakdown
         ("mlp.up", "linear", "activation", "activation and norm"),
         ("mlp.down", "linear", "linear", "fully connected"),
         ("input_norm", "norm", "norm", "activation and norm"),
+        ("attention", "attend_latent", "scores", "attention"),
+        ("split_heads", "split", "norm", "attention"),
+        ("experts", "experts", "matmul", "fully connected"),
+        ("router", "route", "matmul", "fully connected"),
         ("head", "linear", "matmul", None),
         ("embedding", "embed", "embed", None),
         ("take_rows", "gather", "gather", None),
@@ -110,13 +114,14 @@ def test_the_table_shows_what_was_published_of_opt_only():
     ("options", "message"),
     [
         ({"prompt": 0}, "prompt must be 1 to 1024 tokens for gpt2, not 0"),
+        ({"model": "dit-b-2"}, "dit-b-2 is a diffusion Transformer"),
         ({"batch": 0}, "batch must be 1 to"),
         ({"weights": "fp5"}, "unknown storage format"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(options, message):
     with pytest.raises(InputError, match=message):
-        predict_breakdown("gpt2", "a100", **{"prompt": 64, **options})
+        predict_breakdown(**{"model": "gpt2", "on": "a100", "prompt": 64, **options})
 
 
 def test_the_command_prints_json():

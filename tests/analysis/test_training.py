@@ -157,6 +157,11 @@ def test_what_cannot_be_trained_is_refused(options, message):
         training("gpt2", "a100", **{"length": 64, **options})
 
 
+def test_a_diffusion_transformer_is_refused():
+    with pytest.raises(InputError, match="dit-b-2 is a diffusion Transformer"):
+        training("dit-b-2", "a100", length=64)
+
+
 def test_several_devices_need_a_link():
     with pytest.raises(InputError, match="generic-cpu has no link"):
         training("gpt2", "generic-cpu", length=64, devices=2)
