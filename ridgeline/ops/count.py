@@ -16,7 +16,7 @@ from ridgeline.ops import count_diffusion, count_experts, count_latent
 from ridgeline.ops.count_scores import score_changes, softcap_work
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.latent import Latent
-from ridgeline.ops.loops import runs
+from ridgeline.ops.loops import LONGEST, runs
 from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
 from ridgeline.ops.protocol import (
@@ -470,11 +470,12 @@ class Count:
     def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Value], Value], x: Value) -> Value:
         if self._repeat > 1:
             raise ValueError("a loop inside the body of a loop is not counted")
-        found = runs(layers)
+        longest = 1 if self.train else LONGEST  # what is kept for a backward pass is kept by the layer
+        found = runs(layers, longest)
         if self.train and not all(
             v.needs_grad for v in carried(x)
         ):  # the first layer alone has no input gradient
-            rest = [run._replace(start=run.start + 1) for run in runs(layers[1:])]
+            rest = [run._replace(start=run.start + 1) for run in runs(layers[1:], longest)]
             found = [*runs(layers[:1]), *rest]
         for run in found:
             starts, entry, first = [], carried(x), len(self._values)
