@@ -132,8 +132,8 @@ def layouts_section(found: Sequence[BestLayout]) -> str:
         "Shared among devices",
         paragraph(
             f"The layout of most tokens a second for each number of {best.device}, in nodes of "
-            f"{best.per_node}, with the batch that gives it. Exchanging is the share of a pass, of prefill and "
-            "of decode."
+            f"{best.per_node}, with the batch that gives it. Exchanging is the share of a pass, of "
+            "prefill and of decode."
         ),
         chart(
             "layouts-throughput",
