@@ -67,8 +67,23 @@ def peers_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def profiles_table(result: dict[str, Any]) -> str:
+    """Errors of predicted kernel times on accelerators, a line for each kind of kernel."""
+    lines = [
+        "| accelerator | kernels | fitted to | judged on | mean error | median | not fitted | datasheet |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for p in result["profiles"]:
+        shares = (p["mean"], p["median"], p["generic_mean"], p["datasheet_mean"])
+        cells = " | ".join("" if share is None else f"{share:.1%}" for share in shares)
+        lines.append(f"| {p['device']} | {p['kind']} | {p['fitted_to']} | {p['points']:,} | {cells} |")
+    sources = dict.fromkeys(p["source"] for p in result["profiles"])
+    lines += ["", f"Measured points: {'; '.join(sources)}."]
+    return "\n".join(lines)
+
+
 #: What writes each marked block, by the name of its results.
-BLOCKS = {"check_cpu": check_table, "peers": peers_table}
+BLOCKS = {"check_cpu": check_table, "peers": peers_table, "profiles": profiles_table}
 
 
 def filled(readme: str) -> str:
