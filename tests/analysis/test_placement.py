@@ -69,6 +69,7 @@ def test_a_decoders_values_flow_from_layer_to_layer():
 def walked(trace, seconds, devices, latency, bandwidth):
     """A step by hand, layer by layer: who holds which value, and what is sent when it is missing."""
     (loop,) = trace.loops
+    (entry,), (exit,) = loop.entry, loop.exit
     order = [(i, None) for i in range(loop.start)]
     order += [(i, n) for n in range(loop.count) for i in range(loop.start, loop.stop)]
     order += [(i, None) for i in range(loop.stop, len(trace.ops))]
@@ -80,16 +81,15 @@ def walked(trace, seconds, devices, latency, bandwidth):
                 value = access.value.storage
                 if access.value.role.value != "activation":
                     continue
-                if iteration and value == loop.entry.storage:
-                    value = loop.exit.storage
+                if iteration and value == entry.storage:
+                    value = exit.storage
                 if here not in held[value]:
                     time += latency + float(trace.values[value].nbytes) / bandwidth
                     held[value].add(here)
             for access in part.writes:
                 held[access.value.storage] = {here}
         if iteration is not None and index == loop.stop - 1:
-            last = held[loop.exit.storage]
-            held = {loop.exit.storage: last}
+            held = {exit.storage: held[exit.storage]}
         time += seconds[index, here] / op.repeat
     return time
 
