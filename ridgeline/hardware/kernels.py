@@ -23,13 +23,18 @@ LOWERINGS = {CPU.name: CPU}
 
 @dataclass(frozen=True)
 class Affine:
-    """``overhead`` seconds a call, then ``throughput`` bytes a second."""
+    """``overhead`` seconds a call, then ``throughput`` bytes a second; the fresh ones, where they are known,
+    hold when weights have passed through the caches since the call before."""
 
     overhead: float
     throughput: float
+    fresh_overhead: float | None = None
+    fresh_throughput: float | None = None
 
-    def seconds(self, nbytes: Number) -> Number:
-        return self.overhead + nbytes / self.throughput
+    def seconds(self, nbytes: Number, *, cached: bool = True) -> Number:
+        if cached or self.fresh_overhead is None or self.fresh_throughput is None:
+            return self.overhead + nbytes / self.throughput
+        return self.fresh_overhead + nbytes / self.fresh_throughput
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,7 @@ def _check_positive(name: str, values: Iterable[float]) -> None:
 
 def _plain(x: Any) -> Any:
     if isinstance(x, Mapping):
-        return {key: _plain(value) for key, value in x.items()}
+        return {key: _plain(value) for key, value in x.items() if value is not None}
     return [_plain(value) for value in x] if isinstance(x, list | tuple) else x
 
 

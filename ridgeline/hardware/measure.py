@@ -165,6 +165,7 @@ def _probes(plans: Mapping[str, Plan], host: Host, threads: int) -> list[Probe]:
     from ridgeline.hardware.probes.passes import Step
     from ridgeline.hardware.probes.rates import exp_probes, launch_probe, matrix_probes, vector_probes
     from ridgeline.hardware.probes.ring import Ring
+    from ridgeline.hardware.probes.streamed_parts import streamed_probes
 
     ring = Ring(_ring_bytes(plans["fp32"], host, threads))
     probes = [launch_probe(), *exp_probes(DTYPES), *bandwidth_probes(host.caches, ring, threads)]
@@ -174,6 +175,7 @@ def _probes(plans: Mapping[str, Plan], host: Host, threads: int) -> list[Probe]:
         probes += matrix_probes(product, plans[product].squares)
     step = Step()
     probes += [*step_probes(step), *part_probes(step.between), *engine_probes(ring)]
+    probes += streamed_probes(ring, step.between)
     for format in CACHES:
         plan = plans[product_format(format)]
         memory = ring.memory.numel() // 2
@@ -228,7 +230,10 @@ def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest:
     from ridgeline.hardware.probes.engine import read_engine
     from ridgeline.hardware.probes.linear import read_linear
     from ridgeline.hardware.probes.parts import read_parts, read_step
+    from ridgeline.hardware.probes.streamed_parts import with_streamed
     from ridgeline.kernels import isa
+
+    parts = with_streamed(read_parts(timings, fastest), timings, fastest)
 
     def attend(format: str) -> AttendCurve:
         plan = plans[product_format(format)]
@@ -241,7 +246,7 @@ def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest:
         step=read_step(timings),
         linear={f: read_linear(timings, f, plan.rows, plan.widths) for f, plan in plans.items()},
         attend={format: attend(format) for format in CACHES},
-        simple={CPU.activations: read_parts(timings, fastest)},
+        simple={CPU.activations: parts},
         engine=read_engine(timings),
     )
 

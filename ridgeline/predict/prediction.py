@@ -277,7 +277,10 @@ def _look_up(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | Non
     if kernel.kind in ("attend", "attend_latent"):
         return _attend(kernel, measured, cached)
     simple = _simple(measured, kernel.compute, kernel.kind, kernel.function)
-    return None if simple is None else _Looked(simple.seconds(kernel.bytes), simple.overhead)
+    if simple is None:
+        return None
+    warm, fresh = (simple.seconds(kernel.bytes, cached=c) for c in (True, False))
+    return _Looked(where(cached, warm, fresh), simple.overhead)
 
 
 def _linear(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked:

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ridgeline.hardware.kernels import Affine
 from ridgeline.hardware.probes.attend import SHORT, Blocks, attend_probes, counted, read_attend
 from ridgeline.hardware.probes.linear import linear_probes, read_linear
 from ridgeline.hardware.probes.parts import (
@@ -18,6 +19,7 @@ from ridgeline.hardware.probes.parts import (
 )
 from ridgeline.hardware.probes.passes import WIDE, Step, plain
 from ridgeline.hardware.probes.ring import Ring
+from ridgeline.hardware.probes.streamed_parts import STREAMED, streamed_probes, with_streamed
 from ridgeline.hardware.timing import Timing, Timings
 from ridgeline.kernels import KVCache
 from ridgeline.kernels.linear import FORMATS
@@ -83,6 +85,34 @@ def test_a_step_costs_what_its_kernels_do_not_take():
 
     assert read_step(timings(9e-5, 2e-5)) == pytest.approx(7e-5)
     assert read_step(timings(1e-5, 2e-5)) == 0.0
+
+
+def test_parts_behind_streamed_weights_are_timed_and_never_faster(ring, step):
+    found = run(streamed_probes(ring, step.between, hidden=32))
+    assert len(found) == 2 * len(STREAMED)
+    assert all(0 < seconds < 1 for seconds in found.values())
+
+    def with_times(seconds):
+        timings = Timings((figure, Timing(seconds, 0.0)) for figure in found)  # at any number of rows
+        parts = with_streamed(dict.fromkeys(PARTS, Affine(2e-6, 1e10)), timings, 1e12)
+        assert parts["gather"].fresh_overhead is None
+        return parts["norm"]
+
+    slow = with_times(9e-6)
+    assert slow.fresh_overhead == pytest.approx(9e-6, rel=1e-2)
+    assert slow.fresh_throughput == 1e10
+    assert with_times(1e-6).fresh_overhead == 2e-6  # a measurement below that of warm caches is noise
+
+
+def test_the_timed_parts_are_those_after_two_products_each():
+    from ridgeline.hardware.probes.streamed_parts import forward_of
+
+    profile = Profile(Reference())
+    width = WIDE.query * WIDE.dim
+    weights = [plain(f"weight{i}", *((8, width), (width, 8))[i % 2]) for i in range(6)]
+    forward_of(weights)(profile, Reference().batch([0, 1], [Span(2)], logits=[0, 1]))
+    roles = [record.name for record in profile.take()]
+    assert [roles[3 * (i + 1)] for i in range(len(STREAMED))] == ["norm", "norm", "add"]
 
 
 @given(SECONDS, SECONDS, BYTES, BYTES, st.floats(1e6, 1e13))
