@@ -1,7 +1,7 @@
 """How good the predictions are on this machine: measure and check in pairs, the median error.
 
 Run as ``python -m benchmarks.check``. Each pair measures the machine first, then predicts and runs
-the demo model and TinyLlama-1.1B's shape with random weights in bf16 and 4 bits, each command in a
+the demo model and other shapes with random weights, each command in a
 process of its own, as a user runs them: a process that has freed a model before gets its memory in
 smaller pages, and reads weights a third slower.
 """
@@ -20,11 +20,14 @@ from typing import Any
 from benchmarks.record import write_result
 
 PAIRS = 3
-#: Model, weights, prompt, and contexts of the decode steps.
+#: Model, weights, and what is asked of them.
 CASES = (
-    ("demo", "auto", 512, (512, 1024)),
-    ("tinyllama-1.1b", "random:bf16", 512, (512, 2048)),
-    ("tinyllama-1.1b", "random:int4-g32", 512, (512, 2048)),
+    ("demo", "auto", "--prompt 512 --context 512 --context 1024"),
+    ("tinyllama-1.1b", "random:bf16", "--prompt 512 --context 512 --context 2048"),
+    ("tinyllama-1.1b", "random:int4-g32", "--prompt 512 --context 512 --context 2048"),
+    ("opt-1.3b", "random:bf16", "--prompt 256 --context 256"),
+    ("bert-base", "random:bf16", "--prompt 128"),
+    ("dit-s-2", "random:bf16", "--batch 2"),
 )
 
 
@@ -34,18 +37,12 @@ def run() -> dict[str, object]:
     for number in range(PAIRS):
         with tempfile.TemporaryDirectory() as cache:
             _ridgeline(cache, "measure")
-            for model, weights, prompt, contexts in CASES:
-                for phase in _check(cache, model, weights, prompt, contexts):
+            for model, weights, asked in CASES:
+                found = _ridgeline(cache, "check", model, "--weights", weights, *asked.split())
+                for phase in found["phases"]:
                     phases[model, weights, phase["name"], phase["context"]].append(phase)
                     _show(number, f"{model} {weights}", phase)
     return {"pairs": PAIRS, "phases": [_row(*key, found) for key, found in phases.items()]}
-
-
-def _check(
-    cache: str, model: str, weights: str, prompt: int, contexts: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    asked = [word for context in contexts for word in ("--context", str(context))]
-    return _ridgeline(cache, "check", model, "--weights", weights, "--prompt", str(prompt), *asked)["phases"]
 
 
 def _ridgeline(cache: str, *arguments: str) -> dict[str, Any]:
