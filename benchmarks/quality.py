@@ -22,7 +22,7 @@ from ridgeline.models.products import products
 
 if TYPE_CHECKING:
     from ridgeline.loading import Loaded
-    from ridgeline.ops.protocol import Weight
+    from ridgeline.ops.records import Weight
 
 #: Weights that share a scale in Q4_0, and the bytes that they take: 16 of nibbles and a scale in fp16.
 Q4_0_GROUP, Q4_0_BYTES = 32, 18

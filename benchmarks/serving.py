@@ -27,7 +27,7 @@ from ridgeline.engine.plan import Limits, StepPlan
 from ridgeline.engine.request import Request
 from ridgeline.engine.sampling import Sampling
 from ridgeline.loading import Loaded
-from ridgeline.ops.protocol import BLOCK_TOKENS
+from ridgeline.ops.batch import BLOCK_TOKENS
 
 SLOTS = 16
 STEPS = 32

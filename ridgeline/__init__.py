@@ -53,7 +53,7 @@ _PUBLIC = {
     "validate": "ridgeline.validation",
     "write_report": "ridgeline.report",
     "Layout": "ridgeline.predict.layout",
-    "Span": "ridgeline.ops.protocol",
+    "Span": "ridgeline.ops.batch",
 }
 
 #: Packages whose names are too many, or too general, for the top level.
@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     from ridgeline.loading import load as load
     from ridgeline.models import declare as declare
     from ridgeline.models import load_config as load_config
-    from ridgeline.ops.protocol import Span as Span
+    from ridgeline.ops.batch import Span as Span
     from ridgeline.predict.layout import Layout as Layout
     from ridgeline.report import write_report as write_report
     from ridgeline.validation import validate as validate

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ridgeline.models.model import Source, matrix_shape, vector_shape
-from ridgeline.ops.protocol import Weight
+from ridgeline.ops.records import Weight
 
 INITIAL_STD = 0.02
 

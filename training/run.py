@@ -16,7 +16,7 @@ import torch
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model, ModelConfig
 from ridgeline.models.registry import build
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.ops.reference import Reference
 from training.data import batch_at
 from training.parameters import Parameters

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from ridgeline.models.model import Source
-    from ridgeline.ops.protocol import Weight
+    from ridgeline.ops.records import Weight
 
 #: The checkpoint's folder among the model files.
 CHECKPOINT = "tinyllama"
@@ -86,6 +86,6 @@ class _RandomTensors:
 
     @staticmethod
     def _nothing(name: str) -> Weight:
-        from ridgeline.ops.protocol import Weight
+        from ridgeline.ops.records import Weight
 
         return Weight(name, (), "bf16")

@@ -23,7 +23,7 @@ from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.threads import threads as computing_threads
 from ridgeline.models import Model, ModelConfig
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 
 if TYPE_CHECKING:
     from ridgeline.loading import Loaded

@@ -14,9 +14,9 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device, rates_only
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import refuse_diffusion
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.formats import storage_format
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import FUSED, MATRIX_PARTS, NAIVE_ATTENTION, UNFUSED
 from ridgeline.predict import predict
 

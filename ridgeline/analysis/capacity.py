@@ -10,7 +10,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, load_config
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 
 #: Tokens of the largest step, whose activations must fit beside weights and cache.
 STEP_TOKENS = 2048

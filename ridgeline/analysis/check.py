@@ -19,7 +19,7 @@ from ridgeline.hardware import Device, load_device
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.threads import threads
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.predict import Prediction
 
 if TYPE_CHECKING:

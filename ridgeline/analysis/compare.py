@@ -16,7 +16,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, load_config
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 
 #: Contexts at which a generation's steps are predicted: a step's time is nearly straight in its context.
 SAMPLES = 5

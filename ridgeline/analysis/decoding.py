@@ -12,8 +12,8 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, load_config
 from ridgeline.models.model import refuse_diffusion
+from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Span
 
 BATCHES = tuple(2**n for n in range(9))
 ACCEPTANCES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)

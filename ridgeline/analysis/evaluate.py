@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model, ModelConfig, refuse_diffusion
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 
 if TYPE_CHECKING:
     import torch

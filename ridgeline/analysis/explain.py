@@ -19,10 +19,10 @@ from ridgeline.hardware import Device, load_device
 from ridgeline.models import EncoderDecoder, Model, ModelConfig, declare, load_config
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
 from ridgeline.ops.latent import Mla
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Role, Trace
 from ridgeline.predict import KernelTime, Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of

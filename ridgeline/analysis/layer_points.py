@@ -11,7 +11,7 @@ from pathlib import Path
 from ridgeline.analysis.step import trace_step
 from ridgeline.errors import InputError
 from ridgeline.models import declare, load_config
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.ops.trace import Role
 from ridgeline.predict.calibrate.points import TIME, Row, join, points_of
 from ridgeline.predict.gpu.kinds import Points

@@ -31,8 +31,8 @@ from ridgeline.engine.sequence import Group
 from ridgeline.engine.steps import StepRecord, StepReport
 from ridgeline.hardware.device import Device
 from ridgeline.models.model import ModelConfig
+from ridgeline.ops.batch import Span
 from ridgeline.ops.profile import OpTime
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import Trace
 from ridgeline.predict import KernelTime, predict
 

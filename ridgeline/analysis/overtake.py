@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ridgeline.models import Model
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import MATRIX_PARTS, OpCost
 
 #: Lengths beyond this are not looked at.

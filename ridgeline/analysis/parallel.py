@@ -25,8 +25,8 @@ from ridgeline.engine.request import refuse_encoder
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster, load_cluster
 from ridgeline.models import ModelConfig, declare, load_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import storage_format
-from ridgeline.ops.protocol import Span
 from ridgeline.predict.collectives import Links, chosen, constants_of
 from ridgeline.predict.layout import Layout
 from ridgeline.predict.prediction import Prediction

@@ -13,8 +13,8 @@ from ridgeline.analysis.step import default_lowering, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import get_format, storage_format
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import Role, Trace, Value
 from ridgeline.predict.placement import Costs, Flow, Placement, best, flows, given
 from ridgeline.predict.prediction import Prediction, predict

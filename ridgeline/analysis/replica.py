@@ -18,9 +18,9 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.models import Model
 from ridgeline.models.sharding import Sharding
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count_context import Context, ContextKind
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import Trace
 from ridgeline.predict.collectives import Links, constants_of, seconds
 from ridgeline.predict.communication import predict_shard

@@ -20,8 +20,8 @@ from ridgeline.hardware.device import Device
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import Model, ModelConfig
 from ridgeline.models.products import pad_products
+from ridgeline.ops.batch import BLOCK_TOKENS, Span
 from ridgeline.ops.formats import storage_format
-from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from ridgeline.predict.tiers import Tier, tier_of
 
 #: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.

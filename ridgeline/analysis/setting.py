@@ -9,9 +9,9 @@ from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model, ModelConfig, declare, load_config
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
+from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import storage_format
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.protocol import Span
 from ridgeline.predict import Prediction
 
 

@@ -9,9 +9,9 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.models.model import EncoderDecoder, Model, refuse_diffusion
+from ridgeline.ops.batch import Memory, Span
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.numbers import Number, is_array
-from ridgeline.ops.protocol import Memory, Span
 from ridgeline.ops.trace import FUSED, Lowering, Trace
 from ridgeline.predict.prediction import Prediction, predict
 

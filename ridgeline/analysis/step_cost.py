@@ -13,7 +13,7 @@ from ridgeline.hardware import this_machine
 from ridgeline.hardware.device import Device
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.models.model import Model
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.ops.trace import FUSED, Lowering, Trace
 from ridgeline.predict import predict
 from ridgeline.predict.prediction import resource_seconds

@@ -10,8 +10,8 @@ from ridgeline.analysis.setting import Setting, settle
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig
+from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Span
 from ridgeline.predict import Prediction
 
 BATCHES = tuple(2**n for n in range(9))

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from ridgeline.hardware import Device
 from ridgeline.models import Model
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.count_training import TrainingCount
 from ridgeline.ops.optimizer import get_optimizer, step
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.recompute import AGAIN
 from ridgeline.ops.stash import stash
 from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, UNFUSED, Flops, Lowering, Trace

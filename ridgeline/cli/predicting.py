@@ -8,7 +8,7 @@ import typer
 
 from ridgeline.cli import support
 from ridgeline.cli.app import CountedWeights, Frames, Image, Json, Model, TextTokens, Tier, app
-from ridgeline.ops.protocol import BLOCK_TOKENS
+from ridgeline.ops.batch import BLOCK_TOKENS
 
 
 @app.command(epilog="Example: ridgeline explain llama-3-8b --on h100 --prompt 4096 --batch 8")

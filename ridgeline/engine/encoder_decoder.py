@@ -22,7 +22,7 @@ from ridgeline.engine.sequence import Group
 from ridgeline.engine.sequence import Sequence as Growing
 from ridgeline.errors import InputError
 from ridgeline.models.model import EncoderDecoder
-from ridgeline.ops.protocol import BLOCK_TOKENS, Memory, Span
+from ridgeline.ops.batch import BLOCK_TOKENS, Memory, Span
 from ridgeline.ops.reference import Reference
 
 

@@ -25,7 +25,7 @@ from ridgeline.engine.status import Status
 from ridgeline.engine.steps import StepReport
 from ridgeline.engine.worker import Worker
 from ridgeline.loading import Loaded, load
-from ridgeline.ops.protocol import BLOCK_TOKENS
+from ridgeline.ops.batch import BLOCK_TOKENS
 
 
 class Engine:

@@ -14,7 +14,7 @@ from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.models.model import Model
-from ridgeline.ops.protocol import BLOCK_TOKENS
+from ridgeline.ops.batch import BLOCK_TOKENS
 from ridgeline.ops.reference import Reference
 
 

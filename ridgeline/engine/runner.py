@@ -8,9 +8,9 @@ import torch
 
 from ridgeline.engine.plan import StepPlan
 from ridgeline.models.model import Model
+from ridgeline.ops.batch import Span
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.profile import OpTime
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache
 

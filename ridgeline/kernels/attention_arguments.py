@@ -18,7 +18,7 @@ from ridgeline.kernels.checks import (
     has_overlapping_rows,
     overlap,
 )
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 
 SCHEDULES = {
     "auto": _native.Schedule.automatic,

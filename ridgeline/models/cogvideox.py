@@ -35,7 +35,10 @@ from ridgeline.models.diffusion_weights import (
     make_patches,
 )
 from ridgeline.models.model import WeightMaker, layer_norm
-from ridgeline.ops.protocol import Heads, Layered, Norm, Ops, T
+from ridgeline.ops.batch import T
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Heads, Norm
 
 CLASS = "CogVideoXTransformer3DModel"
 #: What the class takes where a config says nothing.

@@ -16,21 +16,12 @@ from ridgeline.models.llama import ACTIVATIONS
 from ridgeline.models.mixtral import Names, make_experts, mixture_fields
 from ridgeline.models.model import Model, ModelConfig, Source, WeightMaker
 from ridgeline.models.rotary import read_rope
+from ridgeline.ops.batch import BLOCK_TOKENS, Batch, CacheSpec, T
 from ridgeline.ops.latent import Latent
+from ridgeline.ops.layers import Layered
 from ridgeline.ops.mixture import Experts, Router
-from ridgeline.ops.protocol import (
-    BLOCK_TOKENS,
-    Batch,
-    CacheSpec,
-    Layered,
-    Mask,
-    Norm,
-    Ops,
-    Rope,
-    Score,
-    T,
-    Weight,
-)
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Mask, Norm, Rope, Score, Weight
 
 NAMES = Names("mlp", "gate_proj", "up_proj", "down_proj")
 #: The norms of the two latents have this eps whatever the config says.

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ridgeline.errors import InputError
+from ridgeline.ops.batch import Span, Spans, T
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.protocol import Span, Spans, T
 
 if TYPE_CHECKING:
     from ridgeline.models.diffusion import DiffusionConfig

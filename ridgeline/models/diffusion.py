@@ -14,7 +14,9 @@ from typing import Any
 from ridgeline.models.denoising import Denoising, Grid, count_denoising
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import Model, ModelConfig
-from ridgeline.ops.protocol import Activation, Heads, Mask, Norm, Ops, Score, Spans, T, Weight
+from ridgeline.ops.batch import Spans, T
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Activation, Heads, Mask, Norm, Score, Weight
 
 #: Of the norms that a class of diffusers does not take from its config.
 FIXED_EPS = 1e-6

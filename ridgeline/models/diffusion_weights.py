@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ridgeline.models.diffusion import FIXED_EPS, Dense, DiffusionConfig, SelfAttention, TwoLayers
 from ridgeline.models.model import Source, WeightMaker
-from ridgeline.ops.protocol import Heads, Norm
+from ridgeline.ops.records import Heads, Norm
 
 
 def make_dense(make: WeightMaker, name: str, rows: int, columns: int, *modules: str) -> Dense:

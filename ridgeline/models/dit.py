@@ -38,7 +38,10 @@ from ridgeline.models.diffusion_weights import (
     make_time,
 )
 from ridgeline.models.model import Source, WeightMaker
-from ridgeline.ops.protocol import Layered, Norm, Ops, T, Weight
+from ridgeline.ops.batch import T
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Norm, Weight
 
 CLASS = "DiTTransformer2DModel"
 #: What the class takes where a config says nothing.

@@ -8,7 +8,10 @@ from typing import Any
 
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import Model, ModelConfig, Source, WeightMaker, layer_norm
-from ridgeline.ops.protocol import Batch, Heads, Layered, Mask, Norm, Ops, Score, T, Weight
+from ridgeline.ops.batch import Batch, T
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Heads, Mask, Norm, Score, Weight
 
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",

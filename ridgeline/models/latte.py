@@ -32,7 +32,9 @@ from ridgeline.models.pixart import (
     read_text,
     text_block,
 )
-from ridgeline.ops.protocol import Layered, Ops, T
+from ridgeline.ops.batch import T
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.protocol import Ops
 
 CLASS = "LatteTransformer3DModel"
 #: What the class takes where a config says nothing, some of which is then refused.

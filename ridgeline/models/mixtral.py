@@ -27,8 +27,9 @@ from ridgeline.models.llama import (
     variant_fields,
 )
 from ridgeline.models.model import Source, WeightMaker
+from ridgeline.ops.batch import Batch, T
 from ridgeline.ops.mixture import Experts, Router
-from ridgeline.ops.protocol import Batch, Ops, T
+from ridgeline.ops.protocol import Ops
 
 
 @dataclass(frozen=True)

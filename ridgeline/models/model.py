@@ -8,19 +8,11 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ridgeline.errors import InputError
+from ridgeline.ops.batch import BLOCK_TOKENS, Batch, CacheSpec, Memory, Span, T
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import (
-    BLOCK_TOKENS,
-    Batch,
-    CacheSpec,
-    Memory,
-    Norm,
-    Ops,
-    Span,
-    T,
-    Weight,
-    weights_of,
-)
+from ridgeline.ops.layers import weights_of
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Norm, Weight
 
 if TYPE_CHECKING:
     from ridgeline.ops.count import Count

@@ -14,7 +14,10 @@ from ridgeline.errors import InputError
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import Grouping, Model, ModelConfig, Source, WeightMaker, layer_norm
 from ridgeline.models.rotary import read_rope
-from ridgeline.ops.protocol import Batch, Heads, Layered, Mask, Norm, Ops, Rope, Score, T, Weight
+from ridgeline.ops.batch import Batch, T
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Heads, Mask, Norm, Rope, Score, Weight
 
 ACTIVATIONS = {
     "gelu": "gelu",

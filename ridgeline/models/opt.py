@@ -8,7 +8,7 @@ from typing import Any
 from ridgeline.models.fields import Fields
 from ridgeline.models.gpt2 import GPT2, Layer, PreNormConfig, make_layer
 from ridgeline.models.model import Source, WeightMaker, layer_norm
-from ridgeline.ops.protocol import Weight
+from ridgeline.ops.records import Weight
 
 #: The table of positions begins with two rows that a packed, unpadded batch never reads.
 POSITION_OFFSET = 2

@@ -41,7 +41,10 @@ from ridgeline.models.diffusion_weights import (
 )
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import Source, WeightMaker
-from ridgeline.ops.protocol import Heads, Layered, Norm, Ops, Spans, T, Weight
+from ridgeline.ops.batch import Spans, T
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Heads, Norm, Weight
 
 CLASS = "PixArtTransformer2DModel"
 #: What the class takes where a config says nothing.

@@ -13,8 +13,9 @@ from ridgeline.models.model import Model
 from ridgeline.ops.count import Count
 from ridgeline.ops.formats import packed_shape
 from ridgeline.ops.latent import Latent
+from ridgeline.ops.layers import Layer
 from ridgeline.ops.mixture import Experts, Router
-from ridgeline.ops.protocol import Layer, Weight
+from ridgeline.ops.records import Weight
 
 
 class _Products(Count):

@@ -6,7 +6,7 @@ import math
 
 from ridgeline.errors import InputError
 from ridgeline.models.fields import Fields
-from ridgeline.ops.protocol import Rope, RopeScaling
+from ridgeline.ops.records import Rope, RopeScaling
 
 _HARMLESS = ("type", "rope_type", "rope_theta", "finetuned")
 

@@ -42,7 +42,10 @@ from ridgeline.models.diffusion_weights import (
 )
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import WeightMaker
-from ridgeline.ops.protocol import Heads, Layered, Norm, Ops, T
+from ridgeline.ops.batch import T
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Heads, Norm
 
 CLASS = "SD3Transformer2DModel"
 #: What the class takes where a config says nothing.

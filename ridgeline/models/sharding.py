@@ -17,9 +17,11 @@ from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.models.model import Model
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
+from ridgeline.ops.layers import Layer
 from ridgeline.ops.mixture import Experts
-from ridgeline.ops.protocol import Heads, Layer, Shard, Span, Weight
+from ridgeline.ops.records import Heads, Shard, Weight
 from ridgeline.ops.trace import Value
 
 #: Operators whose parts may read values that are divided by heads.
@@ -28,7 +30,7 @@ HEADS = frozenset({"attend", "split"})
 
 @dataclass(frozen=True)
 class Cut:
-    """How a weight is divided: as :class:`~ridgeline.ops.protocol.Shard` names it, and by which heads if
+    """How a weight is divided: as :class:`~ridgeline.ops.records.Shard` names it, and by which heads if
     its outputs are those of heads. A bias goes with its product's outputs. Those of ``experts`` may be
     divided by their number instead."""
 

@@ -13,18 +13,10 @@ from typing import Any
 from ridgeline.errors import InputError
 from ridgeline.models.fields import Fields
 from ridgeline.models.model import EncoderDecoder, ModelConfig, Source, WeightMaker
-from ridgeline.ops.protocol import (
-    Batch,
-    Heads,
-    Layered,
-    Mask,
-    Norm,
-    Ops,
-    RelativeBias,
-    Score,
-    T,
-    Weight,
-)
+from ridgeline.ops.batch import Batch, T
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Heads, Mask, Norm, RelativeBias, Score, Weight
 
 #: What ``feed_forward_proj`` stands for; T5 1.1 says gelu and means its tanh form.
 ACTIVATIONS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline.ops.latent import Latent, Mla, is_absorbed
-from ridgeline.ops.protocol import Mask, Rope, Score
+from ridgeline.ops.records import Mask, Rope, Score
 from ridgeline.ops.torch_batch import TorchLayerCache, TorchSpans, halves
 
 if TYPE_CHECKING:

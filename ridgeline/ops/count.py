@@ -13,27 +13,15 @@ from enum import StrEnum
 from functools import reduce
 
 from ridgeline.ops import count_diffusion, count_experts, count_latent
+from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, cross_spans
 from ridgeline.ops.count_scores import score_changes, softcap_work
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.latent import Latent
+from ridgeline.ops.layers import Layer
 from ridgeline.ops.loops import LONGEST, runs
 from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.numbers import Number, as_count, maximum, minimum, round_up
-from ridgeline.ops.protocol import (
-    Activation,
-    Batch,
-    CacheSpec,
-    Heads,
-    Layer,
-    Mask,
-    Memory,
-    Norm,
-    Rope,
-    Score,
-    Span,
-    Weight,
-    cross_spans,
-)
+from ridgeline.ops.records import Activation, Heads, Mask, Norm, Rope, Score, Weight
 from ridgeline.ops.trace import (
     FUSED,
     Access,

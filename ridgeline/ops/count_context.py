@@ -23,10 +23,10 @@ from enum import StrEnum
 from typing import Any
 
 from ridgeline.errors import InputError
+from ridgeline.ops.batch import Batch, Span
 from ridgeline.ops.count import Count, CountedCache, CountedSpans
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.numbers import Number, as_count, maximum
-from ridgeline.ops.protocol import Batch, Span
 from ridgeline.ops.trace import Comm, Flops, Kernel, Value, whole
 
 #: Vector operations an element of merging one more partial result: rescale and add.

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ridgeline.ops.batch import Span
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.protocol import Activation, Norm, Span, Weight
+from ridgeline.ops.records import Activation, Norm, Weight
 from ridgeline.ops.trace import Flops, Kernel, Value, whole
 
 if TYPE_CHECKING:

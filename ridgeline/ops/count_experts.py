@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.mixture import Experts, Router, touched
 from ridgeline.ops.numbers import Number, is_array
-from ridgeline.ops.protocol import Weight
+from ridgeline.ops.records import Weight
 from ridgeline.ops.trace import Access, Comm, Flops, Kernel, Value, whole
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import product_format
 from ridgeline.ops.latent import Latent, Mla, is_absorbed
 from ridgeline.ops.numbers import Number, is_array, maximum, where
-from ridgeline.ops.protocol import Mask, Rope, Span
+from ridgeline.ops.records import Mask, Rope
 from ridgeline.ops.trace import Access, Flops, Kernel, SequenceWork, Value, whole
 
 if TYPE_CHECKING:

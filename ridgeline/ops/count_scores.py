@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.protocol import Score
+from ridgeline.ops.records import Score
 from ridgeline.ops.trace import Flops, Kernel, Value, whole
 
 if TYPE_CHECKING:

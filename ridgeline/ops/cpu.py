@@ -19,23 +19,12 @@ import torch
 from ridgeline import kernels
 from ridgeline.errors import InputError
 from ridgeline.ops.attend_latent import expand, known_latents, split
+from ridgeline.ops.batch import CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.latent import Latent
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
-from ridgeline.ops.protocol import (
-    Activation,
-    CacheSpec,
-    Mask,
-    Memory,
-    Norm,
-    RelativeBias,
-    Rope,
-    Score,
-    Span,
-    Wanted,
-    Weight,
-)
 from ridgeline.ops.record import Unrecordable, record
+from ridgeline.ops.records import Activation, Mask, Norm, RelativeBias, Rope, Score, Weight
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.relative import bias_by_distance
 from ridgeline.ops.replay import Replay

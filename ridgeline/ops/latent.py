@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.protocol import Norm, Weight
+from ridgeline.ops.records import Norm, Weight
 
 
 class Mla(StrEnum):

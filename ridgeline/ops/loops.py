@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ridgeline.ops.protocol import Layer
+from ridgeline.ops.layers import Layer
 
 #: The longest pattern of layers that is looked for.
 LONGEST = 16

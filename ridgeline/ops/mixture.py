@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.protocol import Activation, Weight
+from ridgeline.ops.records import Activation, Weight
 
 
 @dataclass(frozen=True)

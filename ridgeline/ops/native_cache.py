@@ -9,7 +9,7 @@ import torch
 
 from ridgeline.errors import InputError
 from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache
-from ridgeline.ops.protocol import CacheSpec
+from ridgeline.ops.batch import CacheSpec
 
 #: About the standard deviation of a random int8 element, by whose inverse a random cache is scaled.
 _INT8_SPREAD = 74.0

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ridgeline.ops.batch import T
+from ridgeline.ops.layers import Layer
 from ridgeline.ops.loops import runs
-from ridgeline.ops.protocol import Layer, Norm, T, Weight
+from ridgeline.ops.records import Norm, Weight
 
 #: Operators that are timed, and how each call is named in the trace.
 _NAMES: dict[str, Callable[..., str]] = {

@@ -17,10 +17,12 @@ from ridgeline import _native
 from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
+from ridgeline.ops.batch import Batch
 from ridgeline.ops.latent import Latent
+from ridgeline.ops.layers import Layer
 from ridgeline.ops.mixture import Router
 from ridgeline.ops.profile import Fold
-from ridgeline.ops.protocol import Activation, Batch, Heads, Layer, Mask, Norm, Rope, Score, Weight
+from ridgeline.ops.records import Activation, Heads, Mask, Norm, Rope, Score, Weight
 from ridgeline.ops.workspace import Use, place
 
 if TYPE_CHECKING:

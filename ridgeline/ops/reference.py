@@ -14,23 +14,11 @@ import torch
 
 from ridgeline.kernels.linear import PackedLinear
 from ridgeline.ops.attend_latent import attend_latent
+from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.latent import Latent, Mla
+from ridgeline.ops.layers import Layer
 from ridgeline.ops.mixture import Experts, Router
-from ridgeline.ops.protocol import (
-    Activation,
-    Batch,
-    CacheSpec,
-    Heads,
-    Layer,
-    Mask,
-    Memory,
-    Norm,
-    Rope,
-    Score,
-    Span,
-    Wanted,
-    Weight,
-)
+from ridgeline.ops.records import Activation, Heads, Mask, Norm, Rope, Score, Weight
 from ridgeline.ops.relative import bias_of
 from ridgeline.ops.routing import Routes, choose, mix
 from ridgeline.ops.torch_batch import (

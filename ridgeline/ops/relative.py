@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ridgeline.ops.protocol import RelativeBias
+from ridgeline.ops.records import RelativeBias
 
 
 def buckets(distances: torch.Tensor, count: int, max_distance: int, bidirectional: bool) -> torch.Tensor:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ridgeline.ops.batch import Span, Wanted
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.profile import OpTime
-from ridgeline.ops.protocol import Rope, Span, Wanted
 from ridgeline.ops.record import Recording, Rows
+from ridgeline.ops.records import Rope
 from ridgeline.ops.rope import inverse_frequencies
 from ridgeline.ops.step_numbers import StepNumbers, is_dynamic, step_numbers
 

@@ -17,7 +17,7 @@ import math
 
 import torch
 
-from ridgeline.ops.protocol import Rope, RopeScaling
+from ridgeline.ops.records import Rope, RopeScaling
 
 
 def inverse_frequencies(

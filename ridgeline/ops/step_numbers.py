@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from ridgeline.ops.protocol import Rope, Span, Wanted, wanted_rows
+from ridgeline.ops.batch import Span, Wanted, wanted_rows
+from ridgeline.ops.records import Rope
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,8 @@ from itertools import accumulate
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.ops.protocol import (
-    Batch,
-    CacheSpec,
-    Mask,
-    Memory,
-    Rope,
-    Span,
-    Wanted,
-    cross_spans,
-    wanted_rows,
-)
+from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, Wanted, cross_spans, wanted_rows
+from ridgeline.ops.records import Mask, Rope
 from ridgeline.ops.rope import inverse_frequencies
 
 TORCH_DTYPE = {

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ridgeline.ops import reference
 from ridgeline.ops.memory import keep_freed_memory
-from ridgeline.ops.protocol import Activation, Mask, Norm, Score, Weight
+from ridgeline.ops.records import Activation, Mask, Norm, Score, Weight
 from ridgeline.ops.reference import Reference, activate
 from ridgeline.ops.torch_batch import TorchSpans, visible
 from ridgeline.ops.torch_diffusion import modulate, multiply_by_sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ridgeline.models.denoising import Denoising, Grid, cut
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.ops.torch_batch import TorchSpans
 
 if TYPE_CHECKING:

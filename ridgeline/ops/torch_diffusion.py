@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ridgeline.ops.protocol import Activation, Weight
+from ridgeline.ops.records import Activation, Weight
 from ridgeline.ops.torch_batch import ACTIVATIONS, TorchSpans
 
 

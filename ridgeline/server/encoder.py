@@ -14,7 +14,8 @@ from ridgeline.errors import InputError
 from ridgeline.loading import Loaded
 from ridgeline.models.bert import Encoder as EncoderModel
 from ridgeline.models.model import Model
-from ridgeline.ops.protocol import Batch, Ops, Span, T
+from ridgeline.ops.batch import Batch, Span, T
+from ridgeline.ops.protocol import Ops
 from ridgeline.weights.files import read_optional_json
 
 Pooling = Literal["mean", "cls"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ridgeline.ops.protocol import CacheSpec
+from ridgeline.ops.batch import CacheSpec
 from ridgeline.ops.trace import FUSED
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin, memory_growth, step

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 
 from ridgeline.models import declare, load_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import UNFUSED
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin

@@ -6,9 +6,9 @@ from functools import cache
 
 from ridgeline.models import Model, declare, load_config, read_config
 from ridgeline.models.denoising import Grid, count_denoising
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import UNFUSED, Kernel, Lowering, Trace
 
 

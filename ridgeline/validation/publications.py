@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from functools import cache, partial
 
 from ridgeline.hardware import load_device
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import Trace, op_class
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin

@@ -20,7 +20,7 @@ from ridgeline.models.model import (
     vector_shape,
 )
 from ridgeline.models.registry import build
-from ridgeline.ops.protocol import Weight
+from ridgeline.ops.records import Weight
 from ridgeline.ops.torch_batch import FORMAT_NAME, TORCH_DTYPE
 from ridgeline.weights.checkpoint import Checkpoint
 

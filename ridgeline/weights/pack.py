@@ -20,7 +20,7 @@ from ridgeline.models.model import Declared, Each, Model, ModelConfig, Source, W
 from ridgeline.models.products import products, routers
 from ridgeline.models.registry import build
 from ridgeline.ops.formats import get_format, packed_shape
-from ridgeline.ops.protocol import Weight
+from ridgeline.ops.records import Weight
 from ridgeline.ops.torch_batch import FORMAT_NAME
 from ridgeline.weights.load import CheckpointMaker, RandomMaker, torch_dtype
 

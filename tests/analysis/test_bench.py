@@ -14,7 +14,7 @@ from ridgeline.analysis.bench import BenchResult, BenchTest, bench, bench_tests,
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.loading import Loaded
-from ridgeline.ops.protocol import BLOCK_TOKENS
+from ridgeline.ops.batch import BLOCK_TOKENS
 from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.load import random_model

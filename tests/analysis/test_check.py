@@ -12,8 +12,8 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Provenance, load_device
 from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 from ridgeline.loading import Loaded
+from ridgeline.ops.batch import Span
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import Span
 from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.pack import random_packed
 from tests.ops.small_models import small

@@ -18,8 +18,8 @@ from ridgeline.cli import app
 from ridgeline.demo import heldout
 from ridgeline.errors import InputError
 from ridgeline.loading import Loaded
+from ridgeline.ops.batch import Span
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
 from ridgeline.report.tables import show_evaluation
 from ridgeline.weights.generation import GenerationDefaults

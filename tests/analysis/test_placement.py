@@ -12,7 +12,7 @@ from ridgeline.analysis.step import predict_step, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.predict.placement import Costs, Flow, best, flows
 from ridgeline.predict.placement import given as given_placement
 

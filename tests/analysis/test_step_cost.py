@@ -16,8 +16,8 @@ from ridgeline.hardware import load_device, this_machine_file
 from ridgeline.hardware.kernels import EngineTimes
 from ridgeline.loading import Loaded
 from ridgeline.models import declare, load_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import Span
 from ridgeline.predict import predict
 from ridgeline.predict.prediction import resource_seconds
 from ridgeline.weights.generation import GenerationDefaults

@@ -14,7 +14,7 @@ from ridgeline.analysis.training_step import Recipe, count_training
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.predict import predict
 from ridgeline.report.training import show_training
 

@@ -10,7 +10,7 @@ from ridgeline.analysis.evaluate import evaluate_tokens
 from ridgeline.engine.sampling import GREEDY
 from ridgeline.loading import load
 from ridgeline.models.registry import DEMOS, load_config
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.ops.reference import Reference
 from ridgeline.weights.load import load_model
 from training.tokenizer import DRAFT_FOLDER, END_OF_TEXT, MODEL_FOLDER, SPECIAL_TOKENS

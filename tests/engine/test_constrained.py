@@ -17,8 +17,8 @@ from ridgeline.engine.sampler import penalised
 from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
 from ridgeline.engine.sequence import Sequence
 from ridgeline.errors import InputError
+from ridgeline.ops.batch import BLOCK_TOKENS
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import BLOCK_TOKENS
 
 pytest.importorskip("llguidance")
 

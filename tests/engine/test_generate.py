@@ -12,8 +12,8 @@ from ridgeline.engine.prompts import Requests
 from ridgeline.engine.sampling import GREEDY, BeamSearch, Sampling
 from ridgeline.errors import InputError
 from ridgeline.models import load_config
+from ridgeline.ops.batch import BLOCK_TOKENS, Span
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.weights.pack import load_packed

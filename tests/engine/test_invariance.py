@@ -10,8 +10,8 @@ from ridgeline.engine.generate import Generator, collect, run
 from ridgeline.engine.prompts import Requests
 from ridgeline.engine.sampling import GREEDY, Sampling
 from ridgeline.models import load_config
+from ridgeline.ops.batch import BLOCK_TOKENS
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import BLOCK_TOKENS
 from ridgeline.weights.pack import load_packed
 
 VOCAB, WINDOW = 300, 256

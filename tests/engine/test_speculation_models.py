@@ -25,8 +25,8 @@ from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.errors import InputError
 from ridgeline.loading import Loaded
 from ridgeline.models import load_config
+from ridgeline.ops.batch import BLOCK_TOKENS, Span
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import visible
 from ridgeline.ops.torch_cpu import TorchCpu

@@ -21,7 +21,7 @@ from ridgeline.kernels import (
     attention_varlen,
     store,
 )
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from tests.kernels import attention_twin as twin
 from tests.kernels.test_attention import assert_near, draw, draw_heads
 

@@ -13,8 +13,8 @@ from ridgeline.analysis.step import trace_step
 from ridgeline.engine.sampling import BeamSearch
 from ridgeline.errors import InputError
 from ridgeline.models import declare, load_config, read_config
+from ridgeline.ops.batch import Memory, Span
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Memory, Span
 from ridgeline.ops.relative import buckets
 from ridgeline.weights.load import load_model
 from ridgeline.weights.pack import load_packed

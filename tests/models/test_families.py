@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ridgeline.analysis.step import trace_step
 from ridgeline.models.model import Model
+from ridgeline.ops.batch import Span
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_cpu import TorchCpu
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ridgeline.errors import InputError
 from ridgeline.models import ModelConfig, read_config
-from ridgeline.ops.protocol import RopeScaling
+from ridgeline.ops.records import RopeScaling
 
 SHAPE = {
     "vocab_size": 101,

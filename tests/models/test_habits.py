@@ -3,8 +3,8 @@
 import pytest
 
 from ridgeline.models import declare, load_config, read_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Span
 
 #: Configs as their authors publish them, with every field, and the parameters of the checkpoint.
 PUBLISHED = {

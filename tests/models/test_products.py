@@ -8,7 +8,7 @@ from ridgeline.models import declare, load_config
 from ridgeline.models.model import Model
 from ridgeline.models.products import products, routers
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Weight
+from ridgeline.ops.records import Weight
 from tests.ops.small_models import FAMILIES, small
 
 LOOKED_UP = {"embedding", "positions", "segments"}

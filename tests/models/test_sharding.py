@@ -8,7 +8,7 @@ from ridgeline.analysis.step import trace_step
 from ridgeline.errors import InputError
 from ridgeline.models import declare, load_config
 from ridgeline.models.sharding import shard
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 
 MODELS = ("llama-3.1-8b", "qwen3-8b", "qwen2.5-7b", "gpt2", "opt-1.3b", "bert-base", "mistral-7b")
 

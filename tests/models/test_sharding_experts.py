@@ -10,8 +10,8 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import load_cluster
 from ridgeline.models import declare, load_config
 from ridgeline.models.sharding import shard
+from ridgeline.ops.batch import Span
 from ridgeline.ops.mixture import touched
-from ridgeline.ops.protocol import Span
 from ridgeline.predict.layout import Layout
 
 MIXTRAL = declare(load_config("mixtral-8x7b"))

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, replace
 
 from ridgeline.models import declare, load_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Layered, Span, Weight
+from ridgeline.ops.layers import Layered
+from ridgeline.ops.records import Weight
 from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 
 LOWERINGS = (FUSED, NAIVE_ATTENTION, UNFUSED, TORCH_CPU)

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.models import declare, load_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count, Pairs, keys_read, visible_pairs
-from ridgeline.ops.protocol import Mask, Norm, Span, Weight
+from ridgeline.ops.records import Mask, Norm, Weight
 from ridgeline.ops.trace import Role
 from tests.ops.small_models import FAMILIES, LOWERINGS, count, mlp, small
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from ridgeline.analysis.step import trace_step
 from ridgeline.errors import InputError
 from ridgeline.models import declare, load_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import visible_pairs
 from ridgeline.ops.count_context import Context, ContextKind, _share_of_rows
-from ridgeline.ops.protocol import Mask, Span
+from ridgeline.ops.records import Mask
 
 MODEL = declare(load_config("llama-3.1-8b"))
 CONFIG = MODEL.config

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from ridgeline.kernels import pack_linear
 from ridgeline.kernels.linear import FORMATS
 from ridgeline.models.products import products
+from ridgeline.ops.batch import Span
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Span, Weight
 from ridgeline.ops.record import Unrecordable, record
+from ridgeline.ops.records import Weight
 from ridgeline.ops.reference import Reference
 from tests.ops.packed_models import FAMILIES, packed_model, some_ids
 

@@ -9,10 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ridgeline.kernels import pack_linear
 from ridgeline.models.denoising import Grid, count_denoising
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count, counted_spans
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.profile import Profile
-from ridgeline.ops.protocol import Mask, Norm, Score, Span, Weight
+from ridgeline.ops.records import Mask, Norm, Score, Weight
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchSpans
 from ridgeline.ops.torch_cpu import TorchCpu

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.models import declare, load_config
+from ridgeline.ops.batch import BLOCK_TOKENS, Span
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.mixture import Router, touched
-from ridgeline.ops.protocol import BLOCK_TOKENS, Span, Weight
+from ridgeline.ops.records import Weight
 from ridgeline.ops.routing import choose, mix
 from ridgeline.ops.trace import UNFUSED, Role
 from tests.ops.packed_models import packed_model, some_ids

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import Declared
 from ridgeline.models.registry import build
+from ridgeline.ops.batch import BLOCK_TOKENS, CacheSpec, Span
 from ridgeline.ops.count import Pairs
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.latent import Latent, Mla, is_absorbed
-from ridgeline.ops.protocol import BLOCK_TOKENS, CacheSpec, Norm, Span, Weight
+from ridgeline.ops.records import Norm, Weight
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.trace import FUSED, UNFUSED, Role
 from ridgeline.weights.load import RandomMaker

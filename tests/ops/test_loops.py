@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ridgeline.ops.loops import Run, runs
 from ridgeline.ops.profile import Fold
-from ridgeline.ops.protocol import Weight
+from ridgeline.ops.records import Weight
 from tests.ops.small_models import Dense
 
 kinds = st.lists(st.integers(0, 2), max_size=9)

@@ -5,9 +5,9 @@ import torch
 
 from ridgeline.analysis.step import trace_step
 from ridgeline.models import read_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.cpu import Cpu
 from ridgeline.ops.profile import Profile
-from ridgeline.ops.protocol import Span
 from ridgeline.weights.pack import random_packed
 
 SMALL = {

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ridgeline.models import read_config
 from ridgeline.ops import reference, torch_cpu
-from ridgeline.ops.protocol import CacheSpec, Heads, Mask, Norm, Rope, Score, Span, Weight
+from ridgeline.ops.batch import CacheSpec, Span
+from ridgeline.ops.records import Heads, Mask, Norm, Rope, Score, Weight
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.weights.load import random_model

@@ -11,7 +11,8 @@ from transformers.utils import logging
 
 from ridgeline.models.fields import Fields
 from ridgeline.models.rotary import read_rope
-from ridgeline.ops.protocol import Rope, RopeScaling, Span
+from ridgeline.ops.batch import Span
+from ridgeline.ops.records import Rope, RopeScaling
 from ridgeline.ops.rope import inverse_frequencies
 from ridgeline.ops.torch_batch import TorchSpans, rotate
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline import kernels
+from ridgeline.ops.batch import BLOCK_TOKENS, Span
 from ridgeline.ops.cpu import Cpu
-from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 from tests.ops.packed_models import packed_model, some_ids
 
 CPU = Cpu()

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ridgeline.ops.protocol import CacheSpec, Mask, Span
+from ridgeline.ops.batch import CacheSpec, Span
+from ridgeline.ops.records import Mask
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchCache, TorchSpans, make_batch, visible
 from ridgeline.ops.torch_cpu import TorchCpu

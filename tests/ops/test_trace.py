@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Span, Weight
+from ridgeline.ops.records import Weight
 from ridgeline.ops.trace import FUSED, TORCH_CPU, Access, Flops, Role, Value, op_class
 from tests.ops.small_models import FAMILIES, LOWERINGS, count, small, unrolled
 

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.errors import InputError
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_training import TrainingCount
 from ridgeline.ops.optimizer import OPTIMIZERS, get_optimizer, step
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.stash import stash
 from ridgeline.ops.trace import FUSED, UNFUSED, Role
 from tests.ops.small_models import FAMILIES, LOWERINGS, count, count_mlp, mlp, small
@@ -131,7 +131,7 @@ def test_bytes_a_parameter_are_those_of_mixed_precision(name, master, published)
 
 def test_eight_bit_states_have_a_scale_for_256_elements():
     ops = Count(train=True)
-    from ridgeline.ops.protocol import Weight
+    from ridgeline.ops.records import Weight
 
     trace = ops.trace(ops.linear(ops.input("x", (5, 512), "bf16"), Weight("w", (8, 512), "bf16"))).backward()
     memory = step(trace, OPTIMIZERS["adamw-8bit"], master="fp32").memory()

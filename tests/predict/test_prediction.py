@@ -12,8 +12,8 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Level, Provenance, load_device
 from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 from ridgeline.models import declare, load_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Pairs
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.trace import CPU, UNFUSED
 from ridgeline.predict import predict
 

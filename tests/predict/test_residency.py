@@ -3,7 +3,7 @@
 from ridgeline.analysis.step import trace_step
 from ridgeline.hardware import Level
 from ridgeline.models import declare, load_config
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.ops.trace import Role
 from ridgeline.predict.residency import bandwidth_at, footprint, place
 

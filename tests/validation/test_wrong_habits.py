@@ -14,8 +14,8 @@ from ridgeline.analysis.step import trace_step
 from ridgeline.hardware import device_names, load_device
 from ridgeline.models import builtin_names, declare, load_config
 from ridgeline.models.registry import read_config
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Pairs
-from ridgeline.ops.protocol import Span
 
 LLAMA = declare(load_config("llama-3-8b"))
 

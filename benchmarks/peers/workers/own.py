@@ -15,7 +15,7 @@ from benchmarks.peers.protocol import Ready, Task, Unable, serve
 from ridgeline import kernels
 from ridgeline.analysis.bench import BenchTest, repetitions
 from ridgeline.loading import Loaded
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 
 #: Ours. The 4-bit one is no worse than Q4_0 on the demo model, as `benchmarks.quality` finds.
 FORMATS = {"4-bit": "int4-g32", "bf16": "bf16"}

@@ -13,7 +13,8 @@ from ridgeline.engine.speculation.length import expected_tokens
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig
-from ridgeline.ops.protocol import Mask, Span
+from ridgeline.ops.batch import Span
+from ridgeline.ops.records import Mask
 from ridgeline.ops.trace import Lowering
 from ridgeline.predict import Prediction
 

@@ -17,7 +17,7 @@ from ridgeline.engine.sequence import Sequence, common_prefix
 from ridgeline.engine.speculation.drafting import Draft, complete, compute
 from ridgeline.engine.speculation.proposer import Target
 from ridgeline.errors import InputError
-from ridgeline.ops.protocol import BLOCK_TOKENS, Span
+from ridgeline.ops.batch import BLOCK_TOKENS, Span
 
 if TYPE_CHECKING:
     from ridgeline.loading import Loaded

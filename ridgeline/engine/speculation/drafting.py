@@ -12,7 +12,7 @@ from ridgeline.engine.runner import ModelRunner
 from ridgeline.engine.sequence import Lookahead, Sequence
 from ridgeline.engine.speculation.rules import Rule
 from ridgeline.errors import InputError
-from ridgeline.ops.protocol import Span, Wanted
+from ridgeline.ops.batch import Span, Wanted
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Draft:
     """A proposal on its way to ``wanted`` tokens, at least one.
 
     ``pending`` tokens come after ``past`` ones in the blocks of ``table``; ``skipped`` tokens of the sequence
-    are not in the table (:class:`~ridgeline.ops.protocol.Span`).
+    are not in the table (:class:`~ridgeline.ops.batch.Span`).
     """
 
     sequence: Sequence

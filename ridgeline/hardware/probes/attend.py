@@ -18,8 +18,10 @@ from ridgeline.hardware.probes.passes import (
     width_of,
 )
 from ridgeline.hardware.timing import KernelProbe, Timings
+from ridgeline.ops.batch import Batch
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Batch, Heads, Ops
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Heads
 from ridgeline.ops.trace import CPU, SequenceWork
 
 if TYPE_CHECKING:

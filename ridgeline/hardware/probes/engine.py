@@ -35,7 +35,7 @@ def _probe(ring: Ring, sequences: int, vocab: int) -> Probe:
     from ridgeline.engine.plan import Limits
     from ridgeline.engine.request import Request
     from ridgeline.engine.scheduler import Scheduler
-    from ridgeline.ops.protocol import BLOCK_TOKENS
+    from ridgeline.ops.batch import BLOCK_TOKENS
 
     requests = [Request((0,), LONGEST) for _ in range(sequences)]
     pool = BlockPool(sum(request.blocks_at_most(BLOCK_TOKENS) for request in requests), BLOCK_TOKENS)

@@ -10,8 +10,10 @@ from ridgeline.hardware.kernels import LinearTable
 from ridgeline.hardware.probes.passes import plain, recorded
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import KernelProbe, Timings
+from ridgeline.ops.batch import Batch, Span
 from ridgeline.ops.formats import get_format, packed_shape
-from ridgeline.ops.protocol import Batch, Ops, Span, Weight
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Weight
 
 #: The weight's number in the pass, after the table's, and its product's, after the embedding.
 WEIGHT = PRODUCT = 1

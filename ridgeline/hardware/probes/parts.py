@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ridgeline.hardware.kernels import Affine
 from ridgeline.hardware.probes.passes import FORMAT, WIDE, Step, plain, recorded
 from ridgeline.hardware.timing import KernelProbe, Probe, Timings
+from ridgeline.ops.batch import Batch, Span
 from ridgeline.ops.count import Count
-from ridgeline.ops.protocol import Batch, Norm, Ops, Span, Weight
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Norm, Weight
 from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:

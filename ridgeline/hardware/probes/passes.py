@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ridgeline.ops.protocol import Batch, CacheSpec, Heads, Mask, Norm, Ops, Rope, Score, Span, Weight
+from ridgeline.ops.batch import Batch, CacheSpec, Span
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Heads, Mask, Norm, Rope, Score, Weight
 
 if TYPE_CHECKING:
     import torch

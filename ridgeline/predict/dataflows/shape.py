@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ridgeline.errors import InputError
+from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count, Pairs
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.protocol import Mask, Score, Span
+from ridgeline.ops.records import Mask, Score
 from ridgeline.ops.trace import Flops
 
 #: Bytes of a number that is accumulated, or of a row's running maximum and sum: float32.

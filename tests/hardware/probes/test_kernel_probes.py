@@ -23,8 +23,8 @@ from ridgeline.hardware.probes.streamed_parts import STREAMED, streamed_probes, 
 from ridgeline.hardware.timing import Timing, Timings
 from ridgeline.kernels import KVCache
 from ridgeline.kernels.linear import FORMATS
+from ridgeline.ops.batch import Span
 from ridgeline.ops.profile import Profile
-from ridgeline.ops.protocol import Span
 from ridgeline.ops.reference import Reference
 
 SECONDS, BYTES = st.floats(1e-7, 1e-2), st.floats(1.0, 1e7)

@@ -9,7 +9,7 @@ from ridgeline.analysis.step import predict_step, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Provenance, load_device
 from ridgeline.models import declare, load_config
-from ridgeline.ops.protocol import Span
+from ridgeline.ops.batch import Span
 from ridgeline.ops.trace import NAIVE_ATTENTION, UNFUSED
 from ridgeline.predict import predict
 from ridgeline.predict.gpu.gemm import gemm_time, seconds
