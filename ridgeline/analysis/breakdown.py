@@ -15,9 +15,11 @@ from ridgeline.hardware import Device, load_device, rates_only
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import storage_format
-from ridgeline.ops.trace import FUSED, MATRIX_PARTS, NAIVE_ATTENTION, UNFUSED
+from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION, UNFUSED
+from ridgeline.ops.trace import MATRIX_PARTS
 from ridgeline.predict import predict
 
 ATTENTION, FULLY_CONNECTED, ACTIVATION_AND_NORM = GROUPS = (

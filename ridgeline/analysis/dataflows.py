@@ -11,7 +11,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device
 from ridgeline.models import ModelConfig, declare, load_config
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.count import Pairs
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.dataflows import (
     DATAFLOWS,

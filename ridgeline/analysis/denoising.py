@@ -31,8 +31,9 @@ from ridgeline.models.diffusion import DiffusionConfig
 from ridgeline.models.products import pad_products
 from ridgeline.ops.count import Count
 from ridgeline.ops.formats import product_format, storage_format
+from ridgeline.ops.lowering import FUSED, Lowering
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.trace import FUSED, Lowering, Trace
+from ridgeline.ops.trace import Trace
 from ridgeline.predict import Prediction
 from ridgeline.predict.prediction import predict
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of

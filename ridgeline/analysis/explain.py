@@ -20,10 +20,12 @@ from ridgeline.models import EncoderDecoder, Model, ModelConfig, declare, load_c
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Pairs
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format, product_format, storage_format
+from ridgeline.ops.kernel import Flops, Role
 from ridgeline.ops.latent import Mla
-from ridgeline.ops.trace import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION, Flops, Role, Trace
+from ridgeline.ops.lowering import CPU, CPU_NAIVE, FUSED, NAIVE_ATTENTION
+from ridgeline.ops.trace import Trace
 from ridgeline.predict import KernelTime, Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 

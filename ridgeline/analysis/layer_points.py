@@ -12,7 +12,7 @@ from ridgeline.analysis.step import trace_step
 from ridgeline.errors import InputError
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.trace import Role
+from ridgeline.ops.kernel import Role
 from ridgeline.predict.calibrate.points import TIME, Row, join, points_of
 from ridgeline.predict.gpu.kinds import Points
 

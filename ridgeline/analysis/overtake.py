@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ridgeline.models import Model
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.trace import MATRIX_PARTS, OpCost
 

@@ -15,7 +15,8 @@ from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model, ModelConfig, declare, load_config
 from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import get_format, storage_format
-from ridgeline.ops.trace import Role, Trace, Value
+from ridgeline.ops.kernel import Role, Value
+from ridgeline.ops.trace import Trace
 from ridgeline.predict.placement import Costs, Flow, Placement, best, flows, given
 from ridgeline.predict.prediction import Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of

@@ -10,9 +10,11 @@ from ridgeline.hardware.device import Device
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.models.model import EncoderDecoder, Model, refuse_diffusion
 from ridgeline.ops.batch import Memory, Span
-from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.lowering import FUSED, Lowering
 from ridgeline.ops.numbers import Number, is_array
-from ridgeline.ops.trace import FUSED, Lowering, Trace
+from ridgeline.ops.trace import Trace
 from ridgeline.predict.prediction import Prediction, predict
 
 if TYPE_CHECKING:

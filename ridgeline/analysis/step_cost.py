@@ -14,7 +14,8 @@ from ridgeline.hardware.device import Device
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.models.model import Model
 from ridgeline.ops.batch import Span
-from ridgeline.ops.trace import FUSED, Lowering, Trace
+from ridgeline.ops.lowering import FUSED, Lowering
+from ridgeline.ops.trace import Trace
 from ridgeline.predict import predict
 from ridgeline.predict.prediction import resource_seconds
 

@@ -19,7 +19,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device, load_device, rates_only
 from ridgeline.models import ModelConfig, declare, load_config
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.count import Pairs
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.optimizer import get_optimizer
 from ridgeline.ops.recompute import Recompute, policy_of

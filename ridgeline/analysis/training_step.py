@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from ridgeline.hardware import Device
 from ridgeline.models import Model
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Pairs
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.count_training import TrainingCount
+from ridgeline.ops.kernel import Flops
+from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION, UNFUSED, Lowering
 from ridgeline.ops.optimizer import get_optimizer, step
 from ridgeline.ops.recompute import AGAIN
 from ridgeline.ops.stash import stash
-from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, UNFUSED, Flops, Lowering, Trace
+from ridgeline.ops.trace import Trace
 from ridgeline.predict import Prediction, predict
 from ridgeline.predict.tiers import Tier
 

@@ -14,8 +14,8 @@ from math import exp, log
 from typing import Any
 
 from ridgeline.errors import InputError
+from ridgeline.ops.lowering import CPU, Lowering
 from ridgeline.ops.numbers import Number, is_array
-from ridgeline.ops.trace import CPU, Lowering
 
 #: The readings whose kernels are measured.
 LOWERINGS = {CPU.name: CPU}

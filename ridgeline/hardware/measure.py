@@ -17,7 +17,7 @@ from ridgeline.hardware.kernels import AttendCurve, Kernels
 from ridgeline.hardware.probes.passes import WIDE
 from ridgeline.hardware.timing import Probe, Progress, Schedule, Timings, time_probes
 from ridgeline.ops.formats import product_format
-from ridgeline.ops.trace import CPU
+from ridgeline.ops.lowering import CPU
 
 #: Formats that vector operations are measured in, and what a cache can be.
 DTYPES, CACHES = ("fp32", "bf16"), ("fp32", "bf16", "int8")

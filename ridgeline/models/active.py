@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ridgeline.models.model import Model
 from ridgeline.ops.count import Count
-from ridgeline.ops.trace import Role
+from ridgeline.ops.kernel import Role
 
 
 class _OneToken(Count):

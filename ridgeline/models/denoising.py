@@ -141,7 +141,7 @@ def count_denoising(
     ops: Count, config: DiffusionConfig, grid: Grid, sequences: Number = 1, text: Number | None = None
 ) -> Denoising:
     """The input of a counted step; ``sequences`` and ``text`` may be NumPy arrays."""
-    from ridgeline.ops.count import counted_spans
+    from ridgeline.ops.counted import counted_spans
 
     text = config.text_tokens if text is None else text
     spans = cut(

@@ -19,10 +19,10 @@ from ridgeline.errors import InputError
 from ridgeline.models.model import Model
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
+from ridgeline.ops.kernel import Value
 from ridgeline.ops.layers import Layer
 from ridgeline.ops.mixture import Experts
 from ridgeline.ops.records import Heads, Shard, Weight
-from ridgeline.ops.trace import Value
 
 #: Operators whose parts may read values that are divided by heads.
 HEADS = frozenset({"attend", "split"})

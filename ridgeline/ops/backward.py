@@ -16,9 +16,10 @@ from dataclasses import replace
 from ridgeline.errors import InputError
 from ridgeline.ops.backward_rules import RULES, activation
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.kernel import Access, Flops, Kernel, Role, Value, whole
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.recompute import AGAIN, Recompute, copy_of_run, policy_of
-from ridgeline.ops.trace import Access, Flops, Kernel, Loop, OpCost, Role, Trace, Value, whole
+from ridgeline.ops.trace import Loop, OpCost, Trace
 
 
 def extend(trace: Trace, recompute: str = "none") -> Trace:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ridgeline.ops.trace import Flops, Kernel, OpCost, whole
+from ridgeline.ops.kernel import Flops, Kernel, whole
+from ridgeline.ops.trace import OpCost
 
 if TYPE_CHECKING:
     from ridgeline.ops.backward import Backward

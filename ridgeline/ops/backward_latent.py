@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ridgeline.ops.backward_experts import matrix_gradients
-from ridgeline.ops.trace import Flops, Kernel, OpCost, Role, whole
+from ridgeline.ops.kernel import Flops, Kernel, Role, whole
+from ridgeline.ops.trace import OpCost
 
 if TYPE_CHECKING:
     from ridgeline.ops.backward import Backward

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ridgeline.ops import backward_experts, backward_latent
+from ridgeline.ops.kernel import Access, Flops, Kernel, Role, Value, whole
 from ridgeline.ops.recompute import Recompute, attention_again
-from ridgeline.ops.trace import LSE, Access, Flops, Kernel, OpCost, Role, Value, whole
+from ridgeline.ops.trace import LSE, OpCost
 
 if TYPE_CHECKING:
     from ridgeline.ops.backward import Backward

@@ -24,10 +24,11 @@ from typing import Any
 
 from ridgeline.errors import InputError
 from ridgeline.ops.batch import Batch, Span
-from ridgeline.ops.count import Count, CountedCache, CountedSpans
+from ridgeline.ops.count import Count
+from ridgeline.ops.counted import CountedCache, CountedSpans
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.kernel import Comm, Flops, Kernel, Value, whole
 from ridgeline.ops.numbers import Number, as_count, maximum
-from ridgeline.ops.trace import Comm, Flops, Kernel, Value, whole
 
 #: Vector operations an element of merging one more partial result: rescale and add.
 MERGE_COST = 3
@@ -108,13 +109,13 @@ class ContextCount(Count):
         tokens = sum(s.keys * s.count for s in spans)
         width = 2 * k.shape[1] * k.shape[2]
         if not ring:
-            gathered = self._scratch("keys and values", (tokens, width), k)
-            part = self._part("all_gather", (whole(k), whole(v)), (whole(gathered),), Flops(), tokens)
+            gathered = self.scratch("keys and values", (tokens, width), k)
+            part = self.part("all_gather", (whole(k), whole(v)), (whole(gathered),), Flops(), tokens)
             self._emit_comm("attention.gather", part, "all_gather", gathered.nbytes)
         out = super().attend(q, k, v, spans=local, cache=cache, **how)
         if ring:
             block = get_format(self.activations).nbytes((tokens / ranks * width,))
-            passing = self._part("send_recv", (), (), Flops(), tokens / ranks)
+            passing = self.part("send_recv", (), (), Flops(), tokens / ranks)
             self._join(passing, "send_recv", block, times=ranks - 1, overlaps=True)
         return out
 
@@ -123,13 +124,13 @@ class ContextCount(Count):
         ranks, (rows, heads, dim) = self.context.ranks, q.shape
         local = CountedSpans(tuple(_share_of_keys(s, ranks) for s in spans))
         out = super().attend(q, k, v, spans=local, cache=cache, **how)
-        partial = self._value("partial", (ranks * rows, heads * (dim + 1)), PARTIAL, out.role)
-        merged = self._activation("attention", out.shape, out)
-        gather = self._part("all_gather", (whole(out),), (whole(partial),), Flops(), rows)
+        partial = self.value("partial", (ranks * rows, heads * (dim + 1)), PARTIAL, out.role)
+        merged = self.activation("attention", out.shape, out)
+        gather = self.part("all_gather", (whole(out),), (whole(partial),), Flops(), rows)
         self._join(gather, "all_gather", partial.nbytes)
         work = Flops(vector=MERGE_COST * partial.elements, exp=ranks * rows * heads)
-        self._emit(
-            "attention.merge", "attend", self._part("merge", (whole(partial),), (whole(merged),), work, rows)
+        self.emit(
+            "attention.merge", "attend", self.part("merge", (whole(partial),), (whole(merged),), work, rows)
         )
         return merged
 
@@ -144,21 +145,21 @@ class ContextCount(Count):
         total = spans.rows
         ours, kv = heads // ranks, max(kv_heads // ranks, 1)
         mine = tuple(
-            self._scratch(value.name, (total, number, dim), value)
+            self.scratch(value.name, (total, number, dim), value)
             for value, number in ((q, ours), (k, kv), (v, kv))
         )
         if self.context.divides_rows:
             sent = sum(value.nbytes for value in (q, k, v))
-            part = self._part(
+            part = self.part(
                 "all_to_all", tuple(map(whole, (q, k, v))), tuple(map(whole, mine)), Flops(), rows
             )
             self._emit_comm("attention.scatter", part, "all_to_all", sent)
         if cache is not None:
             cache = replace(cache, spec=replace(cache.spec, kv_heads=max(cache.spec.kv_heads // ranks, 1)))
         out = super().attend(*mine, spans=spans, cache=cache, **how)
-        result = self._activation("attention", (rows, heads * dim), out)
+        result = self.activation("attention", (rows, heads * dim), out)
         collective = "all_to_all" if self.context.divides_rows else "all_gather"
-        part = self._part(collective, (whole(out),), (whole(result),), Flops(), rows)
+        part = self.part(collective, (whole(out),), (whole(result),), Flops(), rows)
         self._emit_comm("attention.collect", part, collective, result.nbytes)
         return result
 
@@ -166,7 +167,7 @@ class ContextCount(Count):
         return replace(part, comm=Comm(collective, nbytes, self.context.ranks, "context", **how))
 
     def _emit_comm(self, name: str, part: Kernel, collective: str, nbytes: Number) -> None:
-        self._emit(name, "communicate", self._along_context(part, collective, nbytes))
+        self.emit(name, "communicate", self._along_context(part, collective, nbytes))
 
     def _join(self, part: Kernel, collective: str, nbytes: Number, **how: Any) -> None:
         """Add a part to the operator that was counted last."""

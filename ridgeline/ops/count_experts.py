@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ridgeline.ops.count_costs import ACTIVATION_COST
 from ridgeline.ops.formats import product_format
+from ridgeline.ops.kernel import Access, Comm, Flops, Kernel, Value, whole
 from ridgeline.ops.mixture import Experts, Router, touched
 from ridgeline.ops.numbers import Number, is_array
 from ridgeline.ops.records import Weight
-from ridgeline.ops.trace import Access, Comm, Flops, Kernel, Value, whole
 
 if TYPE_CHECKING:
     from ridgeline.ops.count import Count
@@ -28,23 +29,23 @@ def route(count: Count, x: Value, router: Router) -> Value:
     """The weight of every row for every chosen expert; their numbers go with them."""
     rows, width = x.shape
     experts = router.experts
-    matrix = count._weight(router.weight)
-    logits = count._scratch(router.weight.name, (rows, experts), x, matrix)
-    routes = count._activation("routes", (rows, router.chosen), logits)
+    matrix = count.weight(router.weight)
+    logits = count.scratch(router.weight.name, (rows, experts), x, matrix)
+    routes = count.activation("routes", (rows, router.chosen), logits)
     product = Flops(matrix=2 * rows * width * experts)
     compute = x.format if count.lowering.activations is None else product_format(router.weight.format)
     reads = [whole(logits)]
     if router.bias is not None:
-        reads.append(whole(count._weight(router.bias)))
+        reads.append(whole(count.weight(router.bias)))
     # A bias is one addition an expert; groups are scored by one comparison an expert, as the choice is.
     steps = SCORE_COST[router.scoring] + CHOOSE_COST + (router.bias is not None) + (router.groups > 1)
     after = 2 * rows * router.chosen if router.normalised else 0
     work = Flops(vector=rows * experts * steps + after, exp=rows * experts)
-    count._emit(
+    count.emit(
         router.weight.name,
         "route",
         Kernel("matmul", (whole(x), whole(matrix)), (whole(logits),), product, compute, rows),
-        count._part("select", tuple(reads), (whole(routes),), work, rows),
+        count.part("select", tuple(reads), (whole(routes),), work, rows),
     )
     return routes
 
@@ -56,8 +57,6 @@ def experts(count: Count, x: Value, routes: Value, experts: Experts, residual: V
     sent there and back; where they share every expert's matrices, each computes its part for all its tokens.
     Either way the ranks of a replica add what they have before the residual.
     """
-    from ridgeline.ops.count import ACTIVATION_COST
-
     (rows, width), chosen, shard = x.shape, routes.shape[1], experts.gate_up.shard
     ranks, replicas = (shard.ranks, shard.replicas) if shard and shard.cut == "experts" else (1, 1)
     number = experts.number * ranks
@@ -65,27 +64,27 @@ def experts(count: Count, x: Value, routes: Value, experts: Experts, residual: V
     if chosen < number:
         count.assume(_statement(number, chosen, used))
     used = used / ranks
-    gate_up, down = count._weight(experts.gate_up), count._weight(experts.down)
+    gate_up, down = count.weight(experts.gate_up), count.weight(experts.down)
     taken = rows * chosen * replicas / ranks if ranks > 1 else rows * chosen
     if replicas > 1:
         x = _exchanged(count, f"{experts.name}.dispatch", x, (taken, width), taken, replicas)
-    gathered = count._scratch("gathered", (taken, width), x)
-    hidden = count._scratch(experts.gate_up.name, (taken, 2 * experts.intermediate), gathered, gate_up)
-    gated = count._scratch(experts.name, (taken, experts.intermediate), hidden)
-    make = count._activation if replicas > 1 else count._scratch  # what is sent leaves the operator
+    gathered = count.scratch("gathered", (taken, width), x)
+    hidden = count.scratch(experts.gate_up.name, (taken, 2 * experts.intermediate), gathered, gate_up)
+    gated = count.scratch(experts.name, (taken, experts.intermediate), hidden)
+    make = count.activation if replicas > 1 else count.scratch  # what is sent leaves the operator
     outputs = make(experts.down.name, (taken, width), gated, down)
     vector, exp = ACTIVATION_COST[experts.activation.removesuffix("_gated")]
 
     def product(kind: str, a: Value, weight: Weight, b: Value) -> Kernel:
         compute = x.format if count.lowering.activations is None else product_format(weight.format)
-        stored = count._weight(weight)
+        stored = count.weight(weight)
         reads = (whole(a), Access(stored, used * (stored.elements / experts.number)))
         work = Flops(matrix=2 * taken * weight.shape[1] * weight.shape[2])
         return Kernel(kind, reads, (whole(b),), work, compute, taken / used, groups=used)
 
     parts = [
         # A row that several experts take is read once from afar and again from nearby.
-        count._part("gather", (whole(x), whole(routes)), (whole(gathered),), Flops(), taken),
+        count.part("gather", (whole(x), whole(routes)), (whole(gathered),), Flops(), taken),
         product("matmul", gathered, experts.gate_up, hidden),
         Kernel(
             "activation",
@@ -99,24 +98,24 @@ def experts(count: Count, x: Value, routes: Value, experts: Experts, residual: V
         product("down", gated, experts.down, outputs),
     ]
     if replicas > 1:
-        count._emit(experts.name, "experts", *parts)
+        count.emit(experts.name, "experts", *parts)
         parts = []
         outputs = _exchanged(count, f"{experts.name}.combine", outputs, outputs.shape, taken, replicas)
     reduced = shard is not None and shard.tensor > 1
     added = () if residual is None else (residual,)
-    y = count._activation(experts.name, (rows, width), outputs, routes, *(() if reduced else added))
+    y = count.activation(experts.name, (rows, width), outputs, routes, *(() if reduced else added))
     sums = Flops(vector=2 * outputs.elements + (y.elements if added and not reduced else 0))
     inputs = (outputs, routes, *(() if reduced else added))
-    parts.append(count._part("scatter", tuple(map(whole, inputs)), (whole(y),), sums, rows))
+    parts.append(count.part("scatter", tuple(map(whole, inputs)), (whole(y),), sums, rows))
     if reduced:
-        partial, y = y, count._activation(experts.name, y.shape, y)
-        reduction = count._part("all_reduce", (whole(partial),), (whole(y),), Flops(), rows)
+        partial, y = y, count.activation(experts.name, y.shape, y)
+        reduction = count.part("all_reduce", (whole(partial),), (whole(y),), Flops(), rows)
         parts.append(replace(reduction, comm=Comm("all_reduce", y.nbytes, shard.tensor, "tensor")))
     if reduced and added:
-        summed, y = y, count._activation(experts.name, y.shape, y, residual)
+        summed, y = y, count.activation(experts.name, y.shape, y, residual)
         work = Flops(vector=y.elements)
-        parts.append(count._part("residual", (whole(summed), whole(residual)), (whole(y),), work, rows))
-    count._emit(experts.name, "experts", *parts)
+        parts.append(count.part("residual", (whole(summed), whole(residual)), (whole(y),), work, rows))
+    count.emit(experts.name, "experts", *parts)
     return y
 
 
@@ -124,10 +123,10 @@ def _exchanged(
     count: Count, name: str, x: Value, shape: tuple[Number, ...], taken: Number, replicas: int
 ) -> Value:
     """The rows of all replicas' tokens where they are wanted: an all-to-all among the replicas."""
-    y = count._activation(name, shape, x)
-    part = count._part("all_to_all", (whole(x),), (whole(y),), Flops(), taken)
+    y = count.activation(name, shape, x)
+    part = count.part("all_to_all", (whole(x),), (whole(y),), Flops(), taken)
     comm = Comm("all_to_all", y.nbytes, replicas, "expert")
-    count._emit(name, "communicate", replace(part, comm=comm))
+    count.emit(name, "communicate", replace(part, comm=comm))
     return y
 
 

@@ -11,14 +11,18 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from ridgeline.ops.batch import Span
+from ridgeline.ops.count_attend import cache_values, pairs_of
+from ridgeline.ops.count_costs import ROTATE_COST, SOFTMAX_COST
+from ridgeline.ops.count_pairs import keys_read
 from ridgeline.ops.formats import product_format
+from ridgeline.ops.kernel import Access, Flops, Kernel, SequenceWork, Value, whole
 from ridgeline.ops.latent import Latent, Mla, is_absorbed
 from ridgeline.ops.numbers import Number, is_array, maximum, where
 from ridgeline.ops.records import Mask, Rope
-from ridgeline.ops.trace import Access, Flops, Kernel, SequenceWork, Value, whole
 
 if TYPE_CHECKING:
-    from ridgeline.ops.count import Count, CountedCache, CountedSpans
+    from ridgeline.ops.count import Count
+    from ridgeline.ops.counted import CountedCache, CountedSpans
 
 
 @dataclass(frozen=True)
@@ -44,35 +48,33 @@ def attend_latent(
 ) -> Value:
     """The heads' outputs, [rows, heads * value]."""
     rows, heads = q.shape[0], latent.heads
-    content = count._view("q", q, (rows, heads, latent.content))
-    rotated = count._view("q_rotated", q, (rows, heads, latent.rotated))
-    compressed = count._view("latent", kv, (rows, latent.rank))
-    shared = count._view("k_rotated", kv, (rows, latent.rotated))
-    norm = count._weight(latent.norm.weight)
-    normed = count._activation("latent", (rows, latent.rank), compressed, norm)
-    parts = [count._norm_part(compressed, normed, latent.norm)]
+    content = count.view("q", q, (rows, heads, latent.content))
+    rotated = count.view("q_rotated", q, (rows, heads, latent.rotated))
+    compressed = count.view("latent", kv, (rows, latent.rank))
+    shared = count.view("k_rotated", kv, (rows, latent.rotated))
+    norm = count.weight(latent.norm.weight)
+    normed = count.activation("latent", (rows, latent.rank), compressed, norm)
+    parts = [count.norm_part(compressed, normed, latent.norm)]
     if rope is not None:
-        from ridgeline.ops.count import ROTATE_COST
-
-        turned = tuple(count._scratch(value.name, value.shape, value) for value in (rotated, shared))
+        turned = tuple(count.scratch(value.name, value.shape, value) for value in (rotated, shared))
         work = Flops(vector=ROTATE_COST * (rotated.elements + shared.elements))
         reads, writes = (whole(rotated), whole(shared)), tuple(map(whole, turned))
-        parts.append(count._part("rotate", reads, writes, work, rows))
+        parts.append(count.part("rotate", reads, writes, work, rows))
         rotated, shared = turned
     block, inputs = 1, _Inputs(content, rotated, normed, shared)
     if cache is not None:
         block = cache.spec.block_size
-        (stored,) = count._cache_values(cache, spans)
+        (stored,) = cache_values(count, cache, spans)
         new = (Access(stored, rows * latent.stored),)
-        parts.append(count._part("append", (whole(normed), whole(shared)), new, Flops(), rows))
+        parts.append(count.part("append", (whole(normed), whole(shared)), new, Flops(), rows))
         inputs = replace(inputs, latents=stored, rotated_keys=stored)
-    out = count._activation("attention", (rows, heads * latent.value), content, rotated, normed, shared)
+    out = count.activation("attention", (rows, heads * latent.value), content, rotated, normed, shared)
     form = Mla.EXPANDED if count.train else count.lowering.mla
     for run, items in zip((_expanded, _absorbed), _by_form(spans, latent, form), strict=True):
         if items:
             count.assume(f"latent attention runs {run.__name__.strip('_')}")
             parts += run(count, inputs, latent, items, mask, block, out)
-    count._emit("attention", "attend_latent", *parts)
+    count.emit("attention", "attend_latent", *parts)
     return out
 
 
@@ -91,15 +93,13 @@ def _by_form(spans: CountedSpans, latent: Latent, form: Mla) -> tuple[list[Span]
 def _expanded(
     count: Count, x: _Inputs, latent: Latent, spans: Sequence[Span], mask: Mask, block: int, out: Value
 ) -> list[Kernel]:
-    from ridgeline.ops.count import keys_read
-
     keys = sum(s.keys * s.count for s in spans)
     read = sum(keys_read(s, mask, block) * s.count for s in spans)
     per_head = latent.content + latent.value
-    up = count._weight(latent.up)
-    made = count._scratch("expanded", (keys, latent.heads, per_head), x.latents, up)
-    k = count._view("keys", made, (keys, latent.heads, latent.content))
-    v = count._view("values", made, (keys, latent.heads, latent.value))
+    up = count.weight(latent.up)
+    made = count.scratch("expanded", (keys, latent.heads, per_head), x.latents, up)
+    k = count.view("keys", made, (keys, latent.heads, latent.content))
+    v = count.view("values", made, (keys, latent.heads, latent.value))
     expand = Kernel(
         "expand",
         (Access(x.latents, read * latent.rank), whole(up)),
@@ -122,14 +122,12 @@ def _expanded(
 def _absorbed(
     count: Count, x: _Inputs, latent: Latent, spans: Sequence[Span], mask: Mask, block: int, out: Value
 ) -> list[Kernel]:
-    from ridgeline.ops.count import keys_read
-
     rows, heads = sum(s.rows * s.count for s in spans), latent.heads
     read = sum(keys_read(s, mask, block) * s.count for s in spans)
-    up = count._weight(latent.up)
+    up = count.weight(latent.up)
     per_head = up.elements / (latent.content + latent.value)  # a row of `up` of every head
-    long_q = count._scratch("q_latent", (rows, heads, latent.rank), x.queries, up)
-    summed = count._scratch("attended_latent", (rows, heads, latent.rank), x.rotated, x.latents)
+    long_q = count.scratch("q_latent", (rows, heads, latent.rank), x.queries, up)
+    summed = count.scratch("attended_latent", (rows, heads, latent.rank), x.rotated, x.latents)
 
     def product(kind: str, source: Access, columns: int, result: Access) -> Kernel:
         work = Flops(matrix=2 * rows * heads * latent.rank * columns)
@@ -169,27 +167,25 @@ def _attention(
     cached: Callable[[Number], Number],
 ) -> list[Kernel]:
     """Scores, softmax and sum over the values; ``work`` are the elements of a key and of a value."""
-    from ridgeline.ops.count import SOFTMAX_COST
-
     heads, (key, value) = latent.heads, work
-    by_span = [count._pairs(s, mask) for s in spans]
+    by_span = [pairs_of(count, s, mask) for s in spans]
     pairs = sum(n * s.count for n, s in zip(by_span, spans, strict=True))
     square = sum(s.rows * s.keys * s.count for s in spans)
     rows = reduce(maximum, (s.rows for s in spans), 0)
     inputs = [access.value for access in (*sources, *values)]
-    scores = count._scratch("scores", (heads, square), *inputs)
-    weights = count._scratch("weights", (heads, square), scores)
+    scores = count.scratch("scores", (heads, square), *inputs)
+    weights = count.scratch("weights", (heads, square), scores)
     sequences = tuple(
         SequenceWork(s.rows, s.count, 2 * n * heads * (key + value), cached(s.keys))
         for s, n in zip(spans, by_span, strict=True)
     )
-    scoring = count._part("scores", sources, (whole(scores),), Flops(matrix=2 * pairs * heads * key), rows)
+    scoring = count.part("scores", sources, (whole(scores),), Flops(matrix=2 * pairs * heads * key), rows)
     soft = Flops(vector=SOFTMAX_COST * pairs * heads, exp=pairs * heads)
     summing = Flops(matrix=2 * pairs * heads * value)
-    weighting = count._part("values", (whole(weights), *values), (written,), summing, rows)
+    weighting = count.part("values", (whole(weights), *values), (written,), summing, rows)
     return [
         replace(scoring, sequences=sequences, compute=count.attention),
-        count._part("softmax", (whole(scores),), (whole(weights),), soft, rows),
+        count.part("softmax", (whole(scores),), (whole(weights),), soft, rows),
         replace(weighting, compute=count.attention),
     ]
 

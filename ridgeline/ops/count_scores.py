@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ridgeline.ops.kernel import Flops, Kernel, Value, whole
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.records import Score
-from ridgeline.ops.trace import Flops, Kernel, Value, whole
 
 if TYPE_CHECKING:
     from ridgeline.ops.count import Count
@@ -30,13 +30,13 @@ def score_changes(
     """
     parts = []
     if score.softcap > 0:
-        capped = ops._scratch("scores", scores.shape, scores)
-        parts.append(ops._part("softcap", (whole(scores),), (whole(capped),), softcap_work(pairs), rows))
+        capped = ops.scratch("scores", scores.shape, scores)
+        parts.append(ops.part("softcap", (whole(scores),), (whole(capped),), softcap_work(pairs), rows))
         scores = capped
     if score.bias is not None:
-        table = ops._weight(score.bias.table)
-        biased = ops._scratch("scores", scores.shape, scores, table)
+        table = ops.weight(score.bias.table)
+        biased = ops.scratch("scores", scores.shape, scores, table)
         reads, work = (whole(scores), whole(table)), Flops(vector=pairs)
-        parts.append(ops._part("bias", reads, (whole(biased),), work, rows))
+        parts.append(ops.part("bias", reads, (whole(biased),), work, rows))
         scores = biased
     return parts, scores

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ridgeline.ops.count import Count
-from ridgeline.ops.trace import LSE, Flops, Kernel, Role, Value, whole
+from ridgeline.ops.kernel import Flops, Kernel, Role, Value, whole
+from ridgeline.ops.trace import LSE
 
 #: Vector operations a logit: maximum, subtraction, sum.
 LOSS_COST = 3
@@ -17,9 +18,9 @@ class TrainingCount(Count):
         backward pass needs the logits and each row's log-sum-exp, and writes their gradient."""
         rows = logits.shape[0]
         targets = self.input("targets", (rows,))
-        loss = self._value("loss", (rows,), "fp32", Role.ACTIVATION, logits.needs_grad)
-        lse = self._value(LSE, (rows,), "fp32", Role.ACTIVATION)
+        loss = self.value("loss", (rows,), "fp32", Role.ACTIVATION, logits.needs_grad)
+        lse = self.value(LSE, (rows,), "fp32", Role.ACTIVATION)
         work = Flops(vector=LOSS_COST * logits.elements, exp=logits.elements)
         reads, writes = (whole(logits), whole(targets)), (whole(loss), whole(lse))
-        self._emit("loss", "loss", Kernel("loss", reads, writes, work, logits.format, rows))
+        self.emit("loss", "loss", Kernel("loss", reads, writes, work, logits.format, rows))
         return loss

@@ -21,6 +21,7 @@ from ridgeline.errors import InputError
 from ridgeline.ops.attend_latent import expand, known_latents, split
 from ridgeline.ops.batch import CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.latent import Latent
+from ridgeline.ops.lowering import CPU
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.record import Unrecordable, record
@@ -30,7 +31,6 @@ from ridgeline.ops.relative import bias_by_distance
 from ridgeline.ops.replay import Replay
 from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans, rotate
 from ridgeline.ops.torch_diffusion import add_gated
-from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
     from ridgeline.kernels import KVCache

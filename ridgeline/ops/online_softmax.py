@@ -6,8 +6,8 @@ Gimelshein 2018, https://arxiv.org/abs/1805.02867). ``visits`` count a row once 
 
 from __future__ import annotations
 
+from ridgeline.ops.kernel import Flops
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.trace import Flops
 
 
 def rescaled(visits: Number, dim: int) -> Flops:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ridgeline.errors import InputError
-from ridgeline.ops.trace import Access, Flops, Kernel, OpCost, Role, Trace, Value
+from ridgeline.ops.kernel import Access, Flops, Kernel, Role, Value
+from ridgeline.ops.trace import OpCost, Trace
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from dataclasses import replace
 from enum import StrEnum
 
 from ridgeline.errors import InputError
-from ridgeline.ops.trace import Access, Kernel, Loop, OpCost, Role, Trace, Value
+from ridgeline.ops.kernel import Access, Kernel, Role, Value
+from ridgeline.ops.trace import Loop, OpCost, Trace
 
 #: What the name of an operator that is computed again ends with.
 AGAIN = ".recompute"

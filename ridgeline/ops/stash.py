@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from ridgeline.errors import InputError
 from ridgeline.ops.formats import INDEX_FORMATS, storage_format
-from ridgeline.ops.trace import LSE, Access, Flops, Kernel, Loop, OpCost, Role, Trace, Value
+from ridgeline.ops.kernel import Access, Flops, Kernel, Role, Value
+from ridgeline.ops.trace import LSE, Loop, OpCost, Trace
 
 #: Vector operations to round an element: its group's maximum, a multiplication, a rounding.
 STASH_COST = 3

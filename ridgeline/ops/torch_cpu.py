@@ -11,12 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from ridgeline.ops import reference
+from ridgeline.ops.lowering import TORCH_CPU
 from ridgeline.ops.memory import keep_freed_memory
 from ridgeline.ops.records import Activation, Mask, Norm, Score, Weight
 from ridgeline.ops.reference import Reference, activate
 from ridgeline.ops.torch_batch import TorchSpans, visible
 from ridgeline.ops.torch_diffusion import modulate, multiply_by_sequence
-from ridgeline.ops.trace import TORCH_CPU
 
 
 class TorchCpu(Reference):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ridgeline.hardware.cluster import Cluster
+from ridgeline.ops.kernel import Comm
 from ridgeline.ops.numbers import Number, maximum
-from ridgeline.ops.trace import Comm, Trace
+from ridgeline.ops.trace import Trace
 from ridgeline.predict.collectives import Links, constants_of, seconds
 from ridgeline.predict.layout import Layout
 from ridgeline.predict.prediction import KernelTime, Prediction, predict

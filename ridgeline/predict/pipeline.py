@@ -14,8 +14,9 @@ from functools import reduce
 from itertools import pairwise
 
 from ridgeline.errors import InputError
+from ridgeline.ops.kernel import Role
 from ridgeline.ops.numbers import Number, maximum
-from ridgeline.ops.trace import Role, Trace
+from ridgeline.ops.trace import Trace
 from ridgeline.predict.prediction import Prediction
 
 
@@ -86,10 +87,10 @@ class PassCosts:
 
 def take_apart(trace: Trace, prediction: Prediction) -> PassCosts:
     """The costs of a pass by layer. What stands between two runs of layers counts as after the first."""
-    starts = [run.starts[0] for run in trace.layers]
-    following = [*starts[1:], trace.layers[-1].stop]
+    starts = [run.starts[0] for run in trace.runs]
+    following = [*starts[1:], trace.runs[-1].stop]
     runs: list[tuple[int, Cost]] = []
-    for run, begins in zip(trace.layers, following, strict=True):
+    for run, begins in zip(trace.runs, following, strict=True):
         bounds = pairwise((*run.starts, run.stop))
         block = [replace(_cost(trace, prediction, start, stop), layers=1) for start, stop in bounds]
         runs += [(run.count, block[0])] if len(block) == 1 else [(1, layer) for layer in block] * run.count
@@ -97,7 +98,7 @@ def take_apart(trace: Trace, prediction: Prediction) -> PassCosts:
             count, last = runs.pop()
             between = _cost(trace, prediction, run.stop, begins)
             runs += [(count - 1, last)] * (count > 1) + [(1, last + between)]
-    first, last = starts[0], trace.layers[-1].stop
+    first, last = starts[0], trace.runs[-1].stop
     ends = _weights(trace, 0, first), _weights(trace, last, len(trace.ops))
     tied = sum(size for value, size in ends[0].items() if value in ends[1])
     return PassCosts(
@@ -105,7 +106,7 @@ def take_apart(trace: Trace, prediction: Prediction) -> PassCosts:
         runs=tuple(runs),
         after=_cost(trace, prediction, last, len(trace.ops)),
         tied=tied,
-        entry_bytes=reduce(maximum, (sum(v.nbytes for v in run.entry) for run in trace.layers)),
+        entry_bytes=reduce(maximum, (sum(v.nbytes for v in run.entry) for run in trace.runs)),
     )
 
 

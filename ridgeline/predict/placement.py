@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy
 
 from ridgeline.errors import InputError
-from ridgeline.ops.trace import Role, Trace
+from ridgeline.ops.kernel import Role
+from ridgeline.ops.trace import Trace
 
 #: The most placements that are tried.
 MOST_PLACEMENTS = 1 << 22

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device, Provenance
 from ridgeline.hardware.kernels import Affine, Kernels
+from ridgeline.ops.kernel import Access, Flops, Kernel, Role
 from ridgeline.ops.numbers import Number, maximum, where
-from ridgeline.ops.trace import Access, Flops, Kernel, Role, Trace, op_class
+from ridgeline.ops.trace import Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, place
 from ridgeline.predict.tiers import Tier, tier_of
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ridgeline.hardware.device import Level
+from ridgeline.ops.kernel import Access, Kernel, Role
 from ridgeline.ops.numbers import Number, minimum, where
-from ridgeline.ops.trace import Access, Kernel, OpCost, Role, Trace
+from ridgeline.ops.trace import OpCost, Trace
 
 ONCE_A_STEP = (Role.WEIGHT, Role.CACHE)
 

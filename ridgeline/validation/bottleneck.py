@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, UNFUSED
+from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION, UNFUSED
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import (
     LONG,

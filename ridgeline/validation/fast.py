@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from ridgeline.ops.batch import CacheSpec
-from ridgeline.ops.trace import FUSED
+from ridgeline.ops.lowering import FUSED
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin, memory_growth, step
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION
+from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import batched_attention_intensity, memory_growth
 

@@ -11,7 +11,7 @@ from functools import partial
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
-from ridgeline.ops.trace import UNFUSED
+from ridgeline.ops.lowering import UNFUSED
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin
 

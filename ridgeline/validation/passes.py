@@ -7,9 +7,12 @@ from functools import cache
 from ridgeline.models import Model, declare, load_config, read_config
 from ridgeline.models.denoising import Grid, count_denoising
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.kernel import Kernel
+from ridgeline.ops.lowering import UNFUSED, Lowering
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.trace import UNFUSED, Kernel, Lowering, Trace
+from ridgeline.ops.trace import Trace
 
 
 @cache

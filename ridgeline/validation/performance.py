@@ -15,8 +15,9 @@ from ridgeline.hardware import Device, load_device
 from ridgeline.models import Model
 from ridgeline.ops.count import Count
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.kernel import Role
 from ridgeline.ops.records import Weight
-from ridgeline.ops.trace import Role, Trace
+from ridgeline.ops.trace import Trace
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin, matrix_flops, part, plain_decoder, step
 

@@ -14,7 +14,8 @@ from functools import cache, partial
 
 from ridgeline.hardware import load_device
 from ridgeline.models import Model
-from ridgeline.ops.trace import MATRIX_PARTS, Kernel, Trace
+from ridgeline.ops.kernel import Kernel
+from ridgeline.ops.trace import MATRIX_PARTS, Trace
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import intensity, part, plain_decoder, step
 

@@ -14,7 +14,8 @@ from functools import partial
 
 from ridgeline.hardware import load_device
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.trace import MATRIX_PARTS, Role, Trace
+from ridgeline.ops.kernel import Role
+from ridgeline.ops.trace import MATRIX_PARTS, Trace
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin, matrix_flops, step
 from ridgeline.validation.thoughts_intensity import (

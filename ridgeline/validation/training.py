@@ -7,11 +7,12 @@ from functools import cache, partial
 from ridgeline.analysis.training_step import Recipe, count_training, shared_out
 from ridgeline.hardware import load_device
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Pairs
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.count_training import TrainingCount
+from ridgeline.ops.lowering import UNFUSED
 from ridgeline.ops.optimizer import get_optimizer, step
 from ridgeline.ops.records import Weight
-from ridgeline.ops.trace import UNFUSED, Trace
+from ridgeline.ops.trace import Trace
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin, plain_decoder
 

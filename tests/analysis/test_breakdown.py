@@ -14,8 +14,9 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs
-from ridgeline.ops.trace import UNFUSED
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.lowering import UNFUSED
 from ridgeline.predict import predict
 from ridgeline.report.breakdown import class_checks, show_breakdown
 

@@ -13,7 +13,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.trace import Role
+from ridgeline.ops.kernel import Role
 
 
 def test_a_decoder_has_a_prefill_and_a_decode_phase():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ridgeline.analysis.overtake import attention_overtakes, matrix_flops
 from ridgeline.models import declare, load_config
-from ridgeline.ops.count import Pairs
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.validation.passes import plain_decoder
 
 

@@ -11,7 +11,8 @@ import pytest
 from ridgeline.models import builtin_names, declare, load_config
 from ridgeline.models.registry import BUILTIN
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
 
 TOKENS = 64
 

@@ -6,8 +6,8 @@ from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.layers import Layered
+from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 from ridgeline.ops.records import Weight
-from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 
 LOWERINGS = (FUSED, NAIVE_ATTENTION, UNFUSED, TORCH_CPU)
 FAMILIES = (

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from ridgeline.errors import InputError
 from ridgeline.models import declare, load_config, read_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.kernel import Role
+from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED
 from ridgeline.ops.records import Heads, Mask, Score, Weight
-from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, TORCH_CPU, UNFUSED, Role
 from tests.ops.small_models import FAMILIES, LOWERINGS, Unrolled, count, count_mlp, mlp, small, unrolled
 
 ROWS, SEQUENCES = 7, 2

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs, keys_read, visible_pairs
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs, keys_read, visible_pairs
+from ridgeline.ops.kernel import Role
 from ridgeline.ops.records import Mask, Norm, Weight
-from ridgeline.ops.trace import Role
 from tests.ops.small_models import FAMILIES, LOWERINGS, count, mlp, small
 
 spans = st.builds(Span, rows=st.integers(1, 12), past=st.integers(0, 12))

@@ -8,8 +8,8 @@ from ridgeline.analysis.step import trace_step
 from ridgeline.errors import InputError
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import visible_pairs
 from ridgeline.ops.count_context import Context, ContextKind, _share_of_rows
+from ridgeline.ops.count_pairs import visible_pairs
 from ridgeline.ops.records import Mask
 
 MODEL = declare(load_config("llama-3.1-8b"))

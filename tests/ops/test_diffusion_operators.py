@@ -10,15 +10,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from ridgeline.kernels import pack_linear
 from ridgeline.models.denoising import Grid, count_denoising
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, counted_spans
+from ridgeline.ops.count import Count
+from ridgeline.ops.counted import counted_spans
 from ridgeline.ops.cpu import Cpu
+from ridgeline.ops.lowering import CPU, FUSED, TORCH_CPU, UNFUSED
 from ridgeline.ops.profile import Profile
 from ridgeline.ops.records import Mask, Norm, Score, Weight
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.torch_batch import TorchSpans
 from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.ops.torch_denoising import patchify, random_denoising, unpatchify
-from ridgeline.ops.trace import CPU, FUSED, TORCH_CPU, UNFUSED
 from ridgeline.weights.load import random_model
 from ridgeline.weights.pack import random_packed
 from tests.ops.diffusion_models import CONFIGS, SEQUENCES, TEXT, config_of, count_diffusion, grid_for

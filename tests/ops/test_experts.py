@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import BLOCK_TOKENS, Span
 from ridgeline.ops.cpu import Cpu
+from ridgeline.ops.kernel import Role
+from ridgeline.ops.lowering import UNFUSED
 from ridgeline.ops.mixture import Router, touched
 from ridgeline.ops.records import Weight
 from ridgeline.ops.routing import choose, mix
-from ridgeline.ops.trace import UNFUSED, Role
 from tests.ops.packed_models import packed_model, some_ids
 from tests.ops.small_models import LOWERINGS, count, small
 

@@ -4,8 +4,8 @@ import pytest
 
 from ridgeline.models import declare, read_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Pairs
-from ridgeline.ops.trace import UNFUSED
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.lowering import UNFUSED
 from tests.ops.small_models import count
 from tests.ops.test_backward import ROWS, SEQUENCES, TWINS
 

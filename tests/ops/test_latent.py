@@ -14,12 +14,13 @@ from ridgeline.models import declare, load_config
 from ridgeline.models.model import Declared
 from ridgeline.models.registry import build
 from ridgeline.ops.batch import BLOCK_TOKENS, CacheSpec, Span
-from ridgeline.ops.count import Pairs
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.cpu import Cpu
+from ridgeline.ops.kernel import Role
 from ridgeline.ops.latent import Latent, Mla, is_absorbed
+from ridgeline.ops.lowering import FUSED, UNFUSED
 from ridgeline.ops.records import Norm, Weight
 from ridgeline.ops.reference import Reference
-from ridgeline.ops.trace import FUSED, UNFUSED, Role
 from ridgeline.weights.load import RandomMaker
 from tests.ops.packed_models import packed_model, some_ids
 from tests.ops.small_models import LOWERINGS, count, small

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
+from ridgeline.ops.lowering import FUSED, UNFUSED
 from ridgeline.ops.records import Heads, Mask, Norm, Score, Weight
-from ridgeline.ops.trace import FUSED, UNFUSED
 from tests.ops.small_models import FAMILIES, LOWERINGS, Unrolled, count, count_mlp, mlp, small, unrolled
 
 BF16 = 2

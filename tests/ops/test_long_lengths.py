@@ -8,7 +8,7 @@ import pytest
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.trace import FUSED, UNFUSED
+from ridgeline.ops.lowering import FUSED, UNFUSED
 from ridgeline.predict import predict
 from tests.ops.small_models import count
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from ridgeline.errors import InputError
 from ridgeline.models import declare, read_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs
-from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION, UNFUSED
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION, UNFUSED
 from tests.ops.small_models import FAMILIES, LOWERINGS, count, count_mlp, mlp, small, unrolled
 from tests.ops.test_backward import ROWS, SEQUENCES, TWINS, backward_flops
 

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
+from ridgeline.ops.kernel import Access, Flops, Role, Value
+from ridgeline.ops.lowering import FUSED, TORCH_CPU
 from ridgeline.ops.records import Weight
-from ridgeline.ops.trace import FUSED, TORCH_CPU, Access, Flops, Role, Value, op_class
+from ridgeline.ops.trace import op_class
 from tests.ops.small_models import FAMILIES, LOWERINGS, count, small, unrolled
 
 steps = st.lists(st.builds(Span, rows=st.integers(1, 9), past=st.integers(0, 9)), min_size=1, max_size=3)

@@ -8,9 +8,10 @@ from ridgeline.errors import InputError
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_training import TrainingCount
+from ridgeline.ops.kernel import Role
+from ridgeline.ops.lowering import FUSED, UNFUSED
 from ridgeline.ops.optimizer import OPTIMIZERS, get_optimizer, step
 from ridgeline.ops.stash import stash
-from ridgeline.ops.trace import FUSED, UNFUSED, Role
 from tests.ops.small_models import FAMILIES, LOWERINGS, count, count_mlp, mlp, small
 from tests.ops.test_recompute import OneByOne
 

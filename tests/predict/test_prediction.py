@@ -13,8 +13,8 @@ from ridgeline.hardware import Level, Provenance, load_device
 from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Pairs
-from ridgeline.ops.trace import CPU, UNFUSED
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.lowering import CPU, UNFUSED
 from ridgeline.predict import predict
 
 LLAMA = declare(load_config("llama-2-7b"), "bf16")

@@ -4,7 +4,7 @@ from ridgeline.analysis.step import trace_step
 from ridgeline.hardware import Level
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.trace import Role
+from ridgeline.ops.kernel import Role
 from ridgeline.predict.residency import bandwidth_at, footprint, place
 
 LEVELS = (Level("L2", 1e6, 9e12), Level("L3", 1e8, 3e12), Level("memory", 1e12, 1e11))

@@ -15,7 +15,7 @@ from ridgeline.hardware import device_names, load_device
 from ridgeline.models import builtin_names, declare, load_config
 from ridgeline.models.registry import read_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Pairs
+from ridgeline.ops.count_pairs import Pairs
 
 LLAMA = declare(load_config("llama-3-8b"))
 

@@ -14,8 +14,8 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig
 from ridgeline.ops.batch import Span
+from ridgeline.ops.lowering import Lowering
 from ridgeline.ops.records import Mask
-from ridgeline.ops.trace import Lowering
 from ridgeline.predict import Prediction
 
 #: Contexts at which a generation's steps are predicted, and Simpson's weights of them.

@@ -12,7 +12,7 @@ from ridgeline.analysis.step import default_lowering
 from ridgeline.errors import InputError
 from ridgeline.models import ModelConfig, builtin_names
 from ridgeline.ops.formats import get_format
-from ridgeline.ops.trace import FUSED, UNFUSED
+from ridgeline.ops.lowering import FUSED, UNFUSED
 
 #: Batch sizes that are tried.
 BATCHES = tuple(2**n for n in range(13))

@@ -20,9 +20,10 @@ from ridgeline.hardware.probes.passes import (
 from ridgeline.hardware.timing import KernelProbe, Timings
 from ridgeline.ops.batch import Batch
 from ridgeline.ops.count import Count
+from ridgeline.ops.kernel import SequenceWork
+from ridgeline.ops.lowering import CPU
 from ridgeline.ops.protocol import Ops
 from ridgeline.ops.records import Heads
-from ridgeline.ops.trace import CPU, SequenceWork
 
 if TYPE_CHECKING:
     from ridgeline.ops.native_cache import NativeCache

@@ -11,9 +11,9 @@ from ridgeline.hardware.probes.passes import FORMAT, WIDE, Step, plain, recorded
 from ridgeline.hardware.timing import KernelProbe, Probe, Timings
 from ridgeline.ops.batch import Batch, Span
 from ridgeline.ops.count import Count
+from ridgeline.ops.lowering import CPU
 from ridgeline.ops.protocol import Ops
 from ridgeline.ops.records import Norm, Weight
-from ridgeline.ops.trace import CPU
 
 if TYPE_CHECKING:
     from ridgeline.ops.replay import Replay

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
-from ridgeline.ops.trace import Flops
+from ridgeline.ops.kernel import Flops
 from ridgeline.predict.dataflows.flows import Dataflow, Launch
 from ridgeline.predict.dataflows.limits import footprint, overflows
 from ridgeline.predict.dataflows.shape import AttentionShape, Tiles, tiles_of

@@ -12,8 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ridgeline.ops.kernel import Flops
 from ridgeline.ops.online_softmax import merged, renormalised, rescaled
-from ridgeline.ops.trace import Flops
 from ridgeline.predict.dataflows.shape import (
     STATE_BYTES,
     AttentionShape,

@@ -7,10 +7,11 @@ from functools import cached_property
 
 from ridgeline.errors import InputError
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import Count, Pairs
+from ridgeline.ops.count import Count
+from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.kernel import Flops
 from ridgeline.ops.records import Mask, Score
-from ridgeline.ops.trace import Flops
 
 #: Bytes of a number that is accumulated, or of a row's running maximum and sum: float32.
 STATE_BYTES = 4

@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from ridgeline.hardware.device import Device
-from ridgeline.ops.trace import Kernel, SequenceWork
+from ridgeline.ops.kernel import Kernel, SequenceWork
 from ridgeline.predict.gpu.fitting import fit_constants
 from ridgeline.predict.gpu.flash import FLASH_3_PRIORS, PRIORS, AttentionConstants, attend
 from ridgeline.predict.gpu.kinds import Kind, Points

@@ -29,7 +29,7 @@ import numpy as np
 from numpy import ndarray
 
 from ridgeline.hardware.device import Device
-from ridgeline.ops.trace import SequenceWork
+from ridgeline.ops.kernel import SequenceWork
 from ridgeline.predict.gpu.fitting import Prior
 from ridgeline.predict.gpu.thread_blocks import (
     FLASH_2,

@@ -10,8 +10,8 @@ import numpy as np
 
 from ridgeline.hardware.device import Device, Provenance
 from ridgeline.ops.formats import get_format
+from ridgeline.ops.kernel import Kernel, Role
 from ridgeline.ops.numbers import Number, is_array
-from ridgeline.ops.trace import Kernel, Role
 from ridgeline.predict.gpu.elementwise import PATTERNS, ElementwiseConstants, elementwise_time
 from ridgeline.predict.gpu.gemm import GemmConstants, gemm_time, product_time
 from ridgeline.predict.gpu.generic import constants_of, generic_constants

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from ridgeline.hardware.device import Device
-    from ridgeline.ops.trace import Kernel
+    from ridgeline.ops.kernel import Kernel
     from ridgeline.predict.gpu.kernels import Needed
 
 #: Where the time model of each kind is.

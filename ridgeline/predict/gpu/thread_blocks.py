@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from ridgeline.ops.trace import SequenceWork
+from ridgeline.ops.kernel import SequenceWork
 
 #: A sequence's keys are split at most so often, and not at all once the blocks fill this share of the places
 #: for them; the fewest splits are taken that fill this share of what the best would.

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ridgeline.errors import InputError
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
+from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION
 from ridgeline.ops.records import Mask, Score
-from ridgeline.ops.trace import FUSED, NAIVE_ATTENTION
 from ridgeline.predict.dataflows import DATAFLOWS, AttentionShape, Tiles, paper_tiles
 from ridgeline.predict.dataflows.shape import floor_sum, visible_tiles
 from tests.predict.dataflows import loop_nests

@@ -11,9 +11,9 @@ from ridgeline.analysis.step import predict_step, trace_step
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.count import most_keys
+from ridgeline.ops.count_pairs import most_keys
+from ridgeline.ops.kernel import SequenceWork
 from ridgeline.ops.records import Mask
-from ridgeline.ops.trace import SequenceWork
 from ridgeline.predict.calibrate.calibrate import judge
 from ridgeline.predict.calibrate.choose import choose
 from ridgeline.predict.calibrate.points import read_file

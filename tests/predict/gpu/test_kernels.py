@@ -10,7 +10,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Provenance, load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.trace import NAIVE_ATTENTION, UNFUSED
+from ridgeline.ops.lowering import NAIVE_ATTENTION, UNFUSED
 from ridgeline.predict import predict
 from ridgeline.predict.gpu.gemm import gemm_time, seconds
 from ridgeline.predict.gpu.generic import constants_of

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridgeline.ops.trace import SequenceWork
+from ridgeline.ops.kernel import SequenceWork
 from ridgeline.predict.gpu.thread_blocks import Group, Rates, blocks_of, ends_at, split, splits_for
 from tests.predict.gpu import greedy
 
