@@ -18,7 +18,8 @@ from ridgeline.ops.count import Count
 from ridgeline.ops.relative import buckets
 from ridgeline.weights.load import load_model
 from ridgeline.weights.pack import load_packed
-from tests.models.test_families import READINGS, VOCAB, assert_close
+from tests.models.family_twins import VOCAB
+from tests.models.test_families import READINGS, assert_close
 
 T5 = {
     **VOCAB,

@@ -6,8 +6,8 @@ from ridgeline.models import declare, read_config
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.lowering import UNFUSED
+from tests.ops.backward_twins import ROWS, SEQUENCES, TWINS
 from tests.ops.small_models import count
-from tests.ops.test_backward import ROWS, SEQUENCES, TWINS
 
 #: With ReLU, whose derivative both take from the result, and without dropout.
 PLAIN = {

@@ -12,8 +12,9 @@ from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION, UNFUSED
+from tests.ops.backward_twins import ROWS, SEQUENCES, TWINS
 from tests.ops.small_models import FAMILIES, LOWERINGS, count, count_mlp, mlp, small, unrolled
-from tests.ops.test_backward import ROWS, SEQUENCES, TWINS, backward_flops
+from tests.ops.test_backward import backward_flops
 
 
 def flops_with_checkpoints(architecture, fields):
