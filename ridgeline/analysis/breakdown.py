@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ridgeline.analysis.arguments import device_of, whole_number
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device, rates_only
+from ridgeline.hardware import Device, rates_only
 from ridgeline.models import declare, load_config
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.batch import Span
@@ -31,8 +32,6 @@ ATTENTION, FULLY_CONNECTED, ACTIVATION_AND_NORM = GROUPS = (
 #: 2023, arXiv:2303.05295), and the share of matrix products in an attention module.
 PUBLISHED = {ATTENTION: 0.4793, FULLY_CONNECTED: 0.3220, ACTIVATION_AND_NORM: 0.1987}
 PUBLISHED_MODEL, PUBLISHED_PRODUCTS = "opt-1.3b", 0.66
-#: The most sequences that are taken to be meant.
-MOST_SEQUENCES = 2**30
 #: The parts of an attention module's products that are element-wise layers of their own.
 BETWEEN_LAYERS = ("residual", "activation", "dropout")
 
@@ -119,11 +118,10 @@ def predict_breakdown(
     """
     config = load_config(model)
     refuse_diffusion(config)
-    device = rates_only(load_device(on) if isinstance(on, str) else on)
+    device = rates_only(device_of(on))
     if not 1 <= prompt <= config.window:
         raise InputError(f"prompt must be 1 to {config.window} tokens for {config.name}, not {prompt}")
-    if not 1 <= batch <= MOST_SEQUENCES:
-        raise InputError(f"batch must be 1 to {MOST_SEQUENCES:,}, not {batch}")
+    whole_number("batch", batch)
     built = declare(config, None if weights is None else storage_format(weights))
     ways, basis = {}, {}
     for lowering in (UNFUSED, NAIVE_ATTENTION, FUSED):

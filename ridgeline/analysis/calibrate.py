@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ridgeline.analysis.arguments import device_of
 from ridgeline.analysis.layer_points import LAYER, points_of_layers
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
+from ridgeline.hardware import Device
 from ridgeline.predict.calibrate.calibrate import MOST, Errors, KindCalibration
 from ridgeline.predict.calibrate.calibrate import calibrate as fit
 from ridgeline.predict.calibrate.calibrate import judge as judge_points
@@ -42,7 +43,7 @@ def calibrate(
     Raises InputError for an unknown device or one that is no GPU, files that hold no points or wrong ones,
     and fewer points than kinds.
     """
-    device = load_device(on) if not isinstance(on, Device) else on
+    device = device_of(on)
     if device.kind != "gpu":
         raise InputError(f"{device.name} is no GPU: run `ridgeline measure` on the machine itself instead")
     if most < 1:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ridgeline.analysis.arguments import config_of, device_of, whole_number
 from ridgeline.analysis.setting import settle
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
-from ridgeline.models import ModelConfig, load_config
+from ridgeline.hardware import Device
+from ridgeline.models import ModelConfig
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.batch import Span
 
@@ -68,15 +69,14 @@ def capacity(
 
     Raises InputError for anything unknown, an encoder, numbers below 1, and a context beyond the window.
     """
-    config = model if isinstance(model, ModelConfig) else load_config(model)
-    device = on if isinstance(on, Device) else load_device(on)
+    config = config_of(model)
+    device = device_of(on)
     refuse_diffusion(config)
     if not config.is_decoder:
         raise InputError(f"{config.name} is an encoder: it keeps no cache; `explain` tells its memory")
     context = config.window if context is None else context
     for name, n in (("context", context), ("batch", batch), ("step_tokens", step_tokens)):
-        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n < 1 << 30:
-            raise InputError(f"{name} must be a whole number of at least 1, not {n!r}")
+        whole_number(name, n)
     if context > config.window:
         raise InputError(f"{config.name} takes {config.window} tokens at most, so no context of {context}")
     if not 0 < share <= 1:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ridgeline.analysis.arguments import device_of
 from ridgeline.analysis.breakdown import Breakdown, breakdown
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
+from ridgeline.hardware import Device
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.threads import threads
 from ridgeline.models.model import refuse_diffusion
@@ -150,7 +151,7 @@ def check(
 
 def measured_device(on: str | Device) -> Device:
     """The device's file; raises InputError for a datasheet."""
-    device = load_device(on) if not isinstance(on, Device) else on
+    device = device_of(on)
     if not device.kernels:
         way_out = "check runs here: use `this`, after `ridgeline measure`"
         raise InputError(f"{device.name} is a datasheet; {way_out}")

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from ridgeline.analysis.arguments import config_of, device_of, whole_number
+from ridgeline.analysis.generation import mean_step
 from ridgeline.analysis.setting import Setting, settle
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
-from ridgeline.models import ModelConfig, load_config
+from ridgeline.hardware import Device
+from ridgeline.models import ModelConfig
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.batch import Span
 
-#: Contexts at which a generation's steps are predicted: a step's time is nearly straight in its context.
-SAMPLES = 5
 #: Points of one comparison at most: more would only fill memory.
 MOST_POINTS = 200_000
 #: Batch sizes that are tried where none are given.
@@ -125,11 +125,12 @@ def compare(
     """
     limits = limits or Limits()
     for name, numbers, least in (("prompt", prompts, 1), ("output", outputs, 0), ("batch", batches, 1)):
-        _check_numbers(name, numbers, least)
-    configs = [m if isinstance(m, ModelConfig) else load_config(m) for m in models]
+        for n in numbers:
+            whole_number(name, n, least)
+    configs = [config_of(m) for m in models]
     for config in configs:
         refuse_diffusion(config)
-    hardware = [d if isinstance(d, Device) else load_device(d) for d in devices]
+    hardware = [device_of(d) for d in devices]
     settings = list(product(configs, hardware, weights, caches))
     count = len(settings) * len(prompts) * len(outputs) * len(batches)
     if not 0 < count <= MOST_POINTS:
@@ -147,12 +148,6 @@ def compare(
         except InputError as error:
             refused[f"{config.name} on {device.name}: {error}"] = None
     return Comparison(tuple(points), tuple(refused), limits)
-
-
-def _check_numbers(name: str, numbers: Sequence[int], least: int) -> None:
-    for n in numbers:
-        if not isinstance(n, int) or isinstance(n, bool) or not least <= n < 1 << 30:
-            raise InputError(f"{name} must be whole numbers from {least} to {1 << 30:,}, not {n!r}")
 
 
 def _lengths(
@@ -206,20 +201,18 @@ def _points(setting: Setting, workloads: Sequence[tuple[int, int, int]]) -> Iter
 
 
 def _decode_seconds(setting: Setting, prompt: Any, output: Any, batch: Any) -> Any:
-    """Seconds of the steps after the first token: the mean of a step's time over the contexts that it
-    passes (Simpson's way of weighting SAMPLES of them), times their number."""
+    """Seconds of the steps after the first token."""
     import numpy
 
     steps = numpy.maximum(output - 1, 0)
     if not steps.any():
         return numpy.zeros(len(prompt))
-    weights = numpy.array([1, 4, 2, 4, 1]) / 12
-    at = numpy.linspace(0.0, 1.0, SAMPLES)
-    last = numpy.maximum(steps - 1, 0)
-    past = numpy.rint(prompt[:, None] + last[:, None] * at).astype(int)
-    span = Span(1, past.ravel(), numpy.repeat(batch, SAMPLES))
-    seconds = _array(setting.predict(span).seconds, past.ravel()).reshape(past.shape)
-    return steps * (seconds @ weights)
+
+    def seconds(past: Any) -> Any:
+        span = Span(1, past.ravel(), numpy.repeat(batch, past.shape[-1]))
+        return _array(setting.predict(span).seconds, span.past).reshape(past.shape)
+
+    return steps * mean_step(seconds, prompt, steps)
 
 
 def _array(x: Any, like: Any) -> Any:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
+from ridgeline.analysis.arguments import config_of, device_of, whole_number
 from ridgeline.analysis.overtake import Overtaking, attention_overtakes
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
-from ridgeline.models import ModelConfig, declare, load_config
+from ridgeline.hardware import Device
+from ridgeline.models import ModelConfig, declare
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import storage_format
@@ -93,8 +94,7 @@ def shape_of(
     Raises InputError if both or neither are given, or if a size is out of range.
     """
     for name, value, least in (("prompt", prompt, 1), ("past", past, 0), ("batch", batch, 1)):
-        if not least <= value <= MOST:
-            raise InputError(f"{name} must be {least} to {MOST:,}, not {value}")
+        whole_number(name, value, least, MOST)
     if model is None:
         if heads is None or head_dim is None:
             raise InputError("name a model, or give the attention itself: --heads N --head-dim N")
@@ -102,7 +102,7 @@ def shape_of(
     else:
         if heads is not None or kv_heads is not None or head_dim is not None:
             raise InputError(f"{model} has its own heads: leave out --heads, --kv-heads and --head-dim")
-        config = model if isinstance(model, ModelConfig) else load_config(model)
+        config = config_of(model)
         refuse_diffusion(config)
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
         causal = config.is_decoder if causal is None else causal
@@ -133,11 +133,11 @@ def compare_dataflows(
     ``units`` and ``on_chip`` are those of :class:`~ridgeline.predict.dataflows.Chip`. Raises InputError
     as it does, and if the device can't compute in the shape's format.
     """
-    device = load_device(on) if isinstance(on, str) else on
+    device = device_of(on)
     chip = Chip.of(device, units=units, on_chip=on_chip)
     overtaking, config = None, None
     if model is not None:
-        config = model if isinstance(model, ModelConfig) else load_config(model)
+        config = config_of(model)
         built = declare(config)
         overtaking = attention_overtakes(built, pairs=Pairs.VISIBLE if shape.causal else Pairs.SQUARE)
     return Comparison(

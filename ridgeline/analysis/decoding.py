@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ridgeline.analysis.advice.plan import Plan, Workbench
+from ridgeline.analysis.arguments import config_of, device_of, whole_number
 from ridgeline.analysis.setting import settle
 from ridgeline.engine.speculation.length import expected_tokens
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
-from ridgeline.models import ModelConfig, load_config
+from ridgeline.hardware import Device
+from ridgeline.models import ModelConfig
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import get_format
@@ -122,14 +123,13 @@ def decoding(
 
     Raises InputError for anything unknown, an encoder, numbers out of range, and a request beyond the window.
     """
-    config = model if isinstance(model, ModelConfig) else load_config(model)
-    device = on if isinstance(on, Device) else load_device(on)
+    config = config_of(model)
+    device = device_of(on)
     refuse_diffusion(config)
     if not config.is_decoder:
         raise InputError(f"{config.name} is an encoder: it decodes nothing")
     for name, value, least in (("prompt", prompt, 1), ("output", output, 2)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        whole_number(name, value, least)
     if prompt + output > config.window:
         raise InputError(f"{config.name} takes {config.window} tokens at most, not {prompt} + {output}")
     if not 0 <= acceptance <= 1:

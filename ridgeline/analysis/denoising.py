@@ -12,20 +12,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ridgeline.analysis.explain import (
-    MOST,
-    NAIVE,
-    Attention,
-    MemoryUse,
-    Phase,
-    choice,
-    common_assumptions,
-    phase_of,
-)
+from ridgeline.analysis.arguments import choice, config_of, device_of, whole_number
+from ridgeline.analysis.assumptions import common_assumptions
+from ridgeline.analysis.explain import NAIVE, Attention
+from ridgeline.analysis.explanation import MemoryUse, Phase
+from ridgeline.analysis.phases import phase_of
 from ridgeline.analysis.step import activation_format, default_lowering
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
-from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.hardware import Device
+from ridgeline.models import Model, ModelConfig, declare
 from ridgeline.models.denoising import Grid, count_denoising, grid_of
 from ridgeline.models.diffusion import DiffusionConfig
 from ridgeline.models.products import pad_products
@@ -36,7 +31,7 @@ from ridgeline.ops.numbers import Number
 from ridgeline.ops.trace import Trace
 from ridgeline.predict import Prediction
 from ridgeline.predict.prediction import predict
-from ridgeline.predict.tiers import Tier, tier_of, tiers_of
+from ridgeline.predict.tiers import Tier, tier_of
 
 #: The name of the phase that is explained and checked.
 STEP = "denoise"
@@ -142,9 +137,9 @@ def explain_denoising(
     Raises InputError for anything unknown, for a model that is no diffusion Transformer, for numbers below 1,
     sizes that are no whole number of patches, and frames or text where the model takes none.
     """
-    config = load_config(model) if not isinstance(model, ModelConfig) else model
+    config = config_of(model)
     require_diffusion(config)
-    device = load_device(on) if not isinstance(on, Device) else on
+    device = device_of(on)
     workload = _workload(config, image, frames, text, steps, guidance, batch)
     chosen = tier_of(device, tier)
     grid = grid_of(config, workload.height, workload.width, workload.frames)
@@ -158,9 +153,8 @@ def explain_denoising(
         lowering = NAIVE[lowering.name]
     trace = trace_denoising(built, grid, workload.sequences, workload.text, lowering)
     prediction = predict(trace, device, chosen)
-    by_tier = {str(t): predict(trace, device, t).seconds for t in tiers_of(device)}
     rows, context = grid.tokens * workload.sequences, built.context(grid, workload.text)
-    phase = phase_of(STEP, rows, context, prediction, trace, by_tier)
+    phase = phase_of(STEP, rows, context, prediction, trace, device)
     memory = MemoryUse(
         weights=built.weight_bytes(),
         cache=0.0,
@@ -215,7 +209,7 @@ def text_tokens(config: DiffusionConfig, text: int | None) -> int:
         if text is not None:
             raise InputError(f"{config.name} takes a class and no text: leave text out")
         return 0
-    return _whole("text", config.text_tokens if text is None else text)
+    return whole_number("text", config.text_tokens if text is None else text)
 
 
 def _workload(
@@ -234,16 +228,10 @@ def _workload(
         width=grid.columns * side,
         frames=config.frames if frames is None else frames,
         text=text_tokens(config, text),
-        steps=_whole("steps", config.steps if steps is None else steps),
+        steps=whole_number("steps", config.steps if steps is None else steps),
         guidance=guidance,
-        batch=_whole("batch", batch),
+        batch=whole_number("batch", batch),
     )
-
-
-def _whole(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
-        raise InputError(f"{name} must be a whole number from 1 to {MOST:,}, not {str(value)[:40]}")
-    return value
 
 
 def _image(phase: Phase, workload: ImageWorkload) -> ImageTime:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy
 
+from ridgeline.analysis.arguments import config_of
 from ridgeline.analysis.compare import Limits
-from ridgeline.analysis.explain import Workload
+from ridgeline.analysis.explanation import Workload
 from ridgeline.analysis.layout_search import Figures, Fixed, Goal, Search, figures, search
 from ridgeline.analysis.replica import (
     MEMORY_SHARE,
@@ -24,7 +25,7 @@ from ridgeline.analysis.step import trace_step
 from ridgeline.engine.request import refuse_encoder
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster, load_cluster
-from ridgeline.models import ModelConfig, declare, load_config
+from ridgeline.models import ModelConfig, declare
 from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.collectives import Links, chosen, constants_of
@@ -151,7 +152,7 @@ def best_layouts(
 
 
 def _task(model, cluster, prompt, output, batch, weights, cache) -> tuple[Task, Workload, str]:
-    config = model if isinstance(model, ModelConfig) else load_config(model)
+    config = config_of(model)
     refuse_encoder(config)
     workload = Workload(prompt, output, batch)
     if output < 1:

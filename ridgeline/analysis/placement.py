@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from ridgeline.analysis.explain import Workload
+from ridgeline.analysis.arguments import config_of, device_of
+from ridgeline.analysis.explanation import Workload
 from ridgeline.analysis.replica import MEMORY_SHARE
 from ridgeline.analysis.step import default_lowering, trace_step
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
-from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.hardware import Device
+from ridgeline.models import Model, ModelConfig, declare
 from ridgeline.ops.batch import Span
-from ridgeline.ops.formats import get_format, storage_format
+from ridgeline.ops.formats import storage_format
 from ridgeline.ops.kernel import Role, Value
 from ridgeline.ops.trace import Trace
 from ridgeline.predict.placement import Costs, Flow, Placement, best, flows, given
@@ -91,8 +92,8 @@ def place(
 
     Raises InputError for fewer than two devices, devices given twice, and anything unknown.
     """
-    config = model if isinstance(model, ModelConfig) else load_config(model)
-    devices = [load_device(name) if not isinstance(name, Device) else name for name in on]
+    config = config_of(model)
+    devices = [device_of(name) for name in on]
     names = [device.name for device in devices]
     if len(devices) < 2 or len(set(names)) < len(names):
         raise InputError("a placement takes two or more unlike devices, like h100-sxm,epyc-9654")
@@ -140,8 +141,7 @@ def _tables(
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Seconds, and bytes of weights and cache, of the ``used`` operators on each device, in all layers."""
     seconds, held = (numpy.zeros((len(used), len(traces))) for _ in range(2))
-    spec = model.cache_spec(cache_format)
-    token = get_format(cache_format).nbytes((spec.elements_per_token,))
+    token = model.cache_spec(cache_format).bytes_per_token
     cache = token * workload.batch * (workload.prompt + workload.output)
     calls = sum(traces[0].ops[index].repeat for index in used if _reads(traces[0], index, Role.CACHE))
     for column, (trace, prediction) in enumerate(zip(traces, predictions, strict=True)):

@@ -20,7 +20,6 @@ from ridgeline.models import Model
 from ridgeline.models.sharding import Sharding
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count_context import Context, ContextKind
-from ridgeline.ops.formats import get_format
 from ridgeline.ops.trace import Trace
 from ridgeline.predict.collectives import Links, constants_of, seconds
 from ridgeline.predict.communication import predict_shard
@@ -172,7 +171,7 @@ class Replica:
     def _memory(self, stages, batch, prefill_activations, decode_activations) -> Mapping[str, Any]:
         fullest = max(stages, key=lambda stage: (stage.weights, stage.layers))
         spec = self.model.cache_spec(self.task.cache_format)
-        a_layer = get_format(spec.format).nbytes((spec.elements_per_token,)) / spec.layers
+        a_layer = spec.bytes_per_token / spec.layers
         layers = max(stage.layers for stage in stages)
         tokens = batch * (self.task.prompt + self.task.output) / self.context
         return {

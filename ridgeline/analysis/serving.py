@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ridgeline.analysis.arguments import config_of, device_of
+from ridgeline.analysis.setting import settle
 from ridgeline.analysis.step import default_lowering, predict_step, trace_step
 from ridgeline.analysis.step_cost import StepCost
 from ridgeline.engine.arrivals import Arrival
@@ -15,13 +17,9 @@ from ridgeline.engine.request import refuse_encoder, refuse_encoder_decoder
 from ridgeline.engine.simulate import Simulation
 from ridgeline.engine.simulate import simulate as run
 from ridgeline.errors import InputError
-from ridgeline.hardware import load_device
 from ridgeline.hardware.device import Device
-from ridgeline.models import declare, load_config
 from ridgeline.models.model import Model, ModelConfig
-from ridgeline.models.products import pad_products
 from ridgeline.ops.batch import BLOCK_TOKENS, Span
-from ridgeline.ops.formats import storage_format
 from ridgeline.predict.tiers import Tier, tier_of
 
 #: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.
@@ -83,17 +81,15 @@ def simulate(
     Raises InputError for anything unknown, an encoder, numbers below 1, a model that does not fit, and a
     request that does not fit the model's window or the cache.
     """
-    config = model if isinstance(model, ModelConfig) else load_config(model)
-    device = on if isinstance(on, Device) else load_device(on)
+    config = config_of(model)
+    device = device_of(on)
     refuse_encoder(config)
     refuse_encoder_decoder(config)
     if not arrivals:
         raise InputError("there is no request to simulate: give at least one")
     _check_window(config, arrivals)
-    built = declare(config, None if weights is None else storage_format(weights))
-    if default_lowering(device).activations is not None:  # the native kernels pack weights
-        pad_products(built)
-    cache_format = built.plain_format if cache is None else storage_format(cache)
+    setting = settle(config, device, weights, cache)
+    built, cache_format = setting.model, setting.cache
     scheduling = Limits(at_least_one("batched_tokens", batched_tokens), sequences, headroom=headroom)
     at_least_one("block_size", block_size)
     if kv_tokens is None:
@@ -113,7 +109,7 @@ def simulate(
         model=config.name,
         device=device.name,
         device_title=device.title,
-        weight_format=weights or config.stored_format,
+        weight_format=setting.weights,
         cache_format=cache_format,
         limits=EngineLimits(kv_tokens, batched_tokens, sequences, block_size, headroom),
         simulation=found,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ridgeline.analysis.arguments import config_of, device_of
 from ridgeline.analysis.step import default_lowering, predict_step, trace_step
-from ridgeline.hardware import Device, load_device
-from ridgeline.models import Model, ModelConfig, declare, load_config
+from ridgeline.hardware import Device
+from ridgeline.models import Model, ModelConfig, declare
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.products import pad_products
 from ridgeline.ops.batch import Span
@@ -54,9 +55,9 @@ def settle(
 ) -> Setting:
     """The model as the device would store it: ``weights`` and ``cache`` are storage formats, None those that
     the model ships in. Raises InputError for anything unknown."""
-    config = model if isinstance(model, ModelConfig) else load_config(model)
+    config = config_of(model)
     refuse_diffusion(config)
-    device = on if isinstance(on, Device) else load_device(on)
+    device = device_of(on)
     built = declare(config, None if weights is None else storage_format(weights))
     if default_lowering(device).activations is not None:  # the native kernels pack weights
         pad_products(built)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ridgeline.analysis.arguments import choice, config_of, device_of, whole_number
 from ridgeline.analysis.training_step import (
     KERNELS,
-    MOST,
     Policy,
     Recipe,
     Run,
@@ -16,8 +16,8 @@ from ridgeline.analysis.training_step import (
     Workload,
 )
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device, rates_only
-from ridgeline.models import ModelConfig, declare, load_config
+from ridgeline.hardware import Device, rates_only
+from ridgeline.models import ModelConfig, declare
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format, storage_format
@@ -99,15 +99,15 @@ def training(
     Raises InputError for anything else, for a length beyond the model's window, for a model that can't be
     trained, and for several devices without a link.
     """
-    config = model if isinstance(model, ModelConfig) else load_config(model)
+    config = config_of(model)
     refuse_diffusion(config)
-    device = load_device(on) if isinstance(on, str) else on
+    device = device_of(on)
     recipe = Recipe(recompute, optimizer, zero, precision, kernels, dropout, stash)
     workload = Workload(batch, length, devices)
     _check(recipe, workload, config.window, config.name)
     if devices > 1 and device.link_bandwidth is None:
         raise InputError(f"{device.name} has no link: train on one device, or name one that has")
-    shown = _pairs(pairs)
+    shown = choice("pairs", pairs, Pairs)
     built = declare(config, _format(precision, config.format))
     device = rates_only(device)
     chosen = tier_of(device, tier)
@@ -141,9 +141,7 @@ def training(
 
 def _check(recipe: Recipe, workload: Workload, window: int, name: str) -> None:
     for what in ("batch", "length", "devices"):
-        value = getattr(workload, what)
-        if not 1 <= value <= MOST:
-            raise InputError(f"{what} must be 1 to {MOST:,}, not {value}")
+        whole_number(what, getattr(workload, what))
     if workload.length > window:
         raise InputError(
             f"{name} takes {window} tokens at most, not {workload.length}: give a shorter --length"
@@ -159,13 +157,6 @@ def _check(recipe: Recipe, workload: Workload, window: int, name: str) -> None:
             raise InputError(f"{what} is {value!r}; choose one of: {', '.join(map(str, known))}")
     if recipe.stash is not None:
         storage_format(recipe.stash)
-
-
-def _pairs(name: str) -> Pairs:
-    try:
-        return Pairs(name)
-    except ValueError:
-        raise InputError(f"pairs must be {' or '.join(Pairs)}, not '{name}'") from None
 
 
 def _format(precision: str, own: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ridgeline.analysis.arguments import MOST
 from ridgeline.hardware import Device
 from ridgeline.models import Model
 from ridgeline.ops.batch import Span
@@ -24,8 +25,6 @@ KERNELS: Mapping[str, Lowering] = {"fused": FUSED, "naive": NAIVE_ATTENTION, "un
 PHASES = ("forward", "recompute", "backward", "optimizer")
 #: Batches that are traced at once in the search for the largest that fits.
 BATCHES_A_ROUND = 64
-#: The most sequences, tokens or devices that are taken to be meant.
-MOST = 2**30
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import typer
 
 from ridgeline.cli import support
 from ridgeline.cli.app import CountedWeights, Json, Model, app
-from ridgeline.errors import InputError
 
 Plot = Annotated[
     Path | None, typer.Option(help="Write a chart: a .html page, or a .png, .svg or .pdf picture.")
@@ -48,13 +47,13 @@ def compare(
         if path is not None:
             refuse_unwritable(path)
     found = run(
-        _names("models", models),
-        device_names() if on == "all" else _names("--on", on),
-        weights=[support.counted_format(name) for name in _names("--weights", weights)],
-        caches=[None if name == "auto" else name for name in _names("--cache", cache)],
-        prompts=_numbers("--prompt", prompt),
-        outputs=_numbers("--output", output),
-        batches=_numbers("--batch", batch),
+        support.names("models", models),
+        device_names() if on == "all" else support.names("--on", on),
+        weights=[support.counted_format(name) for name in support.names("--weights", weights)],
+        caches=[None if name == "auto" else name for name in support.names("--cache", cache)],
+        prompts=support.numbers("--prompt", prompt),
+        outputs=support.numbers("--output", output),
+        batches=support.numbers("--batch", batch),
         limits=Limits(ttft_limit, tpot_limit),
     )
     if csv is not None:
@@ -93,8 +92,8 @@ def capacity(
     found = run(
         model,
         on,
-        weights=[support.counted_format(name) for name in _names("--weights", weights)],
-        caches=[None if name == "auto" else name for name in _names("--cache", cache)],
+        weights=[support.counted_format(name) for name in support.names("--weights", weights)],
+        caches=[None if name == "auto" else name for name in support.names("--cache", cache)],
         context=context,
         batch=batch,
         step_tokens=step_tokens,
@@ -112,20 +111,6 @@ def _write(path: Path | None, draw) -> None:
         from ridgeline.report.standalone import write_chart
 
         write_chart(draw(), path)
-
-
-def _names(option: str, given: str) -> list[str]:
-    names = [name.strip() for name in given.split(",")]
-    if not all(names):
-        raise InputError(f"{option} {given!r} has an empty name: separate names by single commas")
-    return list(dict.fromkeys(names))
-
-
-def _numbers(option: str, given: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(number) for number in given.split(",")))
-    except ValueError:
-        raise InputError(f"{option} {given!r}: give whole numbers separated by commas") from None
 
 
 @app.command(

@@ -95,11 +95,19 @@ def note_ignored(loaded: Any) -> None:
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """The whole numbers of a list like ``1,16``."""
+    """The whole numbers of a list like ``1,16``, each once."""
     try:
-        return [int(number) for number in text.split(",")]
+        return list(dict.fromkeys(int(number) for number in text.split(",")))
     except ValueError:
         raise InputError(f"{option} is {text!r}: give whole numbers, like 1,16") from None
+
+
+def names(option: str, text: str) -> list[str]:
+    """The names of a list like ``h100,a100``, each once."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise InputError(f"{option} {text!r} has an empty name: separate names by single commas")
+    return list(dict.fromkeys(found))
 
 
 def json_text(option: str, file: Path) -> str:

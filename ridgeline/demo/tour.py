@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ridgeline.analysis.check import Check, check
-from ridgeline.analysis.explain import Explanation, explain
+from ridgeline.analysis.explain import explain
+from ridgeline.analysis.explanation import Explanation
 from ridgeline.hardware import save_device, this_machine_file
 from ridgeline.hardware.measure import Measurement, Plan, measure
 from ridgeline.loading import load

@@ -15,7 +15,7 @@ from ridgeline.report.units import nbytes, rate, seconds
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check
-    from ridgeline.analysis.explain import Explanation
+    from ridgeline.analysis.explanation import Explanation
     from ridgeline.hardware import Device, Level
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from ridgeline.analysis.check import PhaseCheck
-    from ridgeline.analysis.explain import MemoryUse
+    from ridgeline.analysis.explanation import MemoryUse
 
 #: Uses of memory in the order they are drawn, each with the name of its colour in page.css.
 MEMORY_PAINTS = {"weights": "linear", "KV cache": "attention", "activations": "norm", "free": "free"}

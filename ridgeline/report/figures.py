@@ -10,7 +10,7 @@ from ridgeline.report.markup import Card
 from ridgeline.report.units import BOUNDS, count, nbytes, percent, seconds, signed_percent
 
 if TYPE_CHECKING:
-    from ridgeline.analysis.explain import Explanation, MemoryUse, Phase, Request
+    from ridgeline.analysis.explanation import Explanation, MemoryUse, Phase, Request
 
 
 def headline_cards(explanation: Explanation, phases: Sequence[JoinedPhase]) -> Iterator[Card]:

@@ -14,7 +14,7 @@ from ridgeline.report.studies import Studies
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check
-    from ridgeline.analysis.explain import Explanation
+    from ridgeline.analysis.explanation import Explanation
     from ridgeline.hardware import Device
     from ridgeline.report.joined import JoinedPhase
     from ridgeline.report.markup import Tab

@@ -10,7 +10,7 @@ from ridgeline.errors import InputError
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
-    from ridgeline.analysis.explain import Explanation, Phase
+    from ridgeline.analysis.explanation import Explanation, Phase
     from ridgeline.predict import KernelTime
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ridgeline.analysis.capacity import Capacity
     from ridgeline.analysis.check import Check, PhaseCheck
-    from ridgeline.analysis.explain import Explanation
+    from ridgeline.analysis.explanation import Explanation
     from ridgeline.hardware import Device
 
 

@@ -11,7 +11,7 @@ from ridgeline.errors import InputError
 if TYPE_CHECKING:
     from ridgeline.analysis.capacity import Capacity
     from ridgeline.analysis.dataflows import Comparison
-    from ridgeline.analysis.explain import Explanation
+    from ridgeline.analysis.explanation import Explanation
     from ridgeline.analysis.parallel import BestLayout
     from ridgeline.analysis.sweep import Sweep
     from ridgeline.analysis.training import Training

@@ -11,7 +11,7 @@ from ridgeline.report.style import class_paint
 from ridgeline.report.units import BOUNDS
 
 if TYPE_CHECKING:
-    from ridgeline.analysis.explain import Explanation
+    from ridgeline.analysis.explanation import Explanation
     from ridgeline.analysis.sweep import Sweep
 
 

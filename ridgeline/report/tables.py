@@ -19,7 +19,7 @@ from ridgeline.report.units import BOUNDS, count, nbytes, parameters, rate, seco
 if TYPE_CHECKING:
     from ridgeline.analysis.check import Check, PhaseCheck
     from ridgeline.analysis.evaluate import Evaluation
-    from ridgeline.analysis.explain import Explanation, MemoryUse, Phase
+    from ridgeline.analysis.explanation import Explanation, MemoryUse, Phase
     from ridgeline.engine.generate import Generator
     from ridgeline.engine.result import Result
     from ridgeline.engine.speculation.report import SpeculationReport

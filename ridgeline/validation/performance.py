@@ -79,7 +79,7 @@ def weight_bytes() -> float:
 
 
 def kv_bytes_per_token() -> float:
-    return get_format("fp16").nbytes((builtin("documents-52b").cache_spec("fp16").elements_per_token,))
+    return builtin("documents-52b").cache_spec("fp16").bytes_per_token
 
 
 def free_bytes(cards: int) -> float:

@@ -11,7 +11,6 @@ from functools import cache, partial
 from ridgeline.hardware import load_device
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
-from ridgeline.ops.formats import get_format
 from ridgeline.ops.trace import Trace, op_class
 from ridgeline.validation.figures import Figure
 from ridgeline.validation.passes import builtin
@@ -120,7 +119,7 @@ def without_embedding_figures() -> Iterator[Figure]:
 
 def kv_bytes(model: str, tokens: int = 1) -> float:
     """Bytes of keys and values in 16 bits."""
-    return tokens * get_format("fp16").nbytes((builtin(model).cache_spec("fp16").elements_per_token,))
+    return tokens * builtin(model).cache_spec("fp16").bytes_per_token
 
 
 VLLM = "Kwon et al. 2023, arXiv:2309.06180, PagedAttention"

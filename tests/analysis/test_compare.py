@@ -102,9 +102,9 @@ def test_what_a_model_does_not_take_is_left_out_with_the_reason():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batches": [0]}, "batch must be whole numbers from 1"),
-        ({"prompts": [1.5]}, "prompt must be whole numbers"),
-        ({"outputs": [-1]}, "output must be whole numbers from 0"),
+        ({"batches": [0]}, "batch must be 1 to"),
+        ({"prompts": [1.5]}, "prompt must be a whole number, not 1.5"),
+        ({"outputs": [-1]}, "output must be 0 to"),
         ({"batches": []}, "0 points to compare"),
         ({"batches": list(range(1, 300_000))}, "299,999 points to compare"),
         ({"weights": ["int5"]}, "int5"),

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridgeline.analysis.explain import SAMPLES, _sum_over, explain
+from ridgeline.analysis.explain import explain
+from ridgeline.analysis.phases import SAMPLES, _sum_over
 from ridgeline.analysis.step import predict_step, trace_encode, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from ridgeline.analysis.check import Check, OperatorCheck, PhaseCheck
-from ridgeline.analysis.explain import Explanation, Phase, explain
+from ridgeline.analysis.explain import explain
+from ridgeline.analysis.explanation import Explanation, Phase
 from ridgeline.hardware import Device, Level, Provenance, load_device
 from ridgeline.hardware.kernels import Affine, AttendCurve, EngineTimes, Kernels, LinearTable
 

@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from ridgeline.analysis.advice.plan import Outcome, Plan, Workbench
 from ridgeline.analysis.advice.techniques import Assumptions, Situation, in_use, techniques
+from ridgeline.analysis.arguments import config_of, device_of, whole_number
 from ridgeline.errors import InputError
-from ridgeline.hardware import Device, load_device
+from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig, load_config
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.models.registry import DEMOS
@@ -91,9 +92,9 @@ def advise(
 
     Raises InputError for anything unknown, numbers below 1, and more tokens than the model takes.
     """
-    config = model if isinstance(model, ModelConfig) else load_config(model)
+    config = config_of(model)
     refuse_diffusion(config)
-    device = on if isinstance(on, Device) else load_device(on)
+    device = device_of(on)
     aim = _goal(goal)
     output = (128 if config.is_decoder else 0) if output is None else output
     _check(config, prompt, output, batch)
@@ -157,8 +158,7 @@ def _goal(name: str) -> Goal:
 
 def _check(config: ModelConfig, prompt: int, output: int, batch: int) -> None:
     for name, value, least in (("prompt", prompt, 1), ("output", output, 0), ("batch", batch, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 30:
-            raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        whole_number(name, value, least)
     if output and not config.is_decoder:
         raise InputError(f"{config.name} is an encoder: it has no output, so leave it out")
     if prompt + output > config.window:

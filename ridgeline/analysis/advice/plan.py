@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from ridgeline.analysis.generation import mean_step
 from ridgeline.analysis.setting import Setting, settle
 from ridgeline.analysis.step import default_lowering, predict_step, trace_step
 from ridgeline.engine.speculation.length import expected_tokens
@@ -17,9 +17,6 @@ from ridgeline.ops.batch import Span
 from ridgeline.ops.lowering import Lowering
 from ridgeline.ops.records import Mask
 from ridgeline.predict import Prediction
-
-#: Contexts at which a generation's steps are predicted, and Simpson's weights of them.
-AT, WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0), (1 / 12, 4 / 12, 2 / 12, 4 / 12, 1 / 12)
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,10 @@ class _Run:
         def seconds(past: Any) -> Any:
             return self._predict(self._span(past)).seconds
 
-        each = max(self._mean_over(seconds, steps), self._reading(streamed)) + self._draft_seconds
+        each = (
+            max(float(mean_step(seconds, self.bench.prompt, steps)), self._reading(streamed))
+            + self._draft_seconds
+        )
         speculation = self.plan.speculation
         if speculation is None:
             return steps * each
@@ -169,12 +169,6 @@ class _Run:
         draft = settle(speculation.draft, self.bench.device)
         past = min(int(self._seen(self._middle)), speculation.draft.window - 1)
         return speculation.tokens * float(draft.predict(Span(1, past, self.plan.batch)).seconds)
-
-    def _mean_over(self, seconds: Callable[[Any], Any], steps: int) -> float:
-        import numpy
-
-        past = numpy.rint(self.bench.prompt + (steps - 1) * numpy.array(AT)).astype(int)
-        return float(numpy.broadcast_to(seconds(past), past.shape) @ numpy.array(WEIGHTS))
 
     @property
     def _middle(self) -> int:
