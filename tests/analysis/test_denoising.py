@@ -98,7 +98,7 @@ def test_naive_attention_moves_the_scores_and_quantised_weights_fewer_bytes():
         ("dit-xl-2", {"attention": "flash"}, "attention must be fused or naive"),
         ("sd3-medium", {"text": 0}, "text must be 1 to"),
         ("sd3-medium", {"image": 4096}, "3072 x 3072 pixels at most"),
-        ("latte-1", {"frames": 0}, "frames must be 1 to"),
+        ("latte-1", {"frames": 0}, "frames must be a whole number from 1"),
         ("gpt2", {}, "no diffusion Transformer"),
     ],
 )
