@@ -16,7 +16,9 @@ from ridgeline.hardware.probes.parts import LARGE, SMALL, bytes_by_part, fit
 from ridgeline.hardware.probes.passes import FORMAT, WIDE, plain, recorded
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import KernelProbe, Timings
-from ridgeline.ops.protocol import Batch, Norm, Ops, Span, Weight
+from ridgeline.ops.batch import Batch, Span
+from ridgeline.ops.protocol import Ops
+from ridgeline.ops.records import Norm, Weight
 
 #: Columns between the two products before a part: their weights are 32 MB, as in middling models.
 HIDDEN = 8192
