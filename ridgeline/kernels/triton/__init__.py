@@ -11,5 +11,41 @@ from ridgeline.kernels.triton.attention import (
     attention_varlen,
     merge_states,
 )
+from ridgeline.kernels.triton.cache import KVCache, Sequences, attend
+from ridgeline.kernels.triton.linear import GpuLinear, gpu_linear, linear
+from ridgeline.kernels.triton.rows import (
+    activate,
+    add,
+    add_layer_norm,
+    add_rms_norm,
+    embed,
+    layer_norm,
+    rms_norm,
+    rotate,
+    take_rows,
+)
+from ridgeline.kernels.triton.sample import log_probabilities, sample
 
-__all__ = ["attention", "attention_paged", "attention_varlen", "merge_states"]
+__all__ = [
+    "GpuLinear",
+    "KVCache",
+    "Sequences",
+    "activate",
+    "add",
+    "add_layer_norm",
+    "add_rms_norm",
+    "attend",
+    "attention",
+    "attention_paged",
+    "attention_varlen",
+    "embed",
+    "gpu_linear",
+    "layer_norm",
+    "linear",
+    "log_probabilities",
+    "merge_states",
+    "rms_norm",
+    "rotate",
+    "sample",
+    "take_rows",
+]

@@ -73,3 +73,63 @@ def attention(
     lse = scores.logsumexp(2) if scores.shape[2] else scores.new_full((heads, rows), -torch.inf)
     weights = torch.where(lse[..., None] == -torch.inf, 0.0, (scores - lse[..., None]).exp())
     return (weights @ v).transpose(0, 1), lse
+
+
+_ACTIVATIONS = {
+    "silu": torch.nn.functional.silu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+}
+
+
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """residual + activation(x W^T + bias), each step a kernel of PyTorch's."""
+    y = torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    y = y if activation is None else activate(y, activation)
+    return y if residual is None else residual + y
+
+
+def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
+    if not activation.endswith("_gated"):
+        return _ACTIVATIONS[activation](x)
+    gate, value = x.chunk(2, dim=-1)
+    return _ACTIVATIONS[activation.removesuffix("_gated")](gate) * value
+
+
+def norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    layer: bool,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The norm of x, or of ``residual`` after x is added to it in place."""
+    if residual is not None:
+        x = residual.add_(x)
+    shape = (x.shape[-1],)
+    if layer:
+        return torch.nn.functional.layer_norm(x, shape, weight, bias, eps)
+    return torch.nn.functional.rms_norm(x, shape, weight, eps)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """x of [rows, heads, dim] turned by angles [rows, dim]."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = x.float() * cos[:, None] + torch.cat((-second, first), -1) * sin[:, None]
+    return turned.to(x.dtype)
+
+
+def append(x: torch.Tensor, slots: torch.Tensor, pages: torch.Tensor) -> None:
+    """Rows of heads into pages [pages, tokens, heads, dim]; those of slot -1 are left out."""
+    kept = slots >= 0
+    pages.view(-1, *pages.shape[2:])[slots[kept].long()] = x[kept].to(pages.dtype)

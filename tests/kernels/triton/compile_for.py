@@ -1,8 +1,8 @@
 """Runs GPU functions with launches replaced by compilation for a GPU that need not be there.
 
-Run as a program, in a process in which Triton does not interpret: the interpreter takes what the compiler does
-not. Prints a line of JSON for each kernel: registers, bytes spilled, shared memory, and
-whether tensor cores of Hopper (wgmma) are used.
+Run as a program, in a process in which Triton does not interpret, because the interpreter takes what the
+compiler does not. Prints a line of JSON for each kernel: registers, bytes of stack, shared memory, and
+whether it uses the tensor cores of Hopper (wgmma).
 """
 
 from __future__ import annotations
