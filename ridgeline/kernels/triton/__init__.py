@@ -11,7 +11,7 @@ from ridgeline.kernels.triton.attention import (
     attention_varlen,
     merge_states,
 )
-from ridgeline.kernels.triton.cache import KVCache, Sequences, attend
+from ridgeline.kernels.triton.cache import KV_FORMATS, KVCache, Sequences, attend
 from ridgeline.kernels.triton.linear import GpuLinear, gpu_linear, linear
 from ridgeline.kernels.triton.rows import (
     activate,
@@ -27,6 +27,7 @@ from ridgeline.kernels.triton.rows import (
 from ridgeline.kernels.triton.sample import log_probabilities, sample
 
 __all__ = [
+    "KV_FORMATS",
     "GpuLinear",
     "KVCache",
     "Sequences",
