@@ -11,6 +11,7 @@ from ridgeline.kernels.triton.attention import (
     attention_varlen,
     merge_states,
 )
+from ridgeline.kernels.triton.attention_gradient import attention_with_gradient
 from ridgeline.kernels.triton.cache import KV_FORMATS, KVCache, Sequences, attend
 from ridgeline.kernels.triton.linear import GpuLinear, gpu_linear, linear
 from ridgeline.kernels.triton.rows import (
@@ -39,6 +40,7 @@ __all__ = [
     "attention",
     "attention_paged",
     "attention_varlen",
+    "attention_with_gradient",
     "embed",
     "gpu_linear",
     "layer_norm",

@@ -91,6 +91,8 @@ class Policy:
     softcap: float
     alibi_slopes: torch.Tensor | None
     sink_logits: torch.Tensor | None
+    dropout: float = 0.0
+    seed: int = 0
 
     @classmethod
     def of(
@@ -133,6 +135,7 @@ class Policy:
             "SINKS": self.sinks > 0,
             "SOFTCAP": self.softcap > 0,
             "ALIBI": self.alibi_slopes is not None,
+            "DROPOUT": self.dropout > 0,
         }
 
 

@@ -36,7 +36,7 @@ from ridgeline.kernels.triton.arguments import (
     result,
 )
 from ridgeline.kernels.triton.configs import SPLIT, Tiles, tiles
-from ridgeline.kernels.triton.runtime import padded
+from ridgeline.kernels.triton.runtime import OPTIONS, padded
 
 _WAY_OUT = "use ridgeline.kernels.triton.attention_with_gradient"
 _STATES = 16
@@ -194,7 +194,7 @@ def merge_states(o: torch.Tensor, lse: torch.Tensor) -> tuple[torch.Tensor, torc
         kernels.merge[(rows, 1, 1)](
             o, lse, merged, merged_lse, o, o, o,
             rows * dim, 0, dim, 0, rows, 0, 1, 0, 0, dim, 0, 0, 1, 0, rows, 0, states,
-            dim, padded(dim), _STATES, False, False, False, 0,
+            dim, padded(dim), _STATES, False, False, False, 0, **OPTIONS,
         )  # fmt: skip
     return merged, merged_lse
 
@@ -281,6 +281,7 @@ def _forward(
         table.stride(0) if paged else 0,
         layout.max_rows, layout.max_keys, splits,
         policy.scale, policy.softcap, max(policy.left, 0), max(policy.right, 0), policy.sinks,
+        policy.dropout, policy.seed,
         GROUP=q.shape[-2] // k.shape[-2], DIM=dim, VALUE_DIM=value_dim,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_D=padded(dim), BLOCK_E=padded(value_dim),
         PACKED=layout.cu_rows is not None, PACKED_KEYS=layout.cu_keys is not None,
@@ -309,7 +310,7 @@ def _merge(
         partial.stride(0), *_strides(partial[0]), partial_lse.stride(0), *_lse_strides(partial_lse[0]),
         *_strides(out), *_lse_strides(lse), layout.max_rows, layout.max_keys, 0,
         out.shape[-1], padded(out.shape[-1]), _STATES, layout.cu_rows is not None, lengths is not None,
-        policy.sink_logits is not None, SPLIT,
+        policy.sink_logits is not None, SPLIT, **OPTIONS,
     )  # fmt: skip
 
 

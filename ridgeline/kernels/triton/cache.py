@@ -21,7 +21,7 @@ from ridgeline.kernels.triton.arguments import (
 )
 from ridgeline.kernels.triton.attention import Layout, run
 from ridgeline.kernels.triton.rows import check_angles
-from ridgeline.kernels.triton.runtime import triton
+from ridgeline.kernels.triton.runtime import OPTIONS, triton
 from ridgeline.ops.protocol import BLOCK_TOKENS, Span
 
 #: What a cache can hold its elements as.
@@ -199,5 +199,5 @@ def _rotate_append(
         slots, turned, keys, values,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], cos.stride(0) if rotated else 0,
         *turned.stride()[:2], *keys.stride()[1:3], *values.stride()[1:3], heads,
-        dim, triton.next_power_of_2(dim), rotated, positions is not None,
+        dim, triton.next_power_of_2(dim), rotated, positions is not None, **OPTIONS,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.kernels.triton.runtime import is_interpreted
+from ridgeline.kernels.triton.runtime import OPTIONS, is_interpreted
 
 #: Keys of a split: the same for every head size and device, since it fixes the order of a row's sums. The
 #: interpreter is slow, so that its splits are short.
@@ -38,7 +38,7 @@ class Tiles:
     k: int = 0
 
     def options(self) -> dict[str, int]:
-        return {"num_warps": self.warps, "num_stages": self.stages}
+        return {**OPTIONS, "num_warps": self.warps, "num_stages": self.stages}
 
 
 #: What the interpreter runs: small, so that short inputs make several tiles.

@@ -156,12 +156,14 @@ def _launch(
     bits = 4 if packed.group else 8
     # A tile of 4-bit inputs stays inside its group, which has one scale.
     inner = min(tile.k, packed.group) if bits == 4 else tile.k
-    linear_kernel[(-(-columns // tile.n), -(-rows // tile.m))](
+    # A gated program holds two sums; with many rows two whole tiles of them don't fit its registers.
+    n = tile.n // 2 if packed.gated and not few and tile.n >= 64 else tile.n
+    linear_kernel[(-(-columns // n), -(-rows // tile.m))](
         x, packed.data, packed.scales, packed.scales if packed.zeros is None else packed.zeros,
         x if bias is None else bias, x if residual is None else residual, out,
         rows, columns, x.shape[1], packed.data.shape[1], packed.shape[0],
         x.stride(0), 0 if residual is None else residual.stride(0), out.stride(0),
         bits, packed.group, packed.zeros is not None, bias is not None, activation, packed.gated,
-        residual is not None, tile.m, tile.n, inner,
+        residual is not None, tile.m, n, inner,
         **tile.options(),
     )  # fmt: skip

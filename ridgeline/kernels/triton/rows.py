@@ -22,7 +22,7 @@ from ridgeline.kernels.triton.arguments import (
     result,
 )
 from ridgeline.kernels.triton.linear import GpuLinear
-from ridgeline.kernels.triton.runtime import triton
+from ridgeline.kernels.triton.runtime import OPTIONS, triton
 
 #: A row has to fit one program.
 MOST_DIM = 65536
@@ -85,7 +85,7 @@ def activate(x: torch.Tensor, activation: str, out: torch.Tensor | None = None) 
     if out.numel():
         block = min(_COLUMNS, triton.next_power_of_2(columns))
         grid = (rows, -(-columns // block))
-        kernels.activate[grid](x, out, x.stride(0), out.stride(0), columns, number, gated, block)
+        kernels.activate[grid](x, out, x.stride(0), out.stride(0), columns, number, gated, block, **OPTIONS)
     return out
 
 
@@ -108,7 +108,7 @@ def rotate(
         kernels.rotate[(rows, heads)](
             x, cos, sin, x if positions is None else positions, out,
             *x.stride()[:2], cos.stride(0), *out.stride()[:2],
-            dim // 2, triton.next_power_of_2(dim // 2), positions is not None,
+            dim // 2, triton.next_power_of_2(dim // 2), positions is not None, **OPTIONS,
         )  # fmt: skip
     return out
 
@@ -192,7 +192,7 @@ def _norm(
         x, added, weight, weight if bias is None else bias, out,
         *_strides(x), *_strides(added), *_strides(out), float(eps),
         dim, block, layer, residual is not None, bias is not None,
-        num_warps=max(1, min(16, block // 512)),
+        num_warps=max(1, min(16, block // 512)), **OPTIONS,
     )  # fmt: skip
     return out
 

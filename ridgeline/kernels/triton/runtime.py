@@ -20,6 +20,8 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
+#: How all kernels are compiled: multiply-adds are one instruction. Triton's own default is to change.
+OPTIONS = {"enable_fp_fusion": True}
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 #: tl.dot takes no fewer rows, columns or inner elements.
 LEAST_TILE = 16

@@ -12,7 +12,7 @@ import triton.language as tl
 from ridgeline.errors import InputError
 from ridgeline.kernels.sample import _TEMPERATURES, Integers, Numbers, _in_range, _is_temperature, _numbers
 from ridgeline.kernels.triton.arguments import check_floats, describe
-from ridgeline.kernels.triton.runtime import is_interpreted
+from ridgeline.kernels.triton.runtime import OPTIONS, is_interpreted
 
 #: Tokens that a program takes.
 CHUNK = 64 if is_interpreted() else 1024
@@ -105,6 +105,7 @@ def draw(
         vocab,
         chunks,
         CHUNK,
+        **OPTIONS,
     )
     best = values.amax(-1, keepdim=True)
     return tokens.masked_fill(values != best, 2**31 - 1).amin(-1).long()

@@ -17,8 +17,7 @@ def visible(
     p, j, keys, left, right, sinks,
     CAUSAL: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
-    """Which keys j [n] the positions p [m] see: [m, n]."""
-    p, j = p[:, None], j[None, :]
+    """Which keys j the positions p see: p is a column and j a row, or the other way round."""
     seen = j < keys
     if CAUSAL:
         seen = seen & (j <= p)
@@ -65,18 +64,29 @@ def key_range(
 
 
 @triton.jit
-def finish_scores(
-    products, p, j, slopes, scale, softcap, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr
-):  # fmt: skip
-    """Scores times log2(e) of products [m, n]: scale, softcap, ALiBi."""
+def finish_scores(products, p, j, slopes, scale, softcap, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr):
+    """Scores times log2(e) of products of positions p and keys j, one a column and one a row: scale, softcap,
+    ALiBi. And the derivative of a score by its product, less the factor ``scale``."""
+    steep = 1.0
     if SOFTCAP:
-        scores = tanh(products * (scale / softcap)) * (softcap * LOG2E)
+        capped = tanh(products * (scale / softcap))
+        scores = capped * (softcap * LOG2E)
+        steep = 1 - capped * capped
     else:
         scores = products * (scale * LOG2E)
     if ALIBI:
-        distance = tl.abs(p[:, None] - j[None, :]).to(tl.float32)
-        scores -= slopes[:, None] * LOG2E * distance
-    return scores
+        scores -= slopes * LOG2E * tl.abs(p - j).to(tl.float32)
+    return scores, steep
+
+
+@triton.jit
+def kept(seed, b, head, row, j, dropout):
+    """Which weights dropout leaves. The noise is Philox (Salmon et al. 2011) of the seed, with key, query,
+    head and sequence as its counter: it depends on no tile's size. ``row`` and ``head`` are a column and j a
+    row, or the other way round."""
+    shape = (row + j) * 0
+    bits, _, _, _ = tl.philox(seed, shape + j, shape + row, shape + head, shape + b.to(tl.int32))
+    return (bits >> 8).to(tl.float32) * 5.9604644775390625e-08 >= dropout
 
 
 @triton.jit

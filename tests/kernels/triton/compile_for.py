@@ -98,6 +98,60 @@ def attention_calls() -> None:
     gpu.attention(q, k, v, window=(9, 4), sinks=2, schedule="split_kv", **everything)
 
 
+def row_calls() -> None:
+    from ridgeline.kernels import triton as gpu
+
+    x, residual, weight = (
+        torch.zeros(*shape, dtype=torch.bfloat16) for shape in ((4, 4096), (4, 4096), (4096,))
+    )
+    gpu.rms_norm(x, weight, 1e-5)
+    gpu.add_layer_norm(x, residual, weight, weight, 1e-5)
+    for activation in ("silu_gated", "gelu", "gelu_tanh", "relu", "tanh"):
+        gpu.activate(x, activation)
+    q, k = torch.zeros(4, 8, 128, dtype=torch.bfloat16), torch.zeros(4, 2, 128, dtype=torch.bfloat16)
+    angles, positions = torch.zeros(9, 128), torch.zeros(4, dtype=torch.int64)
+    gpu.rotate(q, angles, angles, positions)
+    cache = gpu.KVCache.empty(4, 2, 128, device="cpu")
+    numbers = [torch.zeros(n, dtype=torch.int32) for n in (5, 4)]
+    tables, slots = torch.zeros(4, 1, dtype=torch.int32), torch.zeros(4, dtype=torch.int64)
+    sequences = gpu.Sequences(*numbers, tables, slots, 1, 32)
+    gpu.attend(q, k, k, cache, sequences, cos=angles, sin=angles, positions=positions)
+    gpu.attend(q, k, k, cache, sequences)
+    logits = torch.zeros(4, 32000)
+    gpu.sample(logits, 0.7, 1, 2)
+
+
+def linear_calls() -> None:
+    from ridgeline.kernels import triton as gpu
+
+    for format in ("int8", "int4-g32", "int4-g128-zp"):
+        for gated in (False, True):
+            packed = gpu.gpu_linear(torch.ones(256, 512), format, gated=gated, device="cpu")
+            for rows in (1, 64):
+                print(format, gated, rows, flush=True)
+                x = torch.zeros(rows, 512, dtype=torch.bfloat16)
+                gpu.linear(x, packed, x.new_zeros(256), "silu_gated" if gated else "gelu")
+
+
+def gradient_calls() -> None:
+    from ridgeline.kernels import triton as gpu
+
+    for dtype, dim in (
+        (torch.bfloat16, 64),
+        (torch.bfloat16, 128),
+        (torch.bfloat16, 256),
+        (torch.float32, 64),
+    ):
+        print(dtype, dim, flush=True)
+        q, k, v = (torch.zeros(2, 64, h, dim, dtype=dtype, requires_grad=True) for h in (4, 2, 2))
+        with torch.enable_grad():
+            gpu.attention_with_gradient(q, k, v, causal=True).sum().backward()
+    with torch.enable_grad():
+        gpu.attention_with_gradient(
+            q, k, v, window=(9, 4), sinks=2, softcap=3.0, dropout=0.1
+        ).sum().backward()
+
+
 CALLS = {name.removesuffix("_calls"): f for name, f in list(globals().items()) if name.endswith("_calls")}
 
 if __name__ == "__main__":
