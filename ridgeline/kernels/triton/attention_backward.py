@@ -80,14 +80,16 @@ def keys_and_values(
         g_at = b * g_b + (row_start + row) * g_r + head * g_h
         l_at = b * l_b + (row_start + row) * l_r + head * l_h
         query = load_tile(q + q_at[:, None] + d[None, :], inside, d < DIM, True, BLOCK_D != DIM)
-        out_grad = load_tile(grad + g_at[:, None] + e[None, :], inside, e < VALUE_DIM, True, BLOCK_E !=
-        VALUE_DIM)
+        out_grad = load_tile(
+            grad + g_at[:, None] + e[None, :], inside, e < VALUE_DIM, True, BLOCK_E != VALUE_DIM
+        )
         log = tl.load(lse + l_at, mask=inside, other=0.0) * LOG2E
         log = tl.where(log == float("-inf"), 0.0, log)
         means = tl.load(delta + l_at, mask=inside, other=0.0)
         slopes = tl.load(alibi + head) if ALIBI else means
-        p = row + offset products = dot(key, tl.trans(query), tl.zeros([BLOCK_N, BLOCK_M],
-        tl.float32)) scores, steep = finish_scores(
+        p = row + offset
+        products = dot(key, tl.trans(query), tl.zeros([BLOCK_N, BLOCK_M], tl.float32))
+        scores, steep = finish_scores(
             products, p[None, :], j[:, None], slopes[None, :], scale, softcap, SOFTCAP, ALIBI
         )
         seen = visible(p[None, :], j[:, None], keys, left, right, sinks, CAUSAL, LEFT, RIGHT, SINKS)
@@ -105,7 +107,9 @@ def keys_and_values(
     f_at = b * f_b + (key_start + j) * f_r + kv_head * f_h
     dk_sum *= scale
     tl.store(
-        dk + e_at[:, None] + d[None, :], dk_sum.to(dk.dtype.element_ty), mask=(j < keys)[:, None] & (d < DIM)[None, :]
+        dk + e_at[:, None] + d[None, :],
+        dk_sum.to(dk.dtype.element_ty),
+        mask=(j < keys)[:, None] & (d < DIM)[None, :],
     )
     tl.store(
         dv + f_at[:, None] + e[None, :],
@@ -174,5 +178,7 @@ def queries(
     dq_sum *= scale
     e_at = b * e_b + (row_start + row) * e_r + head * e_h
     tl.store(
-        dq + e_at[:, None] + d[None, :], dq_sum.to(dq.dtype.element_ty), mask=inside[:, None] & (d < DIM)[None, :]
+        dq + e_at[:, None] + d[None, :],
+        dq_sum.to(dq.dtype.element_ty),
+        mask=inside[:, None] & (d < DIM)[None, :],
     )

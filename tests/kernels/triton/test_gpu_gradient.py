@@ -118,8 +118,8 @@ def test_packed_sequences_have_gradients_of_their_own(device):
     rows, keys = [3, 0, 6], [8, 5, 6]
     q, k, v = draw(20, 9, 4, 16), draw(21, 19, 2, 16), draw(22, 19, 2, 16)
     cu = [torch.tensor([0, *n]).cumsum(0) for n in (rows, keys)]
-    ours = [x.to(device).requires_grad_() for x in (q, k, v)]
     leaves = [x.double().requires_grad_() for x in (q, k, v)]
+    ours = [x.to(device).requires_grad_() for x in (q, k, v)]
     grad = draw(23, 9, 4, 16)
     out = gpu.attention_with_gradient(*ours, *cu, causal=True)
     out.backward(grad.to(device))
