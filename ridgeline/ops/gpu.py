@@ -8,7 +8,7 @@ under Triton's interpreter, on the CPU, for tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,16 @@ from ridgeline.kernels.linear import PackedLinear
 from ridgeline.kernels.triton.arguments import MOST_HEAD_DIM
 from ridgeline.kernels.triton.runtime import default_device
 from ridgeline.ops import torch_cpu
-from ridgeline.ops.gpu_batch import Angles, GpuCache, GpuSpans, free_bytes, gigabytes
+from ridgeline.ops.gpu_batch import NO_ANGLES, Angles, GpuCache, GpuSpans, free_bytes, gigabytes
 from ridgeline.ops.gpu_graph import DecodeGraphs
 from ridgeline.ops.protocol import (
     Activation,
     Batch,
     CacheSpec,
     Mask,
+    Memory,
     Norm,
+    RelativeBias,
     Rope,
     Score,
     Span,
@@ -35,7 +37,8 @@ from ridgeline.ops.protocol import (
     Weight,
 )
 from ridgeline.ops.reference import Reference
-from ridgeline.ops.torch_batch import TorchCache, TorchSpans
+from ridgeline.ops.relative import bias_by_distance
+from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans
 from ridgeline.ops.torch_diffusion import modulate, multiply_by_sequence
 from ridgeline.ops.trace import GPU, GPU_QUANTISED
 
@@ -57,6 +60,7 @@ class Gpu(Reference):
         super().__init__(dtype, default_device() if device is None else device)
         self.lowering = GPU_QUANTISED if quantised else GPU
         self._graphs = DecodeGraphs(self)
+        self._made: dict[int, tuple[Weight, torch.Tensor]] = {}
 
     # -- whole passes ---------------------------------------------------------------------------------
 
@@ -68,9 +72,12 @@ class Gpu(Reference):
         logits: Wanted = "last",
         cache: GpuCache | None = None,
         segments: torch.Tensor | None = None,
+        memory: Memory | None = None,
     ) -> Batch:
-        batch = super().batch(ids, spans, logits=logits, cache=cache, segments=segments)
-        return replace(batch, spans=GpuSpans.of(batch.spans))
+        batch = super().batch(ids, spans, logits=logits, cache=cache, segments=segments, memory=memory)
+        if batch.memory is not None:
+            memory = replace(batch.memory, spans=GpuSpans.of(batch.memory.spans))
+        return replace(batch, spans=GpuSpans.of(batch.spans), memory=memory)
 
     def run(
         self,
@@ -81,10 +88,13 @@ class Gpu(Reference):
         logits: Wanted = "last",
         cache: GpuCache | None = None,
         segments: torch.Tensor | Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        if segments is None and isinstance(cache, GpuCache) and self._graphs.can_run(model, spans, logits):
+        plain = segments is None and memory is None and isinstance(cache, GpuCache)
+        if plain and self._graphs.can_run(model, spans, logits):
             return self._graphs.run(model, ids, spans, cache)
-        return super().run(model, ids, spans, logits=logits, cache=cache, segments=segments)
+        given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+        return super().run(model, ids, spans, **given)
 
     def profile(
         self,
@@ -95,12 +105,14 @@ class Gpu(Reference):
         logits: Wanted = "last",
         cache: GpuCache | None = None,
         segments: torch.Tensor | Sequence[int] | None = None,
+        memory: Memory | None = None,
     ) -> list[OpTime]:
         """The device is waited for after each operator: its launch is part of its time, unlike in a graph."""
         from ridgeline.ops.profile import Profile
 
         profile = Profile(self, self.synchronise)
-        model.forward(profile, self.batch(ids, spans, logits=logits, cache=cache, segments=segments))
+        given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+        model.forward(profile, self.batch(ids, spans, **given))
         return profile.take()
 
     def synchronise(self) -> None:
@@ -124,8 +136,11 @@ class Gpu(Reference):
 
     # -- one operator at a time -----------------------------------------------------------------------
 
-    def embed(self, ids: torch.Tensor, weight: Weight, *, offset: int = 0) -> torch.Tensor:
-        return kernels.embed(ids, weight.data, offset=offset).to(self.dtype)
+    def embed(
+        self, ids: torch.Tensor, weight: Weight, *, offset: int = 0, scale: float = 1.0
+    ) -> torch.Tensor:
+        rows = kernels.embed(ids, weight.data, offset=offset).to(self.dtype)
+        return rows if scale == 1 else rows * scale
 
     def norm(
         self,
@@ -139,7 +154,7 @@ class Gpu(Reference):
         if norm.weight is None:
             return super().norm(x, norm, shift=shift, scale=scale, spans=spans)
         if norm.kind == "rms":
-            y = kernels.rms_norm(x, norm.weight.data, norm.eps)
+            y = kernels.rms_norm(x, self._norm_weight(norm), norm.eps)
         else:
             y = kernels.layer_norm(
                 x, norm.weight.data, None if norm.bias is None else norm.bias.data, norm.eps
@@ -172,8 +187,8 @@ class Gpu(Reference):
     def attend(
         self,
         q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
         *,
         spans: TorchSpans,
         mask: Mask,
@@ -183,19 +198,28 @@ class Gpu(Reference):
         name: str = "attention",
     ) -> torch.Tensor:
         spans = GpuSpans.of(spans)
-        angles = Angles(None, None, None) if rope is None else spans.angles(rope)
-        options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        angles = NO_ANGLES if rope is None else spans.angles(rope)
+        options = _options(mask, score) | {"distance_bias": self._by_distance(score.bias)}
+        if cache is not None and k is None:
+            return kernels.attend_stored(q, cache, spans.sequences(cache.tokens), **options).flatten(1)
+        if rope is not None and (cache is None or rope.dim < q.shape[-1]):
+            q, k, angles = _turned(q, angles), _turned(k, angles), NO_ANGLES
         if cache is not None:
-            sequences = spans.sequences(cache.tokens)
-            turn = angles._asdict()
+            sequences, turn = spans.sequences(cache.tokens), angles._asdict()
             return kernels.attend(q, k, v, cache, sequences, **turn, **options).flatten(1)
-        if rope is not None:
-            q, k = kernels.rotate(q, *angles), kernels.rotate(k, *angles)
         most = {
             "max_rows": max((span.rows for span in spans), default=0),
             "max_keys": max((span.keys for span in spans), default=0),
         }
         return kernels.attention_varlen(q, k, v, *spans.starts_on_device(), **options, **most).flatten(1)
+
+    def store(
+        self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: kernels.KVCache | TorchLayerCache
+    ) -> None:
+        if isinstance(cache, TorchLayerCache):
+            cache.append(spans, k, v)
+        else:
+            kernels.store(k, v, cache, GpuSpans.of(spans).sequences(cache.tokens))
 
     def attend_sequence(
         self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
@@ -204,8 +228,9 @@ class Gpu(Reference):
         if max(q.shape[-1], values.shape[-1]) > MOST_HEAD_DIM:  # latents that no head's keys were made of
             return torch_cpu.attention(q, keys, values, mask, score)
         k, v = (x.transpose(0, 1)[None] for x in (keys, values))
-        options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
-        return kernels.attention(q[None].contiguous(), k.contiguous(), v.contiguous(), **options)[0]
+        return kernels.attention(
+            q[None].contiguous(), k.contiguous(), v.contiguous(), **_options(mask, score)
+        )[0]
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         return kernels.rotate(x.contiguous(), *(a[:, 0].float().contiguous() for a in (cos, sin)))
@@ -213,9 +238,41 @@ class Gpu(Reference):
     def take_rows(self, x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         return x if rows is None else kernels.take_rows(x, rows)
 
+    def softcap(self, x: torch.Tensor, cap: float) -> torch.Tensor:
+        return kernels.softcap(x, cap)
+
+    # -- what follows from weights, made once: they do not change ----------------------------------------
+
+    def _norm_weight(self, norm: Norm) -> torch.Tensor:
+        if not norm.changes_weight:
+            return norm.weight.data
+        return self._once(norm.weight, lambda: (norm.weight.data.float() + norm.offset) * norm.scale)
+
+    def _by_distance(self, bias: RelativeBias | None) -> torch.Tensor | None:
+        return None if bias is None else self._once(bias.table, lambda: bias_by_distance(bias))
+
+    def _once(self, weight: Weight, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if id(weight) not in self._made:
+            self._made[id(weight)] = weight, make()  # the weight is kept, so that its id stays its own
+        return self._made[id(weight)][1]
+
     def _data(self, weight: Weight) -> torch.Tensor:
         packed = isinstance(weight.data, kernels.GpuLinear)
         return (weight.data.unpack() if packed else weight.data).to(self.dtype)
+
+
+def _options(mask: Mask, score: Score) -> dict[str, Any]:
+    return {"causal": mask.causal, "window": mask.window, "scale": score.scale, "softcap": score.softcap}
+
+
+def _turned(x: torch.Tensor, angles: Angles) -> torch.Tensor:
+    """x [rows, heads, dim] rotated, or the first of its elements that there are angles for."""
+    dim = angles.cos.shape[-1]
+    if dim == x.shape[-1]:
+        return kernels.rotate(x, *angles)
+    x = x.clone()
+    kernels.rotate(x[..., :dim], *angles, out=x[..., :dim])
+    return x
 
 
 def to_gpu(model: Model, device: torch.device | str | None = None) -> Model:

@@ -23,6 +23,9 @@ class Angles(NamedTuple):
     positions: torch.Tensor | None
 
 
+NO_ANGLES = Angles(None, None, None)
+
+
 @dataclass
 class GpuSpans(TorchSpans):
     """Spans with what the GPU's kernels read, made once a step and used by all layers."""
@@ -64,6 +67,8 @@ class GpuCache:
         if spec.format not in kernels.KV_FORMATS:
             known = ", ".join(kernels.KV_FORMATS)
             raise InputError(f"a GPU's cache can't be kept as {spec.format}: choose one of {known}")
+        if len(set(spec.sizes)) > 1:
+            raise InputError("a GPU's cache holds keys and values of one size; give a model that has them")
         self.spec = spec
         self.blocks = blocks
         shape = (2, spec.layers, blocks, spec.block_size, spec.kv_heads, spec.head_dim)

@@ -16,7 +16,6 @@ import torch
 from ridgeline.kernels import triton as kernels
 from ridgeline.ops.gpu_batch import Angles, GpuCache
 from ridgeline.ops.protocol import Batch, Rope, Span, Wanted
-from ridgeline.ops.step_numbers import is_dynamic
 from ridgeline.ops.torch_batch import TorchSpans
 
 if TYPE_CHECKING:
@@ -147,9 +146,10 @@ def bucket(sequences: int) -> int:
 def is_recordable(model: Model) -> bool:
     """Angles must follow from positions alone, and no expert be chosen by the host."""
     config = model.config
-    rope = getattr(config, "rope", None)
-    experts = getattr(config, "experts", 0)
-    return config.is_decoder and not is_dynamic(rope) and not experts
+    ropes = getattr(config, "ropes", (getattr(config, "rope", None),))
+    by_request = any(rope is not None and rope.by_request for rope in ropes)
+    plain = config.is_decoder and not config.is_encoder_decoder
+    return plain and not by_request and not getattr(config, "experts", 0)
 
 
 def copy(target: torch.Tensor, values: list) -> None:

@@ -24,9 +24,12 @@ from tests.ops.packed_models import packed_model, some_ids
 
 device, patched_once_a_launch = shared.device, shared.patched_once_a_launch
 REFERENCE = Reference()
-#: One of each way through the pass: rotated and grouped, a window, learned positions, an encoder, experts,
-#: and latents.
-FAMILIES = ("llama-3-8b", "qwen3-0.6b", "mistral-7b", "gpt2", "bert-base", "mixtral-8x7b", "deepseek-v2-lite")
+#: One of each way through the pass: rotated and grouped, a norm a head, a window, capped scores, some of a
+#: head rotated, learned positions, an encoder, experts, latents.
+FAMILIES = (
+    *("llama-3-8b", "qwen3-0.6b", "mistral-7b", "gemma-2-2b", "pythia-1.4b"),
+    *("gpt2", "bert-base", "mixtral-8x7b", "deepseek-v2-lite"),
+)
 full = pytest.mark.slow
 
 
@@ -73,7 +76,7 @@ def test_every_family_in_every_format(device, family, format):
     assert relative_error(ops.run(moved, ids, [Span(20)], logits="all"), want) < 1e-5
 
 
-@pytest.mark.parametrize("family", ["llama-3-8b", "mistral-7b", "gpt2", "deepseek-v2-lite"])
+@pytest.mark.parametrize("family", ["llama-3-8b", "gemma-2-2b", "pythia-1.4b", "gpt2", "deepseek-v2-lite"])
 def test_steps_over_a_cache_are_a_whole_prompt(device, family):
     """In chunks, beside another sequence, in blocks that lie anywhere."""
     model, moved, ops = on_gpu(family, "fp32", device)
@@ -101,7 +104,7 @@ def test_16_bit_models_err_by_their_rounding(device, dtype):
     assert error < 1.5 * theirs
 
 
-@pytest.mark.parametrize("family", ["llama-3-8b", "gpt2"])
+@pytest.mark.parametrize("family", ["llama-3-8b", "pythia-1.4b", "gpt2"])
 def test_a_decode_step_on_fixed_tensors_is_the_step(device, family):
     """What a CUDA graph replays: fixed tensors of the bucket's size, with rows of padding."""
     _, moved, ops = on_gpu(family, "fp32", device)

@@ -12,7 +12,7 @@ from ridgeline.kernels.triton.attention import (
     merge_states,
 )
 from ridgeline.kernels.triton.attention_gradient import attention_with_gradient
-from ridgeline.kernels.triton.cache import KV_FORMATS, KVCache, Sequences, attend
+from ridgeline.kernels.triton.cache import KV_FORMATS, KVCache, Sequences, attend, attend_stored, store
 from ridgeline.kernels.triton.linear import GpuLinear, gpu_linear, linear
 from ridgeline.kernels.triton.rows import (
     activate,
@@ -23,6 +23,7 @@ from ridgeline.kernels.triton.rows import (
     layer_norm,
     rms_norm,
     rotate,
+    softcap,
     take_rows,
 )
 from ridgeline.kernels.triton.sample import log_probabilities, sample
@@ -37,6 +38,7 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "attend",
+    "attend_stored",
     "attention",
     "attention_paged",
     "attention_varlen",
@@ -50,5 +52,7 @@ __all__ = [
     "rms_norm",
     "rotate",
     "sample",
+    "softcap",
+    "store",
     "take_rows",
 ]

@@ -91,6 +91,7 @@ class Policy:
     softcap: float
     alibi_slopes: torch.Tensor | None
     sink_logits: torch.Tensor | None
+    distance_bias: torch.Tensor | None = None
     dropout: float = 0.0
     seed: int = 0
 
@@ -105,6 +106,7 @@ class Policy:
         softcap: float,
         alibi_slopes: torch.Tensor | None,
         sink_logits: torch.Tensor | None,
+        distance_bias: torch.Tensor | None = None,
     ) -> Policy:
         if (
             not isinstance(window, tuple | list)
@@ -121,10 +123,17 @@ class Policy:
             raise InputError(f"softcap is {softcap!r}; give a finite number, or 0 for none")
         for name, tensor in (("alibi_slopes", alibi_slopes), ("sink_logits", sink_logits)):
             _check_per_head(name, tensor, q)
+        _check_by_distance(distance_bias, q)
         left, right = window
         right = -1 if causal else right  # causal alone makes it 0
         sinks = 0 if left < 0 and right < 0 else sinks  # without a window they are seen anyway
-        return cls(bool(causal), left, right, sinks, float(scale), float(softcap), alibi_slopes, sink_logits)
+        numbers = float(scale), float(softcap)
+        return cls(bool(causal), left, right, sinks, *numbers, alibi_slopes, sink_logits, distance_bias)
+
+    @property
+    def reach(self) -> int:
+        """The largest distance that the bias by distance has a number for."""
+        return 0 if self.distance_bias is None else self.distance_bias.shape[1] // 2
 
     def constants(self) -> dict[str, bool]:
         """The kernel's compile-time policies."""
@@ -135,6 +144,7 @@ class Policy:
             "SINKS": self.sinks > 0,
             "SOFTCAP": self.softcap > 0,
             "ALIBI": self.alibi_slopes is not None,
+            "DISTANCE": self.distance_bias is not None,
             "DROPOUT": self.dropout > 0,
         }
 
@@ -167,4 +177,16 @@ def _check_per_head(name: str, tensor: torch.Tensor | None, q: torch.Tensor) -> 
     if tensor.dtype != torch.float32 or tensor.shape != (q.shape[-2],) or not tensor.is_contiguous():
         raise InputError(
             f"{name} is {describe(tensor)}; give a contiguous float32 [{q.shape[-2]}], one a head"
+        )
+
+
+def _check_by_distance(tensor: torch.Tensor | None, q: torch.Tensor) -> None:
+    if tensor is None:
+        return
+    check_floats("distance_bias", tensor, q.device)
+    fits = tensor.dtype == torch.float32 and tensor.dim() == 2 and len(tensor) == q.shape[-2]
+    if not fits or tensor.shape[1] % 2 == 0 or not tensor.is_contiguous():
+        raise InputError(
+            f"distance_bias is {describe(tensor)}; give contiguous float32 [{q.shape[-2]}, 2 reach + 1], "
+            "those of distances -reach to reach"
         )

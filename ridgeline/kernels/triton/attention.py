@@ -72,6 +72,7 @@ def attention(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """As :func:`ridgeline.kernels.attention`, of tensors on the GPU."""
     for name, tensor in (("q", q), ("k", k), ("v", v)):
@@ -87,7 +88,7 @@ def attention(
             raise InputError(f"key_lengths has {known}; give lengths from 0 to {keys}")
         key_lengths = check_integers("key_lengths", key_lengths, 1, q.device)
     layout = Layout(batch, rows, keys, lengths=key_lengths)
-    policy = Policy.of(q, causal, window, sinks, scale, softcap, alibi_slopes, sink_logits)
+    policy = Policy.of(q, causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, distance_bias)
     return run(q, k, v, layout, policy, schedule, return_lse, out)
 
 
@@ -108,6 +109,7 @@ def attention_varlen(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
     max_rows: int | None = None,
     max_keys: int | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -127,7 +129,7 @@ def attention_varlen(
         check_integers("cu_seqlens_q", cu_seqlens_q, 1, q.device),
         check_integers("cu_seqlens_k", cu_seqlens_k, 1, q.device),
     )
-    policy = Policy.of(q, causal, window, sinks, scale, softcap, alibi_slopes, sink_logits)
+    policy = Policy.of(q, causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, distance_bias)
     return run(q, k, v, layout, policy, schedule, return_lse, out)
 
 
@@ -149,6 +151,7 @@ def attention_paged(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
     max_rows: int | None = None,
     max_keys: int | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -176,7 +179,7 @@ def attention_paged(
         lengths=check_integers("key_lengths", key_lengths, 1, q.device),
         tables=check_integers("block_tables", block_tables, 2, q.device),
     )
-    policy = Policy.of(q, causal, window, sinks, scale, softcap, alibi_slopes, sink_logits)
+    policy = Policy.of(q, causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, distance_bias)
     return run(q, k_pages, v_pages, layout, policy, schedule, return_lse, out)
 
 
@@ -274,14 +277,14 @@ def _forward(
     kernels.forward[grid](
         q, k, v, o, lse,
         _or(layout.cu_rows, q), _or(layout.cu_keys, q), _or(layout.lengths, q), table,
-        _or(policy.alibi_slopes, q), _or(policy.sink_logits, q),
+        _or(policy.alibi_slopes, q), _or(policy.sink_logits, q), _or(policy.distance_bias, q),
         *_strides(q), *_strides(k), *_strides(v),
         o.stride(0) if split else 0, *_strides(o[0] if split else o),
         lse.stride(0) if split else 0, *_lse_strides(lse[0] if split else lse),
         table.stride(0) if paged else 0,
         layout.max_rows, layout.max_keys, splits,
         policy.scale, policy.softcap, max(policy.left, 0), max(policy.right, 0), policy.sinks,
-        policy.dropout, policy.seed,
+        policy.dropout, policy.seed, policy.reach,
         GROUP=q.shape[-2] // k.shape[-2], DIM=dim, VALUE_DIM=value_dim,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_D=padded(dim), BLOCK_E=padded(value_dim),
         PACKED=layout.cu_rows is not None, PACKED_KEYS=layout.cu_keys is not None,

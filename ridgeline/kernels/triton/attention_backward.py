@@ -90,8 +90,9 @@ def keys_and_values(
         p = row + offset
         products = dot(key, tl.trans(query), tl.zeros([BLOCK_N, BLOCK_M], tl.float32))
         scores, steep = finish_scores(
-            products, p[None, :], j[:, None], slopes[None, :], scale, softcap, SOFTCAP, ALIBI
-        )
+            products, p[None, :], j[:, None], head, slopes[None, :], alibi, 0, scale, softcap,
+            SOFTCAP, ALIBI, False,
+        )  # fmt: skip
         seen = visible(p[None, :], j[:, None], keys, left, right, sinks, CAUSAL, LEFT, RIGHT, SINKS)
         weights = tl.where(seen & inside[None, :], tl.exp2(scores - log[None, :]), 0.0)
         weight_grad = dot(value, tl.trans(out_grad), tl.zeros([BLOCK_N, BLOCK_M], tl.float32))
@@ -165,8 +166,9 @@ def queries(
         value = load_tile(v + v_at[:, None] + e[None, :], j < keys, e < VALUE_DIM, True, BLOCK_E != VALUE_DIM)
         products = dot(query, tl.trans(key), tl.zeros([BLOCK_M, BLOCK_N], tl.float32))
         scores, steep = finish_scores(
-            products, p[:, None], j[None, :], slopes[:, None], scale, softcap, SOFTCAP, ALIBI
-        )
+            products, p[:, None], j[None, :], head, slopes[:, None], alibi, 0, scale, softcap,
+            SOFTCAP, ALIBI, False,
+        )  # fmt: skip
         seen = visible(p[:, None], j[None, :], keys, left, right, sinks, CAUSAL, LEFT, RIGHT, SINKS)
         weights = tl.where(seen & inside[:, None], tl.exp2(scores - log[:, None]), 0.0)
         weight_grad = dot(out_grad, tl.trans(value), tl.zeros([BLOCK_M, BLOCK_N], tl.float32))

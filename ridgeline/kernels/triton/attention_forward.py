@@ -19,17 +19,18 @@ from ridgeline.kernels.triton.runtime import LN2, LOG2E, dot, load_tile
 from ridgeline.kernels.triton.scores import finish_scores, kept, key_offsets, key_range, visible
 
 #: Numbers that change from call to call without being worth a kernel of their own.
-_VARYING = ["rows_each", "keys_each", "splits", "left", "right", "sinks", "table_b", "seed"]
+_VARYING = ["rows_each", "keys_each", "splits", "left", "right", "sinks", "table_b", "seed", "reach"]
 
 
 @triton.jit
 def _meet(
-    acc, total, most, q, p, slopes, first,
+    acc, total, most, q, p, slopes, bias, reach, first,
     k, v, table, k_b, k_r, k_start, v_b, v_r, v_start,
     stop, scale, softcap, left, right, sinks, seed, b, head, row, dropout, d, e,
     DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
     PAGED: tl.constexpr, PAGE: tl.constexpr, CAUSAL: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
-    SINKS: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, DROPOUT: tl.constexpr,
+    SINKS: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, DISTANCE: tl.constexpr,
+    DROPOUT: tl.constexpr,
 ):  # fmt: skip
     """The running softmax after the keys from ``first`` on; those from ``stop`` on are left out."""
     j = first + tl.arange(0, BLOCK_N)
@@ -40,8 +41,9 @@ def _meet(
     value = load_tile(v + v_at[:, None] + e[None, :], inside, e < VALUE_DIM, MASKED, VALUE_DIM != e.shape[0])
     products = dot(q, tl.trans(key), tl.zeros([q.shape[0], BLOCK_N], tl.float32))
     scores, _ = finish_scores(
-        products, p[:, None], j[None, :], slopes[:, None], scale, softcap, SOFTCAP, ALIBI
-    )
+        products, p[:, None], j[None, :], head[:, None], slopes[:, None], bias, reach, scale, softcap,
+        SOFTCAP, ALIBI, DISTANCE,
+    )  # fmt: skip
     if MASKED:
         seen = visible(p[:, None], j[None, :], stop, left, right, sinks, CAUSAL, LEFT, RIGHT, SINKS)
         scores = tl.where(seen, scores, float("-inf"))
@@ -60,15 +62,15 @@ def _meet(
 
 @triton.jit(do_not_specialize=_VARYING)
 def forward(
-    q, k, v, out, lse, cu_rows, cu_keys, lengths, tables, alibi, sink_logits,
+    q, k, v, out, lse, cu_rows, cu_keys, lengths, tables, alibi, sink_logits, bias,
     q_b, q_r, q_h, k_b, k_r, k_h, v_b, v_r, v_h, o_s, o_b, o_r, o_h, l_s, l_b, l_r, l_h, table_b,
-    rows_each, keys_each, splits, scale, softcap, left, right, sinks, dropout, seed,
+    rows_each, keys_each, splits, scale, softcap, left, right, sinks, dropout, seed, reach,
     GROUP: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     PACKED: tl.constexpr, PACKED_KEYS: tl.constexpr, LENGTHS: tl.constexpr, PAGED: tl.constexpr,
     PAGE: tl.constexpr, CAUSAL: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SINKS: tl.constexpr,
-    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, DROPOUT: tl.constexpr, SINK: tl.constexpr,
-    SPLIT: tl.constexpr,
+    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, DISTANCE: tl.constexpr, DROPOUT: tl.constexpr,
+    SINK: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """Grid: [tiles of rows * splits, key heads, sequences]. Strides are in elements: of a sequence or page
     (_b), a row (_r), a head (_h), a split (_s)."""
@@ -144,22 +146,22 @@ def forward(
     most = tl.full([BLOCK_M], float("-inf"), tl.float32)
     for first in range(tile_whole * BLOCK_N, tile_partial * BLOCK_N, BLOCK_N):
         acc, total, most = _meet(
-            acc, total, most, query, p, slopes, first,
+            acc, total, most, query, p, slopes, bias, reach, first,
             k, v, table, k_b, k_r, k_start, v_b, v_r, v_start,
             stop, scale, softcap, left, right, sinks, seed, b, head, row, dropout, d, e,
             DIM, VALUE_DIM, BLOCK_N, False, PAGED, PAGE, CAUSAL, LEFT, RIGHT, SINKS, SOFTCAP, ALIBI,
-            DROPOUT,
+            DISTANCE, DROPOUT,
         )  # fmt: skip
     before = sunk_tiles + tile_whole - tile_begin
     for i in range(0, before + tile_end - tile_partial):
         met = tl.where(i < sunk_tiles, tile_sunk + i, tile_begin + i - sunk_tiles)
         met = tl.where(i < before, met, tile_partial + i - before)
         acc, total, most = _meet(
-            acc, total, most, query, p, slopes, met * BLOCK_N,
+            acc, total, most, query, p, slopes, bias, reach, met * BLOCK_N,
             k, v, table, k_b, k_r, k_start, v_b, v_r, v_start,
             stop, scale, softcap, left, right, sinks, seed, b, head, row, dropout, d, e,
             DIM, VALUE_DIM, BLOCK_N, True, PAGED, PAGE, CAUSAL, LEFT, RIGHT, SINKS, SOFTCAP, ALIBI,
-            DROPOUT,
+            DISTANCE, DROPOUT,
         )  # fmt: skip
 
     if SINK:  # a logit that only enlarges the denominator

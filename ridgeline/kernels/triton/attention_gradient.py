@@ -150,7 +150,7 @@ def _launch(
         "BLOCK_D": padded(dim),
         "BLOCK_E": padded(value_dim),
         "PACKED": layout.cu_rows is not None,
-        **policy.constants(),
+        **{name: is_on for name, is_on in policy.constants().items() if name != "DISTANCE"},
         **tile.options(),
     }
     kernels.keys_and_values[(-(-layout.max_keys // tile.n), kv_heads, layout.batch)](

@@ -98,7 +98,13 @@ class Sequences:
         columns = max((len(s.table) for s in spans), default=0)
         starts = [0, *accumulate(s.rows for s in spans)]
         tables = [[*s.table, *[0] * (columns - len(s.table))] for s in spans]
-        slots = [s.table[j // tokens] * tokens + j % tokens for s in spans for j in range(s.past, s.keys)]
+        # Where a sequence reads another's keys, of which there may be fewer than it has rows, none are
+        # stored.
+        slots = [
+            s.table[j // tokens] * tokens + j % tokens if s.past >= 0 else -1
+            for s in spans
+            for j in range(s.past, s.keys)
+        ]
 
         def on(values: list, dtype: torch.dtype) -> torch.Tensor:
             return torch.tensor(values, dtype=dtype).to(device)
@@ -143,6 +149,7 @@ def attend(
     schedule: str = "auto",
     return_lse: bool = False,
     out: torch.Tensor | None = None,
+    distance_bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Rotates q and k, appends k and v to the cache, and attends to all that is cached, as
     :func:`ridgeline.kernels.attend`: ``[rows, heads, dim]``. One kernel rotates and appends, one attends.
@@ -159,8 +166,7 @@ def attend(
     for name, tensor in (("k", k), ("v", v)):
         check_sizes(name, tensor, (rows, kv_heads, dim), "the cache")
     check_groups(q, kv_heads, "cache")
-    if len(sequences.slots) != rows:
-        raise InputError(f"sequences has {len(sequences.slots)} rows and q {rows}; give the same")
+    _check_rows(sequences, rows, "q")
     if (cos is None) != (sin is None):
         raise InputError("one of cos and sin is given without the other; give both or neither")
     if cos is not None:
@@ -174,10 +180,52 @@ def attend(
     )
     if rows:
         _rotate_append(q, k, v, cos, sin, positions, sequences.slots, turned, cache)
-    policy = Policy.of(q, causal, window, sinks, scale, softcap, alibi_slopes, sink_logits)
+    policy = Policy.of(q, causal, window, sinks, scale, softcap, alibi_slopes, sink_logits, distance_bias)
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     return run(turned, cache.keys, cache.values, sequences.layout(), policy, schedule, return_lse, out)
+
+
+def store(k: torch.Tensor, v: torch.Tensor, cache: KVCache, sequences: Sequences) -> None:
+    """Stores keys and values, ``[rows, kv_heads, dim]``, after each sequence's past: :func:`attend` without
+    its attention. Arguments and errors are :func:`attend`'s."""
+    for name, tensor in (("k", k), ("v", v)):
+        check_heads(name, tensor, "rows, kv_heads, dim")
+        check_no_gradient(name, tensor, "use torch.no_grad()")
+        check_sizes(name, tensor, (k.shape[0], *cache.keys.shape[2:]), "the cache")
+    _check_rows(sequences, k.shape[0], "k")
+    if len(k):
+        nobody = k[:, :0]
+        _rotate_append(nobody, k, v, None, None, None, sequences.slots, nobody, cache)
+
+
+def attend_stored(
+    q: torch.Tensor,
+    cache: KVCache,
+    sequences: Sequences,
+    *,
+    causal: bool = False,
+    window: tuple[int, int] = (-1, -1),
+    scale: float | None = None,
+    softcap: float = 0.0,
+    distance_bias: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """:func:`attend` to what :func:`store` has stored, and to nothing new: ``[rows, heads, dim]``."""
+    check_heads("q", q, "rows, heads, dim")
+    check_no_gradient("q", q, "use torch.no_grad()")
+    check_sizes("q", q, (*q.shape[:2], cache.keys.shape[3]), "the cache")
+    check_groups(q, cache.keys.shape[2], "cache")
+    _check_rows(sequences, q.shape[0], "q")
+    policy = Policy.of(q, causal, window, 0, scale, softcap, None, None, distance_bias)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    stored = cache.keys, cache.values
+    return run(q.to(cache.keys.dtype), *stored, sequences.layout(), policy, "auto", False, out)
+
+
+def _check_rows(sequences: Sequences, rows: int, name: str) -> None:
+    if len(sequences.slots) != rows:
+        raise InputError(f"sequences has {len(sequences.slots)} rows and {name} {rows}; give the same")
 
 
 def _rotate_append(

@@ -66,6 +66,9 @@ def attention(
         scores = policy.softcap * torch.tanh(scores / policy.softcap)
     if policy.alibi_slopes is not None:
         scores = scores - policy.alibi_slopes[:, None, None] * (p - j).abs()
+    if policy.distance_bias is not None:
+        reach = policy.distance_bias.shape[1] // 2
+        scores = scores + policy.distance_bias[:, (j - p).clamp(-reach, reach) + reach]
     scores = scores.masked_fill(~seen, -torch.inf)
     if policy.sink_logits is not None:
         sink = policy.sink_logits[:, None, None].expand(heads, rows, 1)

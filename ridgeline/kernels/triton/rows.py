@@ -132,6 +132,15 @@ def add(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> to
     return (a.float() + b.float()).to(a.dtype) if out is None else out.copy_(a.float() + b.float())
 
 
+def softcap(x: torch.Tensor, cap: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    """As :func:`ridgeline.kernels.softcap`: cap tanh(x / cap)."""
+    _check_matrix("x", x)
+    if not isinstance(cap, int | float) or not 0 < cap < math.inf:
+        raise InputError(f"cap is {cap!r}; give a finite number above 0")
+    capped = (cap * torch.tanh(x.float() / cap)).to(x.dtype)
+    return capped if out is None else out.copy_(capped)
+
+
 def check_angles(
     cos: torch.Tensor,
     sin: torch.Tensor,

@@ -64,9 +64,12 @@ def key_range(
 
 
 @triton.jit
-def finish_scores(products, p, j, slopes, scale, softcap, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr):
+def finish_scores(
+    products, p, j, head, slopes, bias, reach, scale, softcap,
+    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, DISTANCE: tl.constexpr,
+):  # fmt: skip
     """Scores times log2(e) of products of positions p and keys j, one a column and one a row: scale, softcap,
-    ALiBi. And the derivative of a score by its product, less the factor ``scale``."""
+    ALiBi, bias by distance. And the derivative of a score by its product, less the factor ``scale``."""
     steep = 1.0
     if SOFTCAP:
         capped = tanh(products * (scale / softcap))
@@ -76,6 +79,9 @@ def finish_scores(products, p, j, slopes, scale, softcap, SOFTCAP: tl.constexpr,
         scores = products * (scale * LOG2E)
     if ALIBI:
         scores -= slopes * LOG2E * tl.abs(p - j).to(tl.float32)
+    if DISTANCE:
+        distance = tl.minimum(tl.maximum(j - p, -reach), reach) + reach
+        scores += tl.load(bias + head * (2 * reach + 1) + distance) * LOG2E
     return scores, steep
 
 

@@ -30,10 +30,11 @@ SCORES = {
     "softcap": {"softcap": 2.0},
     "alibi": {"alibi_slopes": torch.tensor([0.5, 0.25, 0.01, 0.0])},
     "sink": {"sink_logits": torch.tensor([0.3, -2.0, 4.0, -math.inf])},
+    "distance": {"distance_bias": draw(50, 4, 2 * 12 + 1)},
     "scale": {"scale": -0.3},
     "flat": {"scale": 0.0, "softcap": 30.0},
 }
-SCORES["together"] = SCORES["softcap"] | SCORES["alibi"] | SCORES["sink"] | {"scale": 0.7}
+SCORES["together"] = {"scale": 0.7, **SCORES["softcap"], **SCORES["alibi"], **SCORES["sink"]}
 LENGTHS = [(1, 100), (5, 70), (37, 37), (40, 9), (3, 0)]
 full = pytest.mark.slow
 

@@ -90,7 +90,7 @@ def test_16_bit_gradients_err_by_their_rounding(device):
 
 
 @full
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", [name for name in SCORES if name != "distance"])
 @pytest.mark.parametrize("mask", MASKS)
 def test_gradients_of_policies_together(device, mask, score):
     check(device, *case(12, 37, 70, dim=24), **{**MASKS[mask], **SCORES[score]})
