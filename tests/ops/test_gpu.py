@@ -90,6 +90,26 @@ def test_steps_over_a_cache_are_a_whole_prompt(device, family):
     assert relative_error(torch.cat(rows), want) < 1e-5
 
 
+def test_an_encoder_decoder_reads_what_it_encoded(device, make_twin):
+    """Scores with a bias by distance, stored keys, and a decoder's own cache."""
+    fields = {"vocab_size": 101, "d_model": 32, "d_kv": 10, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+    fields |= {"initializer_factor": 0.1, "relative_attention_num_buckets": 16}
+    fields |= {"relative_attention_max_distance": 30, "pad_token_id": 0, "decoder_start_token_id": 0}
+    folder = make_twin("T5ForConditionalGeneration", **fields).folder
+    source, target, logits = some_ids(37).tolist(), some_ids(5, seed=1).tolist(), []
+    for loaded in (load(folder, device="cuda"), load(folder)):
+        model, ops, table = loaded.model, loaded.ops, (1, 0)
+        cache = ops.alloc_cache(model.cache_spec("fp32"), 2)
+        stored = ops.alloc_cache(model.memory_spec("fp32"), 2)
+        memory = ops.encode(model, source, [Span(37, table=table)], stored)
+        steps = []
+        for past, rows in ((0, 3), (3, 1), (4, 1)):
+            spans, ids = [Span(rows, past, table=table)], target[past : past + rows]
+            steps.append(ops.run(model, ids, spans, logits="all", cache=cache, memory=memory).cpu())
+        logits.append(torch.cat(steps))
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_16_bit_models_err_by_their_rounding(device, dtype):
     """As much as PyTorch does in that dtype, within a half."""

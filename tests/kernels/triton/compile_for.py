@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-NAMES = {80: "NVIDIA A100", 89: "NVIDIA L4", 90: "NVIDIA H200", 75: "Tesla T4"}
+NAMES = {80: "NVIDIA A100", 89: "NVIDIA L4", 90: "NVIDIA H200", 120: "NVIDIA GeForce RTX 5090"}
 
 
 class Driver:
