@@ -1,8 +1,8 @@
 """Tile sizes, warps and pipeline stages of the kernels, stored for each generation of GPUs.
 
 ``configurations.toml`` has a table a generation, by compute capability, and ``default`` for all others, small
-enough for the shared memory of any GPU that Triton supports. A file of entries for one device,
-``<cache>/ridgeline/gpu/NAME.toml``, goes before the package's. Nothing is tuned while a model runs.
+enough for the shared memory of any GPU that Triton supports. ``ridgeline tune`` writes entries of one device
+to ``<cache>/ridgeline/gpu/NAME.toml``, which go before the package's. Nothing is tuned while a model runs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -51,6 +53,8 @@ def tiles(kernel: str, size: int, itemsize: int, device: torch.device) -> Tiles:
     A table's entries are named KERNEL-BYTES-SIZE, for sizes up to that one; the first that is not smaller
     is taken.
     """
+    if tried := _lookup(_trying, kernel, size, itemsize):
+        return tried
     if is_interpreted():
         return INTERPRETED
     name, capability = _device(device.index or 0)
@@ -61,6 +65,20 @@ def tiles(kernel: str, size: int, itemsize: int, device: torch.device) -> Tiles:
     if found is None:
         raise InputError(f"no configuration of {kernel} for heads of {size} elements of {itemsize} bytes")
     return found
+
+
+#: What is being tried out, by entry.
+_trying: dict[str, Tiles] = {}
+
+
+@contextmanager
+def trying(entry: str, tile: Tiles) -> Iterator[None]:
+    """Inside, ``tile`` serves the calls of that entry, like attention-2-128, whatever is stored."""
+    _trying[entry] = tile
+    try:
+        yield
+    finally:
+        del _trying[entry]
 
 
 def tuned_path(name: str) -> Path:

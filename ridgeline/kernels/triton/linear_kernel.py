@@ -59,7 +59,7 @@ def _product(
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "columns"])
 def linear(
     x, weight, scales, zeros, bias, residual, out, rows, columns, inputs, width, padded_outputs,
     x_r, s_r, o_r,

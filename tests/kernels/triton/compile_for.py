@@ -93,7 +93,9 @@ def attention_calls() -> None:
             tables = torch.zeros(2, 20, dtype=torch.int32)
             gpu.attention_paged(q[0, :2], pages, pages, cu, lengths, tables, causal=True)
     q, k, v = (torch.zeros(2, n, 4, 80, dtype=torch.float16) for n in (64, 96, 96))
+    gpu.merge_states(torch.zeros(3, 2, 80), torch.zeros(3, 2))
     everything = {"alibi_slopes": torch.zeros(4), "sink_logits": torch.zeros(4), "softcap": 3.0}
+    everything["distance_bias"] = torch.zeros(4, 9)
     gpu.attention(q, k, v, window=(9, 4), sinks=2, schedule="flash", **everything)
     gpu.attention(q, k, v, window=(9, 4), sinks=2, schedule="split_kv", **everything)
 
