@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ridgeline.engine.sampling import Sampling
     from ridgeline.engine.speculation.speculator import Speculator
     from ridgeline.ops.cpu import Cpu
+    from ridgeline.ops.gpu import Gpu
     from ridgeline.ops.torch_cpu import TorchCpu
 
 #: The formats that weights can be run in. The native kernels have all but fp16, which PyTorch runs.
@@ -35,6 +37,9 @@ FORMATS = (
 
 #: New tokens of an encoder-decoder at most, unless it is said: its positions set no limit.
 MOST_OUTPUT = 512
+
+#: Where a model can run.
+DEVICES = ("cpu", "cuda")
 
 #: The packages of the extra ``run`` without which nothing executes.
 _NEEDED = {"torch": "PyTorch", "tokenizers": "tokenizers", "jinja2": "Jinja2"}
@@ -51,7 +56,7 @@ class Loaded:
 
     config: ModelConfig
     model: Model
-    ops: Cpu | TorchCpu
+    ops: Cpu | TorchCpu | Gpu
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
     generation: GenerationDefaults
@@ -154,6 +159,7 @@ def load(
     weights: str = "auto",
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    device: str = "cpu",
 ) -> Loaded:
     """The model ``model``: ``demo`` or its draft ``demo-draft``, a folder in Hugging Face format, a hub id,
     or a built-in config.
@@ -162,12 +168,15 @@ def load(
     them to, or, the only choice for a built-in config, ``random``: N(0, 0.02) from ``seed`` in the config's
     format, or in another one as ``random:int4-g128``. A quantised format is that of all weights that are
     multiplied, the output head included; an embedding of its own, norms and biases keep bf16 or fp32.
-    ``progress`` is called with the parameters of each weight that is ready.
+    ``progress`` is called with the parameters of each weight that is ready. ``device`` is where the model
+    runs, ``cpu`` or ``cuda``.
 
     Raises InputError if the model or a file of it is missing, broken or not supported, if a weight can't be
-    quantised, or if PyTorch is missing.
+    quantised, if PyTorch is missing, or if there is no such device or its memory is too small.
     """
     choice = weight_choice(weights)
+    if device not in DEVICES:
+        raise InputError(f"device is {device!r}; choose one of: {', '.join(DEVICES)}")
     config = load_config(model)
     builtin = str(model).lower() in builtin_names()
     if builtin and not choice.random:
@@ -176,18 +185,23 @@ def load(
             " weights (--weights random)"
         )
     require_run_extra()
+    if device == "cuda":
+        if config.is_diffusion:
+            raise
+            InputError(f"{model} is a diffusion Transformer, which runs on the cpu only: leave out device")
+        require_gpu()
     from ridgeline.kernels import runtime
 
     runtime.isa(), runtime.threads()  # what the environment asks for in vain is said before weights are read
     if choice.random:
         folder = None if builtin else config_path(model).parent
-        return _loaded(folder, *_random(config, choice.format or config.format, seed, progress))
+        return _loaded(folder, *_random(config, choice.format or config.format, seed, progress, device))
     folder = _folder(model)
     config = replace(config, format=_stored_format(folder) or config.format)
-    return _loaded(folder, *_from_files(config, folder, choice.format or config.format, progress))
+    return _loaded(folder, *_from_files(config, folder, choice.format or config.format, progress, device))
 
 
-def _loaded(folder: Path | None, model: Model, ops: Cpu | TorchCpu) -> Loaded:
+def _loaded(folder: Path | None, model: Model, ops: Cpu | TorchCpu | Gpu) -> Loaded:
     if folder is None:
         return Loaded(model.config, model, ops, None, None, GenerationDefaults(), None)
     has_tokenizer = is_there(folder / "tokenizer.json")
@@ -203,46 +217,61 @@ def _loaded(folder: Path | None, model: Model, ops: Cpu | TorchCpu) -> Loaded:
 
 
 def _random(
-    config: ModelConfig, format: str, seed: int, progress: Callable[[int], None] | None
-) -> tuple[Model, Cpu | TorchCpu]:
-    if _is_native(format):
+    config: ModelConfig, format: str, seed: int, progress: Callable[[int], None] | None, device: str
+) -> tuple[Model, Cpu | TorchCpu | Gpu]:
+    if _is_packed(format, device):
         from ridgeline.weights.pack import random_packed
 
-        return _on_native(random_packed(config, format, seed, progress))
+        return _on_packed(random_packed(config, format, seed, progress), device)
     from ridgeline.weights.load import random_model
 
-    return _on_torch(random_model(replace(config, format=format), seed=seed, progress=progress))
+    return _on_torch(random_model(replace(config, format=format), seed=seed, progress=progress), device)
 
 
 def _from_files(
-    config: ModelConfig, folder: Path, format: str, progress: Callable[[int], None] | None
-) -> tuple[Model, Cpu | TorchCpu]:
-    if _is_native(format):
+    config: ModelConfig, folder: Path, format: str, progress: Callable[[int], None] | None, device: str
+) -> tuple[Model, Cpu | TorchCpu | Gpu]:
+    if _is_packed(format, device):
         from ridgeline.weights.pack import load_packed
 
-        return _on_native(load_packed(config, folder, format, progress))
+        return _on_packed(load_packed(config, folder, format, progress), device)
     from ridgeline.weights.load import load_model
 
-    return _on_torch(load_model(replace(config, format=format), folder, progress=progress))
+    return _on_torch(load_model(replace(config, format=format), folder, progress=progress), device)
 
 
-def _is_native(format: str) -> bool:
+def _is_packed(format: str, device: str) -> bool:
+    """Whether products read weights of that format from a layout of their own: on a GPU only quantised
+    ones."""
     from ridgeline.kernels.linear import FORMATS
+    from ridgeline.ops.formats import get_format
 
-    return format in FORMATS
+    return format in FORMATS and (device == "cpu" or get_format(format).is_quantised)
 
 
-def _on_native(model: Model) -> tuple[Model, Cpu]:
+def _on_packed(model: Model, device: str) -> tuple[Model, Cpu | Gpu]:
+    if device == "cuda":
+        return _on_gpu(model, quantised=True)
     from ridgeline.ops.cpu import Cpu
 
     return model, Cpu(attention_format=model.plain_format)
 
 
-def _on_torch(model: Model) -> tuple[Model, TorchCpu]:
+def _on_torch(model: Model, device: str) -> tuple[Model, TorchCpu | Gpu]:
+    if device == "cuda":
+        return _on_gpu(model, quantised=False)
     from ridgeline.ops.torch_batch import TORCH_DTYPE
     from ridgeline.ops.torch_cpu import TorchCpu
 
     return model, TorchCpu(TORCH_DTYPE[model.plain_format])
+
+
+def _on_gpu(model: Model, quantised: bool) -> tuple[Model, Gpu]:
+    from ridgeline.ops.gpu import Gpu, to_gpu
+    from ridgeline.ops.torch_batch import TORCH_DTYPE
+
+    ops = Gpu(TORCH_DTYPE[model.plain_format], quantised=quantised)
+    return to_gpu(model, ops.device), ops
 
 
 def _stored_format(folder: Path) -> str | None:
@@ -263,6 +292,15 @@ def _folder(model: str | Path) -> Path:
 
     ours = DEMOS.get(str(model).lower())
     return ours or find_folder(str(model), (*DEMOS, *builtin_names()))
+
+
+def require_gpu() -> None:
+    """Raises InputError where there is no GPU (or interpreter in its place), or no Triton."""
+    import torch
+
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        raise InputError("PyTorch sees no CUDA device here: leave out device, or give cpu")
+    import ridgeline.kernels.triton  # noqa: F401  says so if Triton is missing
 
 
 def require_run_extra() -> None:

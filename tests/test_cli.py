@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-RUNNING = ("generate", "measure", "check", "bench", "eval", "demo")
+RUNNING = ("generate", "measure", "check", "bench", "eval", "demo", "tune")
 PREDICTING = (
     "explain",
     "simulate",

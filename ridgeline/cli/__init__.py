@@ -15,6 +15,7 @@ from ridgeline.cli import (  # noqa: F401
     calibrating,
     comparing,
     dataflows,
+    gpu,
     listing,
     measuring,
     predicting,

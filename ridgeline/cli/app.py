@@ -25,6 +25,7 @@ Weights = Annotated[
         help=f"auto: as stored; a format to convert to: {FORMATS}; random or random:FORMAT for random ones."
     ),
 ]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda for a GPU.")]
 CountedWeights = Annotated[
     str,
     typer.Option(

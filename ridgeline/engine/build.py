@@ -11,7 +11,6 @@ from ridgeline.engine.runner import ModelRunner
 from ridgeline.engine.scheduler import Scheduler
 from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.errors import InputError
-from ridgeline.hardware.host import this_host
 from ridgeline.models.model import Model
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.reference import Reference
@@ -36,15 +35,17 @@ def build_core(
     Raises InputError if memory does not hold the cache, and for an encoder-decoder.
     """
     cache = make_cache(model, ops, blocks, block_size)
+    ops.prepare(model, cache, limits.seats)
     scheduler = Scheduler(BlockPool(blocks, block_size), limits, RealClock())
     return Core(scheduler, ModelRunner(model, ops, cache), tokenizer, speculator)
 
 
-def default_blocks(model: Model, sequences: int, block_size: int) -> int:
-    """As many as ``sequences`` whole windows take, or as fit in CACHE_SHARE of the memory that is left."""
+def default_blocks(model: Model, ops: Reference, sequences: int, block_size: int) -> int:
+    """As many as ``sequences`` whole windows take, or as fit in CACHE_SHARE of the memory that is left where
+    ``ops`` computes."""
     spec = model.cache_spec(model.plain_format, block_size)
     block_bytes = block_size * spec.bytes_per_token
-    free = this_host().memory_bytes - model.weight_bytes()
+    free = ops.free_bytes(model)
     windows = sequences * -(-model.config.window // block_size)
     return max(1, min(windows, int(CACHE_SHARE * free / block_bytes)))
 

@@ -58,7 +58,7 @@ class Engine:
         limits = Limits(token_budget, sequences, prefix_cache)
         at_least_one("block_size", block_size)
         if cache_tokens is None:
-            blocks = default_blocks(loaded.model, limits.seats, block_size)
+            blocks = default_blocks(loaded.model, loaded.ops, limits.seats, block_size)
         else:
             blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
         core = build_core(loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size, speculator)

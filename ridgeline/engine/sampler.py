@@ -44,8 +44,8 @@ def choose_tokens(logits: torch.Tensor, sequences: Items[Context]) -> list[int]:
 
 
 def distributions(logits: torch.Tensor, contexts: Items[Context]) -> torch.Tensor:
-    """The probabilities that :func:`choose_tokens` draws each row with: float32 [rows, vocab]."""
-    logits = penalised(logits.float(), contexts)
+    """The probabilities that :func:`choose_tokens` draws each row with: float32 [rows, vocab], on the CPU."""
+    logits = penalised(logits.float(), contexts).cpu()
     options = [context.sampling for context in contexts]
     temperatures = _column([option.temperature or 1.0 for option in options])
     scores = (logits - logits.amax(-1, keepdim=True)) / temperatures
@@ -127,7 +127,7 @@ def _rule_out(row: torch.Tensor, sequence: Context) -> None:
     mask = sequence.matcher.allowed(sequence.output, sequence.request.stop_ids)
     if mask is None:  # behind a proposal that the grammar forbids: the row is never reached
         return
-    allowed = torch.frombuffer(mask, dtype=torch.uint8)[: len(row)]
+    allowed = torch.frombuffer(mask, dtype=torch.uint8)[: len(row)].to(row.device)
     row[: len(allowed)].masked_fill_(allowed == 0, -torch.inf)
     row[len(allowed) :] = -torch.inf  # a padded vocabulary: ids without a token
 

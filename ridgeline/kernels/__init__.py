@@ -1,4 +1,6 @@
-"""CPU kernels that can be used on their own: functions of PyTorch tensors, in C++ underneath.
+"""Kernels that can be used on their own: functions of PyTorch tensors, in C++ underneath on the CPU.
+
+Calls whose tensors lie on a GPU go to :mod:`ridgeline.kernels.triton`. What follows is about the CPU's.
 
 They run on a pool of threads of their own (:func:`set_threads`, or the environment variable
 RIDGELINE_THREADS) with the best instruction set that the machine has (:func:`isa`; RIDGELINE_ISA forces

@@ -40,10 +40,12 @@ from ridgeline.kernels.attention_arguments import (
     run,
 )
 from ridgeline.kernels.checks import describe
+from ridgeline.kernels.dispatch import on_gpu
 
 _FORMATS = {torch.float32: _native.KvFormat.fp32, torch.bfloat16: _native.KvFormat.bf16}
 
 
+@on_gpu
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -97,6 +99,7 @@ def attention(
     return run(q, Sequences(rows, lengths - rows), _plain(k, v), options, out, return_lse=return_lse)
 
 
+@on_gpu
 def attention_varlen(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -141,6 +144,7 @@ def attention_varlen(
     return run(q, Sequences(rows, lengths - rows), _plain(k, v), options, out, return_lse=return_lse)
 
 
+@on_gpu
 def attention_paged(
     q: torch.Tensor,
     k_pages: torch.Tensor,
@@ -195,6 +199,7 @@ def attention_paged(
     return run(q, sequences, source, options, out, return_lse=return_lse)
 
 
+@on_gpu
 def merge_states(o: torch.Tensor, lse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """One attention over all keys from several, each over some of them.
 

@@ -21,6 +21,7 @@ from ridgeline.kernels.attention_arguments import (
     run,
 )
 from ridgeline.kernels.checks import describe
+from ridgeline.kernels.dispatch import on_gpu
 
 #: What a cache can hold its elements as.
 KV_FORMATS = {
@@ -98,6 +99,7 @@ class KVCache:
         return keys.flatten(0, 1)[:tokens].contiguous(), values.flatten(0, 1)[:tokens].contiguous()
 
 
+@on_gpu
 def attend(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -162,6 +164,7 @@ def attend(
     return run(q, sequences, source, options, out, angles, return_lse)
 
 
+@on_gpu
 def store(k: torch.Tensor, v: torch.Tensor, cache: KVCache, sequences: Sequences) -> None:
     """Stores keys and values, ``[rows, kv_heads, dim]``, after each sequence's past: :func:`attend` without
     its attention. Arguments and errors are :func:`attend`'s."""
@@ -174,6 +177,7 @@ def store(k: torch.Tensor, v: torch.Tensor, cache: KVCache, sequences: Sequences
     _native.append(*native)
 
 
+@on_gpu
 def attend_stored(
     q: torch.Tensor,
     cache: KVCache,

@@ -24,6 +24,7 @@ from ridgeline.kernels.checks import (
     overlap,
     same_place,
 )
+from ridgeline.kernels.dispatch import on_gpu
 
 #: What a weight can be packed as: the kind of number, inputs that share a scale, zero points or not.
 FORMATS: dict[str, tuple[_native.Format, int, bool]] = {
@@ -162,6 +163,7 @@ def pack_linear(
     return PackedLinear(data, (out, inputs), format, gated)
 
 
+@on_gpu
 def linear(
     x: torch.Tensor,
     packed: PackedLinear,

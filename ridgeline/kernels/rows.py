@@ -28,9 +28,11 @@ from ridgeline.kernels.checks import (
     overlap,
     same_place,
 )
+from ridgeline.kernels.dispatch import on_gpu
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
 
 
+@on_gpu
 def rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -45,6 +47,7 @@ def rms_norm(
     return _norm(_native.NormKind.rms, x, None, weight, None, eps, out)
 
 
+@on_gpu
 def layer_norm(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -60,6 +63,7 @@ def layer_norm(
     return _norm(_native.NormKind.layer, x, None, weight, bias, eps, out)
 
 
+@on_gpu
 def add_rms_norm(
     x: torch.Tensor,
     residual: torch.Tensor,
@@ -74,6 +78,7 @@ def add_rms_norm(
     return _norm(_native.NormKind.rms, x, residual, weight, None, eps, out)
 
 
+@on_gpu
 def add_layer_norm(
     x: torch.Tensor,
     residual: torch.Tensor,
@@ -86,6 +91,7 @@ def add_layer_norm(
     return _norm(_native.NormKind.layer, x, residual, weight, bias, eps, out)
 
 
+@on_gpu
 def embed(
     ids: torch.Tensor,
     table: torch.Tensor | PackedLinear,
@@ -128,6 +134,7 @@ def embed(
     return out
 
 
+@on_gpu
 def take_rows(x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """Rows of ``x``, float32 or bfloat16 ``[n, columns]``, by int64 ``rows``: ``[len(rows), columns]``.
 
@@ -144,6 +151,7 @@ def take_rows(x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor | None = No
     return out
 
 
+@on_gpu
 def add(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """a + b, float32 or bfloat16 ``[rows, columns]`` each.
 
@@ -159,6 +167,7 @@ def add(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> to
     return out
 
 
+@on_gpu
 def activate(x: torch.Tensor, activation: str, out: torch.Tensor | None = None) -> torch.Tensor:
     """act(x), or act(first half of the columns) * second half where the name ends in ``_gated``.
 
@@ -184,6 +193,7 @@ def activate(x: torch.Tensor, activation: str, out: torch.Tensor | None = None) 
     return out
 
 
+@on_gpu
 def softcap(x: torch.Tensor, cap: float, out: torch.Tensor | None = None) -> torch.Tensor:
     """cap tanh(x / cap), float32 or bfloat16 ``[rows, columns]``; ``cap`` is above 0.
 
@@ -198,6 +208,7 @@ def softcap(x: torch.Tensor, cap: float, out: torch.Tensor | None = None) -> tor
     return out
 
 
+@on_gpu
 def rotate(
     x: torch.Tensor,
     cos: torch.Tensor,

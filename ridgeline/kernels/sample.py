@@ -16,6 +16,7 @@ import torch
 from ridgeline import _native
 from ridgeline.errors import InputError
 from ridgeline.kernels.checks import check_integers, check_matrix, describe
+from ridgeline.kernels.dispatch import on_gpu
 
 #: Temperatures above 0 are normal float32 numbers.
 MIN_TEMPERATURE = 1e-30
@@ -26,6 +27,7 @@ Numbers = float | Sequence[float] | torch.Tensor
 Integers = int | Sequence[int] | torch.Tensor
 
 
+@on_gpu
 def sample(
     logits: torch.Tensor,
     temperature: Numbers,
@@ -70,6 +72,7 @@ def sample(
     return tokens
 
 
+@on_gpu
 def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """log softmax(row)[token] of each row: float32 ``[rows]``, summed in float64.
 

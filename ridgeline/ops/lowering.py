@@ -65,3 +65,8 @@ CPU = Lowering("cpu", _NATIVE | _ATTENTION | _CACHED_ATTENTION, "fp32", Mla.EXPA
 CPU_NAIVE = Lowering("cpu, naive attention", _NATIVE | _SCORES, "fp32", Mla.EXPANDED)
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
+
+#: The gpu reading: one kernel rotates and appends, one attends; products are PyTorch's.
+GPU = Lowering("gpu", frozenset({("linear", "bias"), ("attend", "append")}) | _ATTENTION)
+#: The same with quantised weights, whose kernel has the epilogue in it.
+GPU_QUANTISED = Lowering("gpu, quantised", GPU.fused | _NATIVE_EPILOGUE)

@@ -273,6 +273,15 @@ class Reference(DiffusionOperators):
             x = body(layer, x)
         return x
 
+    def prepare(self, model: Model, cache: TorchCache, sequences: int) -> None:
+        """Do now what steps of up to so many ``sequences`` would do at their first time."""
+
+    def free_bytes(self, model: Model) -> float:
+        """Memory for a cache, in bytes: what the weights of ``model`` leave of the machine's."""
+        from ridgeline.hardware.host import this_host
+
+        return this_host().memory_bytes - model.weight_bytes()
+
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> TorchCache:
         return TorchCache(spec, blocks, self.device)
 

@@ -33,7 +33,7 @@ def bias_by_distance(bias: RelativeBias) -> torch.Tensor:
     """The bias of each distance up to that from which all have the same: float32
     [heads, 2 max_distance + 1], from -max_distance on."""
     table = bias.table.data.float()
-    distances = torch.arange(-bias.max_distance, bias.max_distance + 1)
+    distances = torch.arange(-bias.max_distance, bias.max_distance + 1, device=table.device)
     rows = buckets(distances, len(table), bias.max_distance, bias.bidirectional)
     return table[rows].T.contiguous()
 

@@ -414,10 +414,10 @@ def test_the_interpreter_ends_with_an_engine_in_use():
 
 
 def test_the_default_cache_holds_every_sequences_window_if_memory_does(loaded):
-    assert default_blocks(loaded.model, 4, 32) == 4 * WINDOW // 32
-    assert default_blocks(loaded.model, 4, 100) == 4 * 2
+    assert default_blocks(loaded.model, loaded.ops, 4, 32) == 4 * WINDOW // 32
+    assert default_blocks(loaded.model, loaded.ops, 4, 100) == 4 * 2
     endless = replace(loaded.model, config=replace(loaded.config, window=10**12))
-    assert default_blocks(endless, 4, 32) < 10**10
+    assert default_blocks(endless, loaded.ops, 4, 32) < 10**10
 
 
 @pytest.mark.parametrize("option", ["block_size", "token_budget", "sequences", "cache_tokens"])

@@ -42,7 +42,7 @@ class DraftModel:
         self, draft: Loaded, target: Loaded, *, blocks: int | None = None, block_size: int = BLOCK_TOKENS
     ) -> None:
         _refuse_other_vocabulary(draft, target)
-        blocks = blocks or default_blocks(draft.model, WINDOWS, block_size)
+        blocks = blocks or default_blocks(draft.model, draft.ops, WINDOWS, block_size)
         self.pool = BlockPool(blocks, block_size)
         cache = make_cache(draft.model, draft.ops, blocks, block_size)
         self._model = ModelRunner(draft.model, draft.ops, cache)

@@ -143,7 +143,7 @@ class Lossy:
     def judge(self, logits: torch.Tensor, trials: Items[Trial]) -> list[list[int]]:
         contexts = [context for trial in trials for context in trial.contexts]
         chosen = choose_tokens(logits, contexts)
-        probabilities = penalised(logits.float(), contexts).softmax(-1)
+        probabilities = penalised(logits.float(), contexts).softmax(-1).cpu()
         found, first = [], 0
         for trial in trials:
             proposed = trial.proposal.tokens

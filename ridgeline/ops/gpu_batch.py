@@ -1,0 +1,110 @@
+"""A packed batch and a key/value cache on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from ridgeline.errors import InputError
+from ridgeline.kernels import triton as kernels
+from ridgeline.ops.batch import CacheSpec
+from ridgeline.ops.records import Rope
+from ridgeline.ops.torch_batch import TorchSpans
+
+
+class Angles(NamedTuple):
+    """cos and sin, float32 [angles, dim], and the one that each row takes; its own if ``positions`` is
+    None."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    positions: torch.Tensor | None
+
+
+NO_ANGLES = Angles(None, None, None)
+
+
+@dataclass
+class GpuSpans(TorchSpans):
+    """Spans with what the GPU's kernels read, made once a step and used by all layers."""
+
+    _made: dict[int, kernels.Sequences] = field(default_factory=dict)
+    _angles: dict[Rope, Angles] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spans: TorchSpans) -> GpuSpans:
+        """Those of a step as they are, plain ones with what is missing."""
+        return cls(spans.items, spans.device) if type(spans) is TorchSpans else spans
+
+    def sequences(self, tokens: int) -> kernels.Sequences:
+        """The sequences in a cache whose blocks hold so many tokens."""
+        if tokens not in self._made:
+            self._made[tokens] = kernels.Sequences.of(self.items, self.device, tokens)
+        return self._made[tokens]
+
+    def angles(self, rope: Rope) -> Angles:
+        if rope not in self._angles:
+            cos, sin = self.rotation(rope, torch.float32)
+            self._angles[rope] = Angles(cos[:, 0].contiguous(), sin[:, 0].contiguous(), None)
+        return self._angles[rope]
+
+    def starts_on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the rows and the keys of sequences begin, where attention has no cache."""
+        return tuple(
+            torch.tensor(x, dtype=torch.int32).to(self.device) for x in (self.starts, self.key_starts)
+        )
+
+
+class GpuCache:
+    """A cache of keys and values in ``blocks`` blocks of any size, allocated at once.
+
+    Raises InputError for a format that the kernels don't read, and if the device's memory does not hold it.
+    """
+
+    def __init__(self, spec: CacheSpec, blocks: int, device: torch.device) -> None:
+        if spec.format not in kernels.KV_FORMATS:
+            known = ", ".join(kernels.KV_FORMATS)
+            raise InputError(f"a GPU's cache can't be kept as {spec.format}: choose one of {known}")
+        if len(set(spec.sizes)) > 1:
+            raise InputError("a GPU's cache holds keys and values of one size; give a model that has them")
+        self.spec = spec
+        self.blocks = blocks
+        shape = (2, spec.layers, blocks, spec.block_size, spec.kv_heads, spec.head_dim)
+        try:
+            self._data = torch.empty(shape, dtype=kernels.KV_FORMATS[spec.format], device=device)
+        except torch.OutOfMemoryError:
+            tokens, free = blocks * spec.block_size, gigabytes(free_bytes(device))
+            raise InputError(
+                f"the GPU has {free} free, and a cache of {tokens} tokens takes "
+                f"{gigabytes(tokens * spec.bytes_per_token)}: lower cache_tokens or max_tokens"
+            ) from None
+        self._layers = [kernels.KVCache(*self._data[:, i]) for i in range(spec.layers)]
+
+    def layer(self, index: int) -> kernels.KVCache:
+        return self._layers[index]
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy block ``source`` to block ``target`` in every layer, for each of ``pairs`` in turn."""
+        for source, target in pairs:
+            self._data[:, :, target] = self._data[:, :, source]
+
+    def randomise(self) -> None:
+        """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
+        self._data.normal_()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of the device's memory that are free, PyTorch's own reserve included."""
+    if device.type != "cuda":
+        from ridgeline.hardware.host import this_host
+
+        return this_host().memory_bytes
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,51 @@
+"""What tests of GPU kernels share: the device, which is a GPU where there is one, else Triton's interpreter
+on the CPU. It must be chosen before Triton is imported, so this is imported first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install 'ridgeline[gpu]'")
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    from ridgeline.kernels.triton.runtime import default_device
+
+    return default_device()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patched_once_a_launch() -> Iterator[None]:
+    """The interpreter replaces Triton's functions anew for every call of a function inside a kernel, which is
+    half of its time; once a launch does."""
+    if torch.cuda.is_available():
+        yield
+        return
+    from triton.runtime import interpreter
+
+    patch, known = interpreter._patch_lang, set()
+
+    def patch_once(function):
+        modules = frozenset(
+            id(x) for x in function.__globals__.values() if x in (interpreter.tl, interpreter.tl.core)
+        )
+        if modules in known:
+            return interpreter._LangPatchScope()
+        known.add(modules)
+        scope = patch(function)
+        restore = scope.restore
+        scope.restore = lambda: (known.clear(), restore())
+        return scope
+
+    interpreter._patch_lang = patch_once
+    yield
+    interpreter._patch_lang = patch
