@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
 
-from ridgeline.ops.batch import Memory
 from ridgeline.ops.kernel import Kernel, Role, Value
 from ridgeline.ops.numbers import Number, maximum
-from ridgeline.ops.trace import Loop, Trace
+from ridgeline.ops.trace import Loop, Memory, Trace
 
 
 @dataclass(frozen=True)
