@@ -14,7 +14,7 @@ from ridgeline.analysis.arguments import device_of, whole_number
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, rates_only
 from ridgeline.models import declare, load_config
-from ridgeline.models.model import refuse_diffusion
+from ridgeline.models.model import refuse_diffusion, refuse_two_passes
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_pairs import Pairs
@@ -118,6 +118,7 @@ def predict_breakdown(
     """
     config = load_config(model)
     refuse_diffusion(config)
+    refuse_two_passes(config)
     device = rates_only(device_of(on))
     if not 1 <= prompt <= config.window:
         raise InputError(f"prompt must be 1 to {config.window} tokens for {config.name}, not {prompt}")

@@ -11,7 +11,7 @@ from ridgeline.analysis.overtake import Overtaking, attention_overtakes
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig, declare
-from ridgeline.models.model import refuse_diffusion
+from ridgeline.models.model import refuse_diffusion, refuse_two_passes
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.dataflows import (
@@ -98,15 +98,16 @@ def shape_of(
     if model is None:
         if heads is None or head_dim is None:
             raise InputError("name a model, or give the attention itself: --heads N --head-dim N")
-        causal, format = True if causal is None else causal, format or "bf16"
+        causal, format = True if causal is None else causal, "bf16" if format is None else format
     else:
         if heads is not None or kv_heads is not None or head_dim is not None:
             raise InputError(f"{model} has its own heads: leave out --heads, --kv-heads and --head-dim")
         config = config_of(model)
         refuse_diffusion(config)
+        refuse_two_passes(config)
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
         causal = config.is_decoder if causal is None else causal
-        format = format or declare(config).plain_format
+        format = declare(config).plain_format if format is None else format
     return AttentionShape(
         heads=heads,
         kv_heads=heads if kv_heads is None else kv_heads,

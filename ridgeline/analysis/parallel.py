@@ -138,7 +138,7 @@ def best_layouts(
         raise InputError(f"{max(numbers)} devices are asked for, and there are {on.devices}")
     if batch is None and goal is Goal.LATENCY:
         batch = 1
-    task, workload, format = _task(model, on, prompt, output, batch or 1, weights, cache)
+    task, workload, format = _task(model, on, prompt, output, 1 if batch is None else batch, weights, cache)
     found = search(task, numbers, goal, batch, limits or Limits(), fixed or Fixed())
     results = []
     for number, one in zip(numbers, found, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from ridgeline.analysis.arguments import config_of, device_of
 from ridgeline.analysis.explanation import Workload
 from ridgeline.analysis.replica import MEMORY_SHARE
 from ridgeline.analysis.step import default_lowering, trace_step
+from ridgeline.engine.request import refuse_encoder
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import Model, ModelConfig, declare
@@ -97,10 +99,11 @@ def place(
     names = [device.name for device in devices]
     if len(devices) < 2 or len(set(names)) < len(names):
         raise InputError("a placement takes two or more unlike devices, like h100-sxm,epyc-9654")
-    if phase not in ("decode", "prefill") or not config.is_decoder:
-        raise InputError(f"phase must be decode or prefill of a decoder, not {phase!r} of {config.name}")
-    if not (link_bandwidth > 0 and link_latency >= 0):
-        raise InputError("a link needs a bandwidth above 0 and a latency of 0 or more")
+    refuse_encoder(config)
+    if phase not in ("decode", "prefill"):
+        raise InputError(f"phase must be decode or prefill, not {phase!r}")
+    if not (link_bandwidth > 0 and 0 <= link_latency < math.inf):
+        raise InputError("a link needs a bandwidth above 0 and a latency that is finite and not negative")
     workload = Workload(prompt, output, batch)
     built = declare(config, None if weights is None else storage_format(weights))
     cache_format = built.plain_format if cache is None else storage_format(cache)

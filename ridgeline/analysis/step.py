@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
 from ridgeline.hardware.kernels import Kernels
-from ridgeline.models.model import EncoderDecoder, Model, refuse_diffusion
+from ridgeline.models.model import EncoderDecoder, Model, refuse_diffusion, refuse_two_passes
 from ridgeline.ops.batch import Memory, Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_pairs import Pairs
@@ -44,11 +44,8 @@ def trace_step(
     """
     refuse_diffusion(model.config)
     _check_spans(model, spans)
-    if model.config.is_encoder_decoder and len(encoded) != len(spans):
-        raise InputError(
-            f"{model.config.name} is an encoder-decoder: `explain` predicts and `generate` runs its requests,"
-            " and nothing else does yet"
-        )
+    if len(encoded) != len(spans):
+        refuse_two_passes(model.config)
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")
     activations = activation_format(model, lowering)

@@ -18,7 +18,7 @@ from ridgeline.analysis.training_step import (
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, rates_only
 from ridgeline.models import ModelConfig, declare
-from ridgeline.models.model import refuse_diffusion
+from ridgeline.models.model import refuse_diffusion, refuse_two_passes
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.optimizer import get_optimizer
@@ -101,6 +101,7 @@ def training(
     """
     config = config_of(model)
     refuse_diffusion(config)
+    refuse_two_passes(config)
     device = device_of(on)
     recipe = Recipe(recompute, optimizer, zero, precision, kernels, dropout, stash)
     workload = Workload(batch, length, devices)

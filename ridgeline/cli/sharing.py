@@ -58,7 +58,9 @@ def parallel(
         ranks = {axis: 1 if number is None else number for axis, number in given.items()}
         layout = Layout(**ranks, context_kind=context_kind)
         count = numbers[0] if numbers else None
-        found = run(model, on, layout, devices=count, per_node=per_node, batch=batch or 1, **load)
+        found = run(
+            model, on, layout, devices=count, per_node=per_node, batch=1 if batch is None else batch, **load
+        )
         show = show_layout
     else:
         if data is not None:
@@ -68,7 +70,7 @@ def parallel(
             on,
             numbers,
             per_node=per_node,
-            goal=goal or "latency",
+            goal="latency" if goal is None else goal,
             batch=batch,
             limits=Limits(ttft_limit, tpot_limit),
             fixed=Fixed(tensor, pipeline, context, context_kind, expert),

@@ -18,6 +18,8 @@ FIELDS = ("arrival", "prompt", "output")
 
 #: Requests a second: with fewer, times are so large that single steps vanish in their rounding.
 LEAST_RATE, MOST_RATE = 1e-6, 1e6
+#: The most that are drawn, so that a slip of the hand does not fill the memory.
+MOST_REQUESTS = 10**6
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def arrivals_of(
     if kind == "poisson":
         return poisson(
             _rate(rate),
-            1000 if count is None else at_least_one("count", count),
+            1000 if count is None else _count(count),
             Lengths.parse("prompt", "32-512" if prompt is None else prompt),
             Lengths.parse("output", "16-256" if output is None else output),
             _seed(seed),
@@ -89,6 +91,12 @@ def _rate(text: str) -> float:
             " as poisson:4"
         )
     return rate
+
+
+def _count(count: int) -> int:
+    if at_least_one("count", count) > MOST_REQUESTS:
+        raise InputError(f"count must be 1 to {MOST_REQUESTS:,}, not {count}")
+    return count
 
 
 def _seed(seed: int | None) -> int:

@@ -80,7 +80,10 @@ def load_cluster(text: str, devices: int | None = None, per_node: int | None = N
     match = _SPELLING.fullmatch(text.strip())
     if match is None:
         device = load_device(text)
-        return Cluster(device, devices or device.node_devices or NODE_DEVICES, per_node or 0)
+        own = device.node_devices or NODE_DEVICES
+        if per_node == 0:  # which a Cluster takes for the vendor's own number
+            raise InputError(f"per_node must be 1 to {MOST:,}, not 0")
+        return Cluster(device, own if devices is None else devices, per_node or 0)
     if devices is not None or per_node is not None:
         raise InputError(f"'{text}' already says how many devices: leave --devices and --per-node out")
     inside, nodes = int(match["per_node"]), int(match["nodes"] or 1)

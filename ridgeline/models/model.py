@@ -71,6 +71,15 @@ def refuse_diffusion(config: ModelConfig) -> None:
         )
 
 
+def refuse_two_passes(config: ModelConfig) -> None:
+    """Raises InputError for an encoder-decoder, where one pass is asked about."""
+    if config.is_encoder_decoder:
+        raise InputError(
+            f"{config.name} is an encoder-decoder: `explain` predicts and `generate` runs its requests,"
+            " and nothing else does yet"
+        )
+
+
 @dataclass(frozen=True)
 class Grouping:
     """Rows of a fused projection that go group by group: ``parts`` heads of queries, keys and values each, of

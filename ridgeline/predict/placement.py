@@ -134,7 +134,8 @@ def best(costs: Costs) -> Placement:
     if devices**operators > MOST_PLACEMENTS:
         raise InputError(
             f"{operators} operators on {devices} devices have {devices**operators:,} placements, and "
-            f"{MOST_PLACEMENTS:,} at most are tried: give fewer devices"
+            f"{MOST_PLACEMENTS:,} at most are tried: give "
+            + ("fewer devices" if devices > 2 else "a model with fewer kinds of layers")
         )
     numbers = numpy.arange(devices**operators)
     placements = numbers[:, None] // devices ** numpy.arange(operators) % devices

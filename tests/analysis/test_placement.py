@@ -143,7 +143,7 @@ def test_what_fits_nowhere_says_so():
         ({"on": ["h100-sxm"]}, "two or more unlike devices"),
         ({"on": ["h100-sxm", "h100"]}, "two or more unlike devices"),
         ({"phase": "sleep"}, "phase must be decode or prefill"),
-        ({"model": "bert-base"}, "phase must be decode or prefill of a decoder"),
+        ({"model": "bert-base"}, "bert-base is an encoder"),
         ({"link_bandwidth": 0.0}, "a link needs a bandwidth"),
         ({"on": ["h100-sxm", "epyc-9654", "t4", "l4", "a40"]}, "give fewer devices"),
     ],

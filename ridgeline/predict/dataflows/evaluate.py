@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ class Chip:
             if device.on_chip.scratch_per_unit is None:
                 raise InputError(f"{device.name} names no on-chip memory of a unit: give --on-chip BYTES")
             on_chip = device.on_chip.scratch_per_unit * device.units / units
-        if on_chip <= 0:
-            raise InputError(f"on-chip memory must be positive, not {on_chip}")
+        if not 0 < on_chip < math.inf:
+            raise InputError(f"on-chip memory must be a positive, finite number of bytes, not {on_chip}")
         return cls(device, units, on_chip)
 
 

@@ -225,7 +225,8 @@ def test_a_device_without_scratch_memory_asks_for_it():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"units": 0}, "at least 1, not 0"), ({"on_chip": 0}, "must be positive, not 0")]
+    ("options", "message"),
+    [({"units": 0}, "at least 1, not 0"), ({"on_chip": 0}, "finite number of bytes, not 0")],
 )
 def test_impossible_chips_are_refused(options, message):
     with pytest.raises(InputError, match=message):
