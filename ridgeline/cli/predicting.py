@@ -72,15 +72,20 @@ def explain(
     if config.is_diffusion:
         support.refuse_given(f"{config.name} denoises images", of_text)
         from ridgeline.analysis.denoising import explain_denoising as run
-        from ridgeline.report.denoising import show_denoising as show
     else:
         support.refuse_given(f"{config.name} is no diffusion Transformer", of_image)
         from ridgeline.analysis.explain import explain as run
-        from ridgeline.report.tables import show_explanation as show
     options = of_image if config.is_diffusion else of_text
     given = {name: value for name, value in options.items() if value is not None}
     found = run(config, on, **common, **given)
-    support.print_json(found) if as_json else show(support.console(), found, elements=elements)
+    if as_json:
+        support.print_json(found)
+        return
+    if config.is_diffusion:
+        from ridgeline.report.denoising import show_denoising as show
+    else:
+        from ridgeline.report.tables import show_explanation as show
+    show(support.console(), found, elements=elements)
 
 
 @app.command(epilog="Example: ridgeline simulate llama-3-8b --on h100-sxm --requests poisson:8")
