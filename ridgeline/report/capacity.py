@@ -63,14 +63,19 @@ def growth(found: Capacity) -> Figure:
     from plotly.graph_objects import Figure
 
     figure = Figure()
-    for i, h in enumerate(found.holdings):
+    weights = list(dict.fromkeys(h.weights for h in found.holdings))
+    caches = list(dict.fromkeys(h.cache for h in found.holdings))
+    for h in found.holdings:
         lengths = [found.window * n // (POINTS - 1) for n in range(POINTS)]
         figure.add_scatter(
             x=lengths,
             y=[_taken(h, n * found.batch) for n in lengths],
             mode="lines",
             name=f"{h.weights}, cache {h.cache}",
-            line={"color": PALETTE[i % len(PALETTE)]},
+            line={
+                "color": PALETTE[weights.index(h.weights) % len(PALETTE)],
+                "dash": ("solid", "dash", "dot")[caches.index(h.cache) % 3],
+            },
             hovertemplate="%{x:,} tokens: %{y:.3s}B<extra>%{fullData.name}</extra>",
         )
     figure.add_hline(found.usable_bytes, line_dash="dash", annotation_text=f"memory of {found.device}")

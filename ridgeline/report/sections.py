@@ -188,7 +188,9 @@ def capacity_section(found: Capacity) -> str:
 
 def _capacity_chart(found: Capacity) -> Figure:
     figure = dress(growth(found), 400)
-    return figure.update_layout(title=None, showlegend=True, legend={"orientation": "h", "y": -0.2})
+    return figure.update_layout(
+        title=None, showlegend=True, legend={"orientation": "h", "y": -0.25, "yanchor": "top"}
+    )
 
 
 def errors_section(check: Check) -> str:
