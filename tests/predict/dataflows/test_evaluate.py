@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ridgeline.errors import InputError
@@ -42,6 +42,7 @@ def test_a_units_share_of_scratch_memory_grows_as_there_are_fewer():
     assert one.on_chip == 132 * own.on_chip
 
 
+@settings(max_examples=25)
 @given(small, st.integers(6, 22))
 def test_what_is_chosen_fits_and_nothing_that_fits_is_better(shape, log):
     for flow in DATAFLOWS:
