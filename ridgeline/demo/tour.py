@@ -16,6 +16,7 @@ from ridgeline.hardware.measure import Measurement, Plan, measure
 from ridgeline.loading import load
 from ridgeline.outputs import refuse_unwritable
 from ridgeline.report import write_report
+from ridgeline.report.studies import study
 from ridgeline.report.tables import progress, show_check, show_explanation, show_measurement, show_stream
 
 #: It ends with a word: a line break and the indentation after it are one token, which a prompt would cut.
@@ -105,7 +106,8 @@ def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
         "The same as a page",
         "Charts of every operator, to keep or to send; one file, no network.",
     )
-    write_report(report, explanation, device, found, PROMPT + text)
+    studies = study(explanation, loaded.config, device)
+    write_report(report, explanation, device, found, PROMPT + text, studies)
     console.print(f"Wrote {report.resolve()}; open it in a browser.")
     console.print("Next: ridgeline explain llama-3-8b --on h100, or ridgeline --help")
     return Tour(measurement, text, explanation, found, report, time.perf_counter() - begin)
