@@ -299,9 +299,7 @@ def require_gpu() -> None:
     import torch
 
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
-        raise InputError(
-            "PyTorch sees no CUDA device here: take the CPU (device cpu), or a machine that has one"
-        )
+        raise InputError("PyTorch sees no CUDA device here: take device cpu, or a machine that has one")
     import ridgeline.kernels.triton  # noqa: F401  says so if Triton is missing
 
 

@@ -206,9 +206,7 @@ def test_without_a_gpu_cuda_is_refused_in_a_line(monkeypatch):
         capture_output=True,
         text=True,
     )
-    line = (
-        "ridgeline: PyTorch sees no CUDA device here: take the CPU (device cpu), or a machine that has one\n"
-    )
+    line = "ridgeline: PyTorch sees no CUDA device here: take device cpu, or a machine that has one\n"
     assert (said.returncode, said.stderr) == (2, line)
 
 

@@ -40,9 +40,7 @@ def default_device() -> torch.device:
     if is_interpreted():
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise InputError(
-            "PyTorch sees no CUDA device here: take the CPU (device cpu), or a machine that has one"
-        )
+        raise InputError("PyTorch sees no CUDA device here: take device cpu, or a machine that has one")
     return torch.device("cuda", torch.cuda.current_device())
 
 
