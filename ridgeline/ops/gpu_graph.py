@@ -8,6 +8,7 @@ lengths. All graphs share one pool of memory, the largest is recorded first, and
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ class DecodeStep:
                 self.compute()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self._logits = self.compute()
         self._graph = graph
 
@@ -111,6 +112,7 @@ class DecodeGraphs:
         self.enabled = ops.device.type == "cuda"
         self._steps: dict[tuple, DecodeStep] = {}
         self._pool: tuple[int, int] | None = None
+        self._lock = threading.RLock()  # graphs share memory: a result is taken out before the next replay
 
     def can_run(self, model: Model, spans: Sequence[Span], logits: Wanted) -> bool:
         """Whether a step is one row of each sequence, all of whose logits are wanted, of a model whose pass
@@ -120,12 +122,14 @@ class DecodeGraphs:
         return self.enabled and alone and wanted and is_recordable(model)
 
     def run(self, model: Model, ids: Sequence[int], spans: Sequence[Span], cache: GpuCache) -> torch.Tensor:
-        return self._step(model, cache, bucket(len(spans))).run(ids, spans)
+        with self._lock:
+            return self._step(model, cache, bucket(len(spans))).run(ids, spans)
 
     def prepare(self, model: Model, cache: GpuCache, sequences: int) -> None:
         if self.enabled and is_recordable(model):
-            for size in reversed([b for b in BUCKETS if b <= bucket(min(sequences, BUCKETS[-1]))]):
-                self._step(model, cache, size)
+            with self._lock:
+                for size in reversed([b for b in BUCKETS if b <= bucket(min(sequences, BUCKETS[-1]))]):
+                    self._step(model, cache, size)
 
     def _step(self, model: Model, cache: GpuCache, size: int) -> DecodeStep:
         key = (id(model), id(cache), size)
