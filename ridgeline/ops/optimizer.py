@@ -83,7 +83,7 @@ def _states(values: list[Value], weight: Value, optimizer: Optimizer, master: st
     format = optimizer.format or master or weight.format
     shapes = [(f"state {i}", weight.shape) for i in range(optimizer.states)]
     if optimizer.factored and len(weight.shape) > 1:
-        shapes = [("rows", weight.shape[:1]), ("columns", weight.shape[1:])]
+        shapes = [("rows", weight.shape[:-1]), ("columns", (*weight.shape[:-2], weight.shape[-1]))]
     wanted = [("master", weight.shape, master)] if master else []
     wanted += [(name, shape, format) for name, shape in shapes]
     states = []

@@ -1,9 +1,10 @@
 """Time of attention on a GPU, computed as FlashAttention does over a paged cache: its second generation (Dao
-2023), or its third (Shah et al. 2024), which runs on Hopper.
+2023), or its third (Shah et al. 2024), which is for Hopper and is taken where a calibration fits it better;
+without one every GPU is predicted with the second.
 
 A thread block takes a tile of query rows of one head and meets the keys that they see, a tile of them at a
 time; each multiprocessor runs one block after another. The grid runs tile by tile, sequence by sequence,
-head by head, all sequences of a step in one launch. From that follow, without a fitted figure:
+head by head, all sequences of a step in one launch. From that follow:
 
 - whole tiles are paid for, and whole waves of blocks: a lone decode row costs a head a tile of rows;
 - a step that only decodes goes another way: the query heads that share keys make the rows of one tile, and a
@@ -14,7 +15,9 @@ head by head, all sequences of a step in one launch. From that follow, without a
   work, and computes exponentials while other warps multiply;
 - a block that starts late ends late: the step waits for the longest sequence's last head.
 
-Fitted are the share of the rates that is reached, and what a launch, a block, and an empty block cost. One
+How much of the second generation's softmax is exposed is set so that published times come out (``FLASH_2``),
+and how sharply computing and reading overlap is assumed. Fitted are the share
+of the rates that is reached, and what a launch, a block, and an empty block cost. One
 constant describes what was measured and has no such reason: a step that only decodes takes longer than its
 parts by up to ``stall_us``, the more sequences it has, but no longer with their length.
 """

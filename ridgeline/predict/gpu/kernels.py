@@ -68,7 +68,10 @@ class GpuTimes:
         shared = {"dtype": kernel.compute, "nbytes": kernel.bytes}
         shared["element_bytes"] = get_format(kernel.compute).bits / 8
         if len(matrices) == 1:
-            inputs, groups = matrices[0].value.shape[-1], kernel.groups
+            (outer, inner), groups = matrices[0].value.shape[-2:], kernel.groups
+            # The gradient of a product's input sums over the weight's rows.
+            into, out = kernel.reads[0].value.shape[-1], kernel.writes[0].value.shape[-1]
+            inputs = outer if (into, out) == (outer, inner) else inner
             outputs = kernel.flops.matrix / (2 * groups * kernel.rows * inputs)
             found = gemm_time(self.device, constants, kernel.rows, outputs, inputs, batch=groups, **shared)
         else:
