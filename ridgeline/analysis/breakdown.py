@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ridgeline.analysis.arguments import device_of, whole_number
+from ridgeline.analysis.overtake import is_attention
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, rates_only
 from ridgeline.models import declare, load_config
-from ridgeline.models.model import refuse_diffusion, refuse_two_passes
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_pairs import Pairs
@@ -61,10 +62,10 @@ def group_of(op: str, op_kind: str, part: str) -> str | None:
     """The group of a part of an operator, by their names and kinds; None outside the layers."""
     if op_kind == "linear" and part in BETWEEN_LAYERS:
         return ACTIVATION_AND_NORM
-    if op == "attention" or op.startswith("attention.") or op_kind == "split":
-        return ACTIVATION_AND_NORM if op_kind in ("norm", "add") else ATTENTION
     if op_kind in ("norm", "add"):
         return ACTIVATION_AND_NORM
+    if is_attention(op) or op_kind == "split":
+        return ATTENTION
     return FULLY_CONNECTED if op.startswith("mlp.") or op_kind in ("route", "experts") else None
 
 
@@ -110,15 +111,14 @@ def predict_breakdown(
     weights: str | None = None,
     tier: str | None = None,
 ) -> PredictedBreakdown:
-    """Divide the predicted time of a pass over ``batch`` whole sequences of ``prompt`` tokens; with
-    ``training`` its backward pass belongs to it. ``tier`` is what times stand on, the best that the device
+    """Divide the predicted time of a pass over ``batch`` whole sequences of ``prompt`` tokens (of an
+    encoder-decoder, over so long sources and targets); with ``training`` its backward pass belongs to it. ``tier`` is what times stand on, the best that the device
     has unless given. Implementations that keep scores compute all pairs.
 
     Raises InputError for lengths out of range and formats that nothing is stored in.
     """
     config = load_config(model)
     refuse_diffusion(config)
-    refuse_two_passes(config)
     device = rates_only(device_of(on))
     if not 1 <= prompt <= config.window:
         raise InputError(f"prompt must be 1 to {config.window} tokens for {config.name}, not {prompt}")
@@ -128,7 +128,7 @@ def predict_breakdown(
     for lowering in (UNFUSED, NAIVE_ATTENTION, FUSED):
         pairs = Pairs.VISIBLE if lowering is FUSED else Pairs.SQUARE
         ops = Count(activations=built.plain_format, lowering=lowering, pairs=pairs, train=training)
-        trace = ops.trace(built.forward(ops, ops.batch([Span(prompt, 0, batch)], logits="all")))
+        trace = ops.trace(built.whole(ops, ops.batch([Span(prompt, 0, batch)], logits="all")))
         prediction = predict(trace.backward() if training else trace, device, tier)
         name = lowering.name.removesuffix(" attention")
         ways[name] = breakdown(

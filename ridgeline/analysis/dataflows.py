@@ -11,7 +11,7 @@ from ridgeline.analysis.overtake import Overtaking, attention_overtakes
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig, declare
-from ridgeline.models.model import refuse_diffusion, refuse_two_passes
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.dataflows import (
@@ -104,9 +104,9 @@ def shape_of(
             raise InputError(f"{model} has its own heads: leave out --heads, --kv-heads and --head-dim")
         config = config_of(model)
         refuse_diffusion(config)
-        refuse_two_passes(config)
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-        causal = config.is_decoder if causal is None else causal
+        if causal is None:  # of an encoder-decoder, its encoder's attention
+            causal = config.is_decoder and not config.is_encoder_decoder
         format = declare(config).plain_format if format is None else format
     return AttentionShape(
         heads=heads,

@@ -18,7 +18,7 @@ from ridgeline.analysis.training_step import (
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, rates_only
 from ridgeline.models import ModelConfig, declare
-from ridgeline.models.model import refuse_diffusion, refuse_two_passes
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.optimizer import get_optimizer
@@ -101,7 +101,6 @@ def training(
     """
     config = config_of(model)
     refuse_diffusion(config)
-    refuse_two_passes(config)
     device = device_of(on)
     recipe = Recipe(recompute, optimizer, zero, precision, kernels, dropout, stash)
     workload = Workload(batch, length, devices)
@@ -136,7 +135,7 @@ def training(
         largest_batch=run.largest_batch(recipe),
         policies=tuple(run.policy(replace(recipe, recompute=str(p))) for p in Recompute),
         basis=found.basis,
-        assumptions=tuple(_assumptions(recipe, workload, found.memory, shown, chosen)),
+        assumptions=tuple(_assumptions(config, recipe, workload, found.memory, shown, chosen)),
     )
 
 
@@ -168,9 +167,12 @@ def _format(precision: str, own: str) -> str:
 
 
 def _assumptions(
+    config: ModelConfig,
     recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs, tier: Tier
 ) -> Iterator[str]:
     yield ASSUMED_OF_KERNELS[tier]
+    if config.is_encoder_decoder:
+        yield "targets are as long as their sources; tokens are those of the sources"
     if pairs is Pairs.SQUARE:
         yield "FLOPs count all query-key pairs, times only the visible ones, so that MFU may pass 100 %"
     if workload.devices > 1:

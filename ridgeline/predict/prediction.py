@@ -113,6 +113,18 @@ class Prediction:
             seen[k.op_index] += 1
         return replace(self, kernels=tuple(kernels))
 
+    def followed_by(self, other: Prediction) -> Prediction:
+        """Both passes, one after the other, on the same device."""
+        count = 1 + max((k.op_index for k in self.kernels), default=-1)
+        later = (replace(k, op_index=count + k.op_index) for k in other.kernels)
+        return replace(
+            self,
+            kernels=(*self.kernels, *later),
+            step_seconds=self.step_seconds + other.step_seconds,
+            basis={**self.basis, **other.basis},
+            unmeasured=tuple(dict.fromkeys((*self.unmeasured, *other.unmeasured))),
+        )
+
     def by_class(self) -> dict[str, Number]:
         """Seconds by class of operator."""
         return self._sum_by(lambda k: k.op_class)

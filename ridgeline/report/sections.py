@@ -158,7 +158,7 @@ def capacity_section(found: Capacity) -> str:
     """What fits with each format, and how memory grows with the context."""
     rows = [
         (
-            f"{h.weights}, cache {h.cache}",
+            f"{h.weights}, cache {h.cache}" if h.cache else h.weights,
             nbytes(h.weight_bytes),
             nbytes(h.cache_bytes_per_token),
             count(h.tokens),

@@ -42,10 +42,8 @@ def study(explanation: Explanation, config: ModelConfig, device: Device) -> Stud
     own = explanation.weight_format
     formats = tuple(dict.fromkeys((own, config.format, "int8", "int4-g128")))
     swept = sweep(config, device, formats)
-    held = None
-    if config.is_decoder:
-        runnable = [f.weights for f in swept.formats]
-        held = capacity(config, device, weights=runnable, batch=explanation.workload.batch)
+    runnable = [f.weights for f in swept.formats]
+    held = capacity(config, device, weights=runnable, batch=explanation.workload.batch)
     layouts = tuple(_layouts(explanation, config, device))
     return Studies(swept, held, *_where_there_are(explanation, config, device), layouts)
 
