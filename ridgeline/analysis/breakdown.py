@@ -112,8 +112,8 @@ def predict_breakdown(
     tier: str | None = None,
 ) -> PredictedBreakdown:
     """Divide the predicted time of a pass over ``batch`` whole sequences of ``prompt`` tokens (of an
-    encoder-decoder, over so long sources and targets); with ``training`` its backward pass belongs to it. ``tier`` is what times stand on, the best that the device
-    has unless given. Implementations that keep scores compute all pairs.
+    encoder-decoder, over so long sources and targets); with ``training`` its backward pass belongs to it.
+    ``tier`` is what times stand on, the best that the device has unless given. Implementations that keep scores compute all pairs.
 
     Raises InputError for lengths out of range and formats that nothing is stored in.
     """

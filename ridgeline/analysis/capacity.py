@@ -44,8 +44,8 @@ class Holding:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What :func:`capacity` found; ``usable_bytes`` of the device's ``memory_bytes`` may be taken. ``lengths``
-    are those at which each holding's ``growth`` says what ``batch`` sequences take of memory in all."""
+    """What :func:`capacity` found; ``usable_bytes`` of the device's ``memory_bytes`` may be taken.
+    ``lengths`` are those at which each holding's ``growth`` says what ``batch`` sequences take of memory in all."""
 
     model: str
     device: str

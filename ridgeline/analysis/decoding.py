@@ -93,8 +93,8 @@ class ContextPoint:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What :func:`decoding` found; ``offloading`` is empty where the device has no storage, ``contexts`` of an
-    encoder-decoder, which reads all of its prompt at every step."""
+    """What :func:`decoding` found; ``offloading`` is empty where the device has no storage, ``contexts`` of
+    an encoder-decoder, which reads all of its prompt at every step."""
 
     model: str
     device: str
@@ -195,9 +195,7 @@ def _offloading(bench: Workbench, plan: Plan, acceptance: float) -> Iterator[Off
     setting = settle(bench.config, bench.device, plan.weights)
     middle = max(bench.output // 2, 1)
     proposed = min(4, bench.config.window - bench.prompt - middle)
-    one, several = (
-        float(setting.next(bench.prompt, middle, 1, 1 + k).seconds) for k in (0, proposed)
-    )
+    one, several = (float(setting.next(bench.prompt, middle, 1, 1 + k).seconds) for k in (0, proposed))
     for lacking in LACKING:
         streamed = lacking * setting.model.weight_bytes()
         plain = max(one, streamed / storage)

@@ -128,9 +128,7 @@ class Replica:
         context = None
         if self.context > 1:
             context = Context(self.context, self.context_kind, divides_rows=prefill)
-        return self._pass(
-            trace_step(self.model, [span], encoded=encoded, context=context, **self._options)
-        )
+        return self._pass(trace_step(self.model, [span], encoded=encoded, context=context, **self._options))
 
     def _pass(self, trace: Trace) -> Pass:
         found = predict_shard(trace, self.task.cluster, self.layout)
@@ -150,7 +148,9 @@ class Replica:
         step = self.step(self.prefill_sizes, 0)
         (encode,), (decode,) = reading.costs.stages(1), step.costs.stages(1)
         both = replace(encode + decode, weights=self.model.weight_bytes(), layers=0)
-        costs = replace(step.costs, before=both, runs=((step.costs.layers, Cost(layers=1)),), after=Cost(), tied=0.0)
+        costs = replace(
+            step.costs, before=both, runs=((step.costs.layers, Cost(layers=1)),), after=Cost(), tied=0.0
+        )
         return costs, numpy.maximum(reading.activations, step.activations)
 
     @cached_property

@@ -167,8 +167,7 @@ def _format(precision: str, own: str) -> str:
 
 
 def _assumptions(
-    config: ModelConfig,
-    recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs, tier: Tier
+    config: ModelConfig, recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs, tier: Tier
 ) -> Iterator[str]:
     yield ASSUMED_OF_KERNELS[tier]
     if config.is_encoder_decoder:
