@@ -45,7 +45,8 @@ class Holding:
 @dataclass(frozen=True)
 class Capacity:
     """What :func:`capacity` found; ``usable_bytes`` of the device's ``memory_bytes`` may be taken.
-    ``lengths`` are those at which each holding's ``growth`` says what ``batch`` sequences take of memory in all."""
+    ``lengths`` are those at which each holding's ``growth`` says what ``batch`` sequences take of memory in
+    all."""
 
     model: str
     device: str

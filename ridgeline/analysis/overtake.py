@@ -12,6 +12,8 @@ from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.trace import MATRIX_PARTS
 
+#: What operators of attention are called, in some part of their name.
+ATTENTION_NAMES = frozenset({"attention", "cross", "joint"})
 #: Lengths beyond this are not looked at.
 LONGEST = 2**30
 
@@ -85,4 +87,4 @@ def matrix_flops(model: Model, length: int, pairs: Pairs) -> tuple[Number, Numbe
 
 def is_attention(op: str) -> bool:
     """Whether the operator of that name is attention's, a projection of its own included."""
-    return op.split(".")[0] in ("attention", "cross")
+    return not ATTENTION_NAMES.isdisjoint(op.split("."))

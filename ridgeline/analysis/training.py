@@ -18,7 +18,7 @@ from ridgeline.analysis.training_step import (
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, rates_only
 from ridgeline.models import ModelConfig, declare
-from ridgeline.models.model import refuse_diffusion
+from ridgeline.models.denoising import grid_of
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.optimizer import get_optimizer
@@ -74,7 +74,7 @@ def training(
     on: str | Device = "this",
     *,
     batch: int = 1,
-    length: int = 2048,
+    length: int | None = None,
     devices: int = 1,
     recompute: str = "none",
     optimizer: str = "adamw",
@@ -86,7 +86,9 @@ def training(
     pairs: str = "visible",
     tier: str | None = None,
 ) -> Training:
-    """Predict a training step of data-parallel ``devices``, each with ``batch`` sequences of ``length``.
+    """Predict a training step of data-parallel ``devices``, each with ``batch`` sequences of ``length``
+    tokens: 2,048, or the window if that is shorter, unless given. Of a diffusion Transformer they are images
+    as it was trained, each once, and the loss is the user's own.
 
     ``recompute``: none, selective or full, as :mod:`ridgeline.ops.recompute` says. ``optimizer``: one of
     :data:`ridgeline.ops.optimizer.OPTIMIZERS`. ``zero``: what the devices share out instead of each holding
@@ -100,11 +102,11 @@ def training(
     trained, and for several devices without a link.
     """
     config = config_of(model)
-    refuse_diffusion(config)
     device = device_of(on)
+    length = _length(config, length)
     recipe = Recipe(recompute, optimizer, zero, precision, kernels, dropout, stash)
     workload = Workload(batch, length, devices)
-    _check(recipe, workload, config.window, config.name)
+    _check(recipe, workload, 0 if config.is_diffusion else config.window, config.name)
     if devices > 1 and device.link_bandwidth is None:
         raise InputError(f"{device.name} has no link: train on one device, or name one that has")
     shown = choice("pairs", pairs, Pairs)
@@ -139,10 +141,18 @@ def training(
     )
 
 
+def _length(config: ModelConfig, given: int | None) -> int:
+    if not config.is_diffusion:
+        return min(2048, config.window) if given is None else given
+    if given is not None:
+        raise InputError(f"{config.name} denoises images: it has no length, so leave it out")
+    return grid_of(config).tokens
+
+
 def _check(recipe: Recipe, workload: Workload, window: int, name: str) -> None:
     for what in ("batch", "length", "devices"):
         whole_number(what, getattr(workload, what))
-    if workload.length > window:
+    if workload.length > window > 0:
         raise InputError(
             f"{name} takes {window} tokens at most, not {workload.length}: give a shorter --length"
         )
@@ -170,6 +180,8 @@ def _assumptions(
     config: ModelConfig, recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs, tier: Tier
 ) -> Iterator[str]:
     yield ASSUMED_OF_KERNELS[tier]
+    if config.is_diffusion:
+        yield "each image is denoised once a step; its autoencoder and text encoder are left out"
     if config.is_encoder_decoder:
         yield "targets are as long as their sources; tokens are those of the sources"
     if pairs is Pairs.SQUARE:

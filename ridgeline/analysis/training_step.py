@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ridgeline.analysis.search import largest
 from ridgeline.hardware import Device
 from ridgeline.models import Model
+from ridgeline.models.denoising import count_denoising, grid_of
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.count_training import TrainingCount
@@ -112,6 +113,9 @@ def _forward(model: Model, span: Span, recipe: Recipe, pairs: Pairs) -> Trace:
     ops = TrainingCount(
         activations=model.plain_format, lowering=lowering, pairs=pairs, train=True, dropout=recipe.dropout
     )
+    if model.config.is_diffusion:
+        batch = count_denoising(ops, model.config, grid_of(model.config), span.count)
+        return ops.trace(model.forward(ops, batch))
     output = model.whole(ops, ops.batch([span], logits="all"))
     if output.shape[-1] == model.config.vocab:  # a headless encoder's loss is the user's own
         output = ops.cross_entropy(output)
