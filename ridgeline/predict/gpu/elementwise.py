@@ -65,7 +65,7 @@ GENERATIONS: Mapping[int, Mapping[str, Pattern]] = {1: SCALAR, 2: VECTORISED}
 OPS = tuple(VECTORISED)
 #: How reads and rows overlap with memory: the exponent of the norm that joins them.
 OVERLAP = 2.0
-#: By itself a kernel finds all in the L2 while that fills it up to the first share, nothing beyond the second.
+#: By itself a kernel finds all in the L2 up to the first share of its size, and nothing beyond the second.
 CACHE_FILL = (0.75, 1.25)
 #: Times are rounded to whole microseconds, so an error counts against this and a share of the time.
 ROUNDING_SECONDS, TOLERANCE = 0.6e-6, 0.1

@@ -37,7 +37,12 @@ def test_products_are_predicted_within_eight_per_cent(judged, name):
 
 @pytest.mark.parametrize("name", VIDUR)
 def test_without_calibration_the_others_constants_do(judged, name):
-    assert judged[name, "gemm"].generic_mean <= 0.12
+    assert judged[name, "gemm"].generic_mean <= 0.09
+
+
+def test_a_card_for_games_is_foretold_by_those_for_data_centres(judged):
+    """No other GeForce is calibrated, so an RTX 4090 without its own points takes theirs."""
+    assert judged["rtx-4090", "gemm"].generic_mean <= 0.15
 
 
 @pytest.mark.parametrize("name", PROFILED)
