@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import lru_cache
 from math import exp, log
@@ -17,8 +18,9 @@ CALIBRATED = ("a100-80gb", "h100-sxm", "a40", "rtx-4090")
 #: Cards for games run above the clock that their datasheet names: an RTX 4090 at 2.81 to 2.85 GHz of 2.52 in
 #: games, https://www.tweaktown.com/news/88568, of which a matrix product leaves less.
 GAMES, GAMES_REACH = "GeForce", 1.08
-#: The constants that are shares of the clock.
-CLOCKED = ("matrix", "feed", "issue")
+#: The constants of each kind that are shares of the clock. Attention's are not taken for such: an RTX 4090's
+#: give an A100 what is published for it.
+CLOCKED: Mapping[str, tuple[str, ...]] = {"gemm": ("matrix", "feed"), "elementwise": ("issue",)}
 
 
 def constants_of(device: Device, name: str) -> Any:
@@ -39,11 +41,14 @@ def constants_of(device: Device, name: str) -> Any:
 def generic_constants(device: Device, name: str) -> Any:
     """The geometric mean of the constants of the *other* calibrated devices, of those in the class of
     ``device`` if there are any; the model's usual ones where none is calibrated for this kind. What is a
-    share of the clock follows the clock that each device reaches."""
+    share of the clock follows the clock that each device reaches; what depends on the chip's generation
+    is as the kind says."""
     others = [d for d in _calibrated() if d.name != device.name and name in d.calibration]
     alike = [d for d in others if (GAMES in d.title) == (GAMES in device.title)]
-    found = [_clocked(constants_of(d, name), 1 / reach(d)) for d in alike or others]
-    return _clocked(_mean(kind(name).constants, found), reach(device)) if found else kind(name).constants()
+    found = [_clocked(constants_of(d, name), name, 1 / reach(d)) for d in alike or others]
+    of = kind(name)
+    constants = _clocked(_mean(of.constants, found), name, reach(device)) if found else of.constants()
+    return constants if of.assumed is None else of.assumed(device, constants)
 
 
 def reach(device: Device) -> float:
@@ -53,9 +58,9 @@ def reach(device: Device) -> float:
     return GAMES_REACH if GAMES in device.title else 1.0
 
 
-def _clocked(constants: Any, factor: float) -> Any:
-    mine = {f.name for f in fields(constants)} & set(CLOCKED)
-    return replace(constants, **{name: getattr(constants, name) * factor for name in mine})
+def _clocked(constants: Any, name: str, factor: float) -> Any:
+    clocked = CLOCKED.get(name, ())
+    return replace(constants, **{field: getattr(constants, field) * factor for field in clocked})
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""What nothing was fitted to: devices that do not exist, with noise on their times, and shapes held out whole."""
+"""What nothing was fitted to: devices that do not exist, their times noisy, and shapes held out whole."""
 
 from dataclasses import replace
 
