@@ -229,8 +229,9 @@ def _product(
     bits = 16 if weight.scales is None else 4 if weight.group else 8
     # A tile of 4-bit inputs stays inside its group, which has one scale.
     inner = min(tile.k, weight.group) if bits == 4 else tile.k
-    # A gated program holds two sums; with many rows two whole tiles of them don't fit its registers.
-    n = tile.n // 2 if weight.gated and not few and tile.n >= 64 else tile.n
+    # A gated program holds two sums, and one of a group beside its sum; with many rows two whole tiles of
+    # them don't fit its registers.
+    n = tile.n // 2 if (weight.gated or bits == 4) and not few and tile.n >= 64 else tile.n
     places, blocks = (experts, experts) if order is None else order
     scales = weight.data if weight.scales is None else weight.scales
     columns = weight.columns

@@ -147,14 +147,16 @@ def merge(
     acc = tl.zeros([BLOCK_R], tl.float32)
     total = 0.0
     most = float("-inf")
-    for state in range(0, states):
-        log = tl.load(lse + state.to(tl.int64) * l_s)
+    for _ in range(0, states):
+        log = tl.load(lse)
         if log > float("-inf"):  # else it is empty
             grown = tl.maximum(most, log)
             weight, shrink = tl.exp2(log - grown), tl.exp2(most - grown)
-            value = tl.load(partial + state.to(tl.int64) * p_s, mask=r < RANK, other=0.0)
+            value = tl.load(partial, mask=r < RANK, other=0.0)
             total = total * shrink + weight
             acc = acc * shrink + weight * value
             most = grown
+        partial += p_s
+        lse += l_s
     result = tl.where(total == 0.0, 0.0, acc / tl.where(total == 0.0, 1.0, total))
     tl.store(out + at * o_r + head * o_h + r, result.to(out.dtype.element_ty), mask=r < RANK)
