@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from ridgeline.errors import InputError
+from ridgeline.errors import InputError, OutOfMemory
 from ridgeline.kernels import triton as kernels
 from ridgeline.ops.batch import CacheSpec
 from ridgeline.ops.records import Rope
@@ -33,11 +33,13 @@ class GpuSpans(TorchSpans):
 
     _made: dict[int, kernels.Sequences] = field(default_factory=dict)
     _angles: dict[Rope, Angles] = field(default_factory=dict)
+    latents: dict[tuple[int, ...], Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, spans: TorchSpans) -> GpuSpans:
-        """Those of a step as they are, plain ones with what is missing."""
-        return cls(spans.items, spans.device) if type(spans) is TorchSpans else spans
+    def of(cls, spans: TorchSpans, device: torch.device | None = None) -> GpuSpans:
+        """Those of a step as they are, plain ones with what is missing, on ``device``, by default their
+        own."""
+        return cls(spans.items, device or spans.device) if type(spans) is TorchSpans else spans
 
     def sequences(self, tokens: int) -> kernels.Sequences:
         """The sequences in a cache whose blocks hold so many tokens."""
@@ -73,14 +75,7 @@ class GpuCache:
         self.spec = spec
         self.blocks = blocks
         shape = (2, spec.layers, blocks, spec.block_size, spec.kv_heads, spec.head_dim)
-        try:
-            self._data = torch.empty(shape, dtype=kernels.KV_FORMATS[spec.format], device=device)
-        except torch.OutOfMemoryError:
-            tokens, free = blocks * spec.block_size, gigabytes(free_bytes(device))
-            raise InputError(
-                f"the GPU has {free} free, and a cache of {tokens} tokens takes "
-                f"{gigabytes(tokens * spec.bytes_per_token)}: lower cache_tokens or max_tokens"
-            ) from None
+        self._data = allocated(shape, kernels.KV_FORMATS[spec.format], spec, blocks, device)
         self._layers = [kernels.KVCache(*self._data[:, i]) for i in range(spec.layers)]
 
     def layer(self, index: int) -> kernels.KVCache:
@@ -94,6 +89,20 @@ class GpuCache:
     def randomise(self) -> None:
         """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
         self._data.normal_()
+
+
+def allocated(
+    shape: tuple[int, ...], dtype: torch.dtype, spec: CacheSpec, blocks: int, device: torch.device
+) -> torch.Tensor:
+    """The memory of a cache. Raises OutOfMemory if the device has less."""
+    try:
+        return torch.empty(shape, dtype=dtype, device=device)
+    except torch.OutOfMemoryError:
+        tokens, free = blocks * spec.block_size, gigabytes(free_bytes(device))
+        raise OutOfMemory(
+            f"the GPU has {free} free, and a cache of {tokens} tokens takes "
+            f"{gigabytes(tokens * spec.bytes_per_token)}: lower cache_tokens or max_tokens"
+        ) from None
 
 
 def free_bytes(device: torch.device) -> int:

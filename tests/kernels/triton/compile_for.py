@@ -17,6 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from ridgeline.kernels import pack_linear
+
 NAMES = {80: "NVIDIA A100", 89: "NVIDIA L4", 90: "NVIDIA H200", 120: "NVIDIA GeForce RTX 5090"}
 
 
@@ -152,6 +154,49 @@ def gradient_calls() -> None:
         gpu.attention_with_gradient(
             q, k, v, window=(9, 4), sinks=2, softcap=3.0, dropout=0.1
         ).sum().backward()
+
+
+def experts_calls() -> None:
+    from ridgeline.kernels import triton as gpu
+    from ridgeline.kernels.triton.experts import GpuExperts
+
+    for dtype in (torch.bfloat16, torch.float32):
+        logits = torch.zeros(4, 256, dtype=dtype)
+        gpu.route(logits, 8, scoring="sigmoid", bias=torch.zeros(256), groups=8, open_groups=4, group_score="top2")
+        gpu.route(logits, 8)
+    for format in ("", "int8", "int4-g32", "int4-g128-zp"):
+        for dtype in (torch.bfloat16, torch.float32) if not format else (torch.bfloat16,):
+            weights = torch.zeros(4, 512, 256, dtype=dtype), torch.zeros(4, 256, 256, dtype=dtype)
+            if format:
+                gated, down = (
+                    GpuExperts.of([pack_linear(w.float(), format, gated=g) for w in weight], "cpu")
+                    for weight, g in zip(weights, (True, False), strict=True)
+                )
+            else:
+                gated, down = GpuExperts.plain(weights[0], gated=True), GpuExperts.plain(weights[1])
+            for rows in (1, 8, 64):
+                print(format, dtype, rows, flush=True)
+                x = torch.zeros(rows, 256, dtype=dtype)
+                chosen = torch.zeros(rows, 2, dtype=torch.int32), torch.zeros(rows, 2)
+                gpu.mixture(x, *chosen, gated, down, "silu_gated", x)
+
+
+def latent_calls() -> None:
+    from ridgeline.kernels import triton as gpu
+
+    for dtype in (torch.bfloat16, torch.float32):
+        for rows in (1, 16):
+            print(dtype, rows, flush=True)
+            cache = gpu.LatentCache(torch.zeros(4, 32, 576, dtype=dtype), 512)
+            q, kv = torch.zeros(rows, 16, 192, dtype=dtype), torch.zeros(rows, 576, dtype=dtype)
+            starts, lengths = (torch.zeros(n, dtype=torch.int32) for n in (2, 1))
+            slots, tables = torch.zeros(rows, dtype=torch.int64), torch.zeros(1, 64, dtype=torch.int32)
+            sequences = gpu.Sequences(starts, lengths, tables, slots, rows, 2048)
+            angles = {name: torch.zeros(rows, 64) for name in ("cos", "sin")}
+            turned, _ = gpu.turn_append(
+                q, kv, torch.zeros(512), 1e-6, 512, **angles, interleaved=True, cache=cache, slots=slots
+            )
+            gpu.attend_latents(torch.zeros(rows, 16, 512, dtype=dtype), turned, cache, sequences, 0.1)
 
 
 CALLS = {name.removesuffix("_calls"): f for name, f in list(globals().items()) if name.endswith("_calls")}
