@@ -1,0 +1,1 @@
+"""``ridgeline measure --device cuda``: what is timed on a GPU, and how. PyTorch is imported when it is timed."""
