@@ -55,7 +55,11 @@ def common_assumptions(
     unmeasured = dict.fromkeys(name for p in phases for name in p.unmeasured)
     if unmeasured:
         names = ", ".join(unmeasured)
-        rest = "are as time models have them" if is_measured_gpu(device) else "reach the machine's measured rates"
+        rest = (
+            "are as time models have them"
+            if is_measured_gpu(device)
+            else "reach the machine's measured rates"
+        )
         yield f"no kernel was measured for {names}: these {rest}"
     if memory.cache_in_windows is not None:
         yield (

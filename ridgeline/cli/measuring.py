@@ -54,7 +54,9 @@ def measure(
     show_measurement(support.console(), found, path)
 
 
-def _measure_gpu(device: str, threads: int | None, out: Path | None, points: Path | None, as_json: bool) -> None:
+def _measure_gpu(
+    device: str, threads: int | None, out: Path | None, points: Path | None, as_json: bool
+) -> None:
     from ridgeline.hardware import gpu_file, save_device
     from ridgeline.hardware.measure import gpu_index
     from ridgeline.hardware.measure import measure as run

@@ -59,8 +59,8 @@ def gpu_file(name: str) -> Path:
 
 
 def this_gpu(name: str) -> Device | None:
-    """The GPU that its driver calls ``name`` as ``ridgeline measure --device cuda`` left it, None before that.
-    Raises as :func:`load_device`."""
+    """The GPU that its driver calls ``name`` as ``ridgeline measure --device cuda`` left it, None before
+    that. Raises as :func:`load_device`."""
     path = gpu_file(name)
     return load_device(path) if path.is_file() else None
 

@@ -1,8 +1,9 @@
-"""How fast a measured GPU's kernels are: times of the gpu reading's kernels at points, and what surrounds them.
+"""How fast a measured GPU's kernels are: times of the gpu reading's kernels at points, and what surrounds
+them.
 
 A table holds the kernels of one kind and format: at each point its sizes and the seconds that one more such
-kernel takes in a CUDA graph. Predictions look the points up, and go from one to the next along the time models
-of :mod:`ridgeline.predict.gpu`.
+kernel takes in a CUDA graph. Predictions look the points up, and go from one to the next along the time
+models of :mod:`ridgeline.predict.gpu`.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ def measure(
     ``progress`` is called with what is being timed and the share that is done. Nothing is stored:
     ``save_device(found.device, this_machine_file())`` does that.
 
-    Raises InputError if ``threads`` is below 1 or above that, or given for a GPU, if PyTorch is not installed,
-    and if there is no such device.
+    Raises InputError if ``threads`` is below 1 or above that, or given for a GPU, if PyTorch is not
+    installed, and if there is no such device.
     """
     if device != "cpu":
         index = gpu_index(device)

@@ -14,7 +14,11 @@ from ridgeline.hardware.gpu_kernels import GpuKernels
 from ridgeline.report.units import rate, seconds
 
 #: Bandwidths in words.
-NAMES = {"copy": "copying main memory, read and write", "read": "reading main memory", "l2": "copying within L2"}
+NAMES = {
+    "copy": "copying main memory, read and write",
+    "read": "reading main memory",
+    "l2": "copying within L2",
+}
 #: Spread from which a figure says that something else was running.
 NOISY = 0.5
 

@@ -128,5 +128,3 @@ class ComputedStopwatch:
         if figure in ("gap", "launch"):
             return {"gap": GAP, "launch": LAUNCH}[figure]
         return self.physics.kernel(kernel_at(figure, point))
-
-

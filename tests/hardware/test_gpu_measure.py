@@ -1,4 +1,5 @@
-"""measure --device cuda on a simulated GPU: what is timed, what comes out, and what is said when it cannot be."""
+"""measure --device cuda on a simulated GPU: what is timed, what comes out, and what is said when it cannot
+be."""
 
 from __future__ import annotations
 
@@ -6,9 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.hardware.simulated_gpu import (  # isort: skip  (it chooses the interpreter first)
-    BANDWIDTH, ENGINE, FACTS, GAP, ISSUES, LAUNCH, REPLAY, STEP, ComputedStopwatch, patched_once_a_launch,
-)  # fmt: skip
+from tests.hardware import simulated_gpu as simulated  # isort: skip  (it chooses the interpreter first)
 
 import torch
 
@@ -27,6 +26,19 @@ from ridgeline.kernels.triton import gpu_linear
 from ridgeline.loading import FORMATS
 from ridgeline.ops.formats import get_format
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
+from tests.hardware.simulated_gpu import (
+    BANDWIDTH,
+    ENGINE,
+    FACTS,
+    GAP,
+    ISSUES,
+    LAUNCH,
+    REPLAY,
+    STEP,
+    ComputedStopwatch,
+)
+
+patched_once_a_launch = simulated.patched_once_a_launch
 
 
 #: One or two sizes of everything, and no larger.
@@ -59,7 +71,7 @@ def kernels(found):
     return GpuKernels.from_dict(found.device.kernels)
 
 
-def test_every_work_runs_on_the_kernels(patched_once_a_launch):
+def test_every_work_runs_on_the_kernels():
     """Made and called, in the interpreter."""
     one = {"weights": ((96, 64),), "element_rows": (5,), "widths": (96,), "prompts": ((9, 30),)}
     plan = replace(TINY, **one, formats=("int8",), rare_formats=("int4-g32-zp",), decode_sequences=(2,))
@@ -135,7 +147,7 @@ def test_a_kernel_that_does_not_run_leaves_a_gap_and_says_why():
 
 
 def test_a_figure_that_is_needed_is_named():
-    with pytest.raises(InputError, match="bandwidth.read could not be measured: out of shared memory"):
+    with pytest.raises(InputError, match=r"bandwidth\.read could not be measured: out of shared memory"):
         measure_gpu(stopwatch=ComputedStopwatch(broken={"bandwidth.read"}), plan=TINY)
 
 
@@ -206,7 +218,7 @@ def test_threads_are_the_cpus():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
-    with pytest.raises(InputError, match="is no GPU|sees 0"):
+    with pytest.raises(InputError, match=r"is no GPU|sees 0"):
         measure(device="cuda")
     with pytest.raises(InputError, match="there is no GPU 1: PyTorch sees 0"):
         measure(device="cuda:1")

@@ -1,4 +1,5 @@
-"""Attention over pages: sequences that decode, prompts, and encoders, without a rotation and without appending."""
+"""Attention over pages: sequences that decode, prompts, and encoders, without a rotation and without
+appending."""
 
 from __future__ import annotations
 

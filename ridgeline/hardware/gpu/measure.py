@@ -1,4 +1,5 @@
-"""``ridgeline measure --device cuda``: a GPU's hardware file, from fixed shapes that know nothing of a model."""
+"""``ridgeline measure --device cuda``: a GPU's hardware file, from fixed shapes that know nothing of a
+model."""
 
 from __future__ import annotations
 
@@ -48,14 +49,15 @@ def measure_gpu(
     stopwatch: Stopwatch | None = None,
     index: int | None = None,
 ) -> GpuMeasurement:
-    """Find a GPU's bandwidths, launch times and the times of the gpu reading's kernels, and fit its time models.
+    """Find a GPU's bandwidths, launch times and the times of the gpu reading's kernels, and fit its time
+    models.
 
     ``progress`` is called with what is being timed and the share that is done. ``index`` is the GPU's number,
     the current one unless given. Nothing is stored: ``save_device(found.device, gpu_file(found.facts.name))``
     does that.
 
-    Raises InputError where there is no such GPU, Triton or PyTorch is missing, or a figure that is needed cannot
-    be found.
+    Raises InputError where there is no such GPU, Triton or PyTorch is missing, or a figure that is needed
+    cannot be found.
     """
     stopwatch = stopwatch or _stopwatch(index)
     import torch
@@ -189,7 +191,8 @@ def _device(facts: GpuFacts, kernels: GpuKernels) -> Device:
 
 
 def _calibrated(device: Device, points: list[Point]) -> Device:
-    """The device with its time models fitted to some of the points, those of every kind that it has any of."""
+    """The device with its time models fitted to some of the points, those of every kind that it has any
+    of."""
     from ridgeline.predict.calibrate.calibrate import calibrate
 
     return calibrate(device, by_kind(points), most=CALIBRATED).device

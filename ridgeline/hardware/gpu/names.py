@@ -36,8 +36,9 @@ CATALOGUE: Mapping[str, str] = {
     "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "rtx-pro-6000",
     "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000",
 }
-#: Where a GPU is not in the catalogue: a clock that most come near, multiply-adds of an SM a clock on its vector
-#: units, and exponentials (CUDA C++ Programming Guide, arithmetic instructions, compute capability 8.0 to 9.0).
+#: Where a GPU is not in the catalogue: a clock that most come near, multiply-adds of an SM a clock on its
+#: vector units, and exponentials (CUDA C++ Programming Guide, arithmetic instructions, compute capability
+#: 8.0 to 9.0).
 USUAL_CLOCK_HZ, LANES, EXPONENTIALS = 1.5e9, 128, 16
 LAUNCH_SECONDS = 3e-6
 
@@ -50,8 +51,8 @@ def known_device(facts: GpuFacts) -> Device | None:
 
 
 def unknown_device(facts: GpuFacts, matrix: float, bandwidth: float) -> Device:
-    """A device of which only the driver's facts are known, and what was measured: FLOP/s of ``matrix`` products
-    in 16 bits, and bytes a second that are read."""
+    """A device of which only the driver's facts are known, and what was measured: FLOP/s of ``matrix``
+    products in 16 bits, and bytes a second that are read."""
     clock = facts.clock_hz or USUAL_CLOCK_HZ
     vector = 2 * LANES * facts.units * clock
     found = {"matrix": "measured", "vector": "assumed", "exp": "assumed", "memory": "measured"}

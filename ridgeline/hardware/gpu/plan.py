@@ -15,11 +15,12 @@ Heads = tuple[tuple[int, int, int], ...]
 class GpuPlan:
     """What is timed within ``seconds``; what there is no time for is left out, the finest steps first.
 
-    ``rows`` of 16-bit products with ``weights``; ``quantised_rows`` with ``quantised_weights`` of ``formats``,
-    and ``rare_rows`` with ``rare_weights`` of ``rare_formats``. ``decode_keys`` cached tokens of
-    ``decode_sequences`` for each of ``heads``, in ``caches``; ``prompts`` are rows and cached tokens; ``encodes``
-    rows and sequences. Element-wise kernels run over ``element_rows`` of ``widths``; ``vocabularies`` are
-    sampled from. No work takes more than ``most_bytes``. ``copied`` bytes show a bandwidth.
+    ``rows`` of 16-bit products with ``weights``; ``quantised_rows`` with ``quantised_weights`` of
+    ``formats``, and ``rare_rows`` with ``rare_weights`` of ``rare_formats``. ``decode_keys`` cached tokens of
+    ``decode_sequences`` for each of ``heads``, in ``caches``; ``prompts`` are rows and cached tokens;
+    ``encodes`` rows and sequences. Element-wise kernels run over ``element_rows`` of ``widths``;
+    ``vocabularies`` are sampled from. No work takes more than ``most_bytes``. ``copied`` bytes show a
+    bandwidth.
     """
 
     seconds: float = 90.0

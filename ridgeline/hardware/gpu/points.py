@@ -1,5 +1,5 @@
-"""Measured points of a GPU's kernels: as ``ridgeline calibrate`` reads them, kept with what they were measured on.
-"""
+"""Measured points of a GPU's kernels: as ``ridgeline calibrate`` reads them, kept with what they were
+measured on."""
 
 from __future__ import annotations
 

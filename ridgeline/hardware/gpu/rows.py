@@ -1,4 +1,5 @@
-"""What lies between the products: norms, sums, activations, rotations with their append, gathering, sampling."""
+"""What lies between the products: norms, sums, activations, rotations with their append, gathering,
+sampling."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def row_work(plan: GpuPlan, ops: Gpu) -> list[list[Work]]:
     found = []
     for figure, make in makers.items():
         shapes = [(rows, width) for rows in plan.element_rows for width in plan.widths]
-        paged = BLOCK_TOKENS * 2 if figure in (WHOLE, ALONE, "append") else 0  # a block a row, a key of each part
+        # A block of the cache for each row.
+        paged = 2 * BLOCK_TOKENS if figure in (WHOLE, ALONE, "append") else 0
         work = [Work(figure, s, partial(make, ops, *s), (6 + paged) * s[0] * s[1]) for s in shapes]
         found.append([w for w in work if w.nbytes <= plan.most_bytes])
     samples = [(rows, vocab) for rows in plan.element_rows if rows <= 128 for vocab in plan.vocabularies]

@@ -48,7 +48,9 @@ def fixed_work(plan: GpuPlan, ops: Gpu, l2: float) -> list[Work]:
         Work("issue.linear", (), partial(_linear, ops), how="issue"),
         Work("issue.quantised", (), partial(_linear, ops, "int4-g128"), how="issue"),
     ]
-    work += [Work(f"issue.{kind}", (), partial(make, ops), how="issue") for kind, make in ROWS_OF_ISSUE.items()]
+    work += [
+        Work(f"issue.{kind}", (), partial(make, ops), how="issue") for kind, make in ROWS_OF_ISSUE.items()
+    ]
     for layers in (FEW_LAYERS, MANY_LAYERS):
         work.append(Work("step.graph", (layers,), partial(_step, ops, layers, 1), how="wall"))
         work.append(Work("step.eager", (layers,), partial(_step, ops, layers, 2), how="wall"))
@@ -58,14 +60,15 @@ def fixed_work(plan: GpuPlan, ops: Gpu, l2: float) -> list[Work]:
 
 
 def read_replay(seconds: Mapping[tuple, float], gap: float) -> float:
-    """What replaying a graph costs beside its kernels: a small step without its layer and the kernels around."""
+    """What replaying a graph costs beside its kernels: a small step without its layer and the kernels
+    around."""
     layer, one = _layer(seconds, "step.graph")
     return max(one - layer - OUTSIDE_KERNELS * gap, 0.0)
 
 
 def read_issue(seconds: Mapping[tuple, float]) -> tuple[dict[str, float], float]:
-    """What the host takes for an operator of each kind, as in a layer of a model, and what a step costs beside.
-    """
+    """What the host takes for an operator of each kind, as in a layer of a model, and what a step costs
+    beside."""
     alone = {figure[6:]: s for (figure, _), s in seconds.items() if figure.startswith("issue.")}
     layer, one = _layer(seconds, "step.eager")
     scale = layer / sum(n * alone[kind] for kind, n in A_LAYER.items())

@@ -94,7 +94,7 @@ class EventStopwatch:
         beside = torch.cuda.Stream(self.device)
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
-            for call in ring:  # what a call makes of its numbers once is copied to the device, outside of graphs
+            for call in ring:  # what a call makes of its numbers, once, is copied outside of a graph
                 call()
         torch.cuda.current_stream().wait_stream(beside)
         torch.cuda.synchronize(self.device)

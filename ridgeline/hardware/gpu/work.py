@@ -11,16 +11,17 @@ from ridgeline.hardware.timing import Timing
 if TYPE_CHECKING:
     import torch
 
-#: ``kernel``: what one more call adds to a CUDA graph. ``issue``: what the host takes to issue a call that the
-#: device is done with sooner. ``wall``: from a call to the end of its work, the host waiting.
+#: ``kernel``: what one more call adds to a CUDA graph. ``issue``: what the host takes to issue a call that
+#: the device is done with sooner. ``wall``: from a call to the end of its work, the host waiting.
 How = Literal["kernel", "issue", "wall"]
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something to time. ``figure`` is a table of :class:`~ridgeline.hardware.gpu_kernels.GpuKernels`, of which
-    ``point`` has the sizes, or another figure. ``make`` gives a call on inputs of its own; calls in a row take
-    turns with so many that their ``nbytes`` exceed the L2 cache, unless they shall stay in it (``stays``)."""
+    """Something to time. ``figure`` is a table of :class:`~ridgeline.hardware.gpu_kernels.GpuKernels`, of
+    which ``point`` has the sizes, or another figure. ``make`` gives a call on inputs of its own; calls in a
+    row take turns with so many that their ``nbytes`` exceed the L2 cache, unless they shall stay in it
+    (``stays``)."""
 
     figure: str
     point: tuple[float, ...]

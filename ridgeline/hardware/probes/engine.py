@@ -51,7 +51,9 @@ def engine_core(sequences: int, vocab: int, device: torch.device | str = "cpu") 
 
     requests = [Request((0,), LONGEST) for _ in range(sequences)]
     pool = BlockPool(sum(request.blocks_at_most(BLOCK_TOKENS) for request in requests), BLOCK_TOKENS)
-    core = Core(Scheduler(pool, Limits(sequences=sequences), RealClock()), _NoModel(sequences, vocab, device), None)
+    core = Core(
+        Scheduler(pool, Limits(sequences=sequences), RealClock()), _NoModel(sequences, vocab, device), None
+    )
     for place, request in enumerate(requests):
         core.submit(request, place)
     return core

@@ -1,8 +1,8 @@
 """Time of a kernel on a GPU that was measured: tables first, and from point to point along the time models.
 
 A table's points are compared with what the time models say of the same kernels. The ratio is interpolated,
-between logarithms of sizes, by inverse squares of distances: at a point the measured time comes out exactly, and
-between points and beyond them the models' shape does, scaled as the points nearby are.
+between logarithms of sizes, by inverse squares of distances: at a point the measured time comes out exactly,
+and between points and beyond them the models' shape does, scaled as the points nearby are.
 """
 
 from __future__ import annotations

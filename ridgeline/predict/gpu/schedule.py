@@ -1,8 +1,9 @@
-"""When a step on a GPU ends: its kernels one after another, as a graph replays them or as the host issues them.
+"""When a step on a GPU ends: its kernels one after another, as a graph replays them or as the host issues
+them.
 
 A decode step of the gpu reading is a CUDA graph: its kernels follow one another without the host. Any other
-step is issued operator by operator, and a kernel begins when the one before has ended and the host has come to
-it: a short kernel waits for the host, and behind a long one the host runs ahead.
+step is issued operator by operator, and a kernel begins when the one before has ended and the host has come
+to it: a short kernel waits for the host, and behind a long one the host runs ahead.
 """
 
 from __future__ import annotations
