@@ -34,6 +34,7 @@ class GpuSpans(TorchSpans):
     _made: dict[int, kernels.Sequences] = field(default_factory=dict)
     _angles: dict[Rope, Angles] = field(default_factory=dict)
     latents: dict[tuple[int, ...], Any] = field(default_factory=dict)
+    _on_device: tuple[torch.Tensor, ...] = ()
 
     @classmethod
     def of(cls, spans: TorchSpans, device: torch.device | None = None) -> GpuSpans:
@@ -55,9 +56,10 @@ class GpuSpans(TorchSpans):
 
     def starts_on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the rows and the keys of sequences begin, where attention has no cache."""
-        return tuple(
-            torch.tensor(x, dtype=torch.int32).to(self.device) for x in (self.starts, self.key_starts)
-        )
+        if not self._on_device:
+            starts = (self.starts, self.key_starts)
+            self._on_device = tuple(torch.tensor(x, dtype=torch.int32).to(self.device) for x in starts)
+        return self._on_device
 
 
 class GpuCache:
