@@ -21,10 +21,10 @@ from ridgeline.analysis.replica import (
     decode_sizes,
     prefill_sizes,
 )
-from ridgeline.engine.request import refuse_encoder
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster, load_cluster
 from ridgeline.models import ModelConfig, declare
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.collectives import Links, chosen, constants_of
 from ridgeline.predict.layout import Layout
@@ -151,7 +151,12 @@ def best_layouts(
 
 def _task(model, cluster, prompt, output, batch, weights, cache) -> tuple[Task, Workload, str]:
     config = config_of(model)
-    refuse_encoder(config)
+    refuse_diffusion(config)
+    if not config.is_decoder:
+        raise InputError(
+            f"{config.name} is an encoder, and a layout is judged by the tokens that it generates: `compare` "
+            "predicts it on one device, of which replicas are as many times as fast"
+        )
     workload = Workload(prompt, output, batch)
     if output < 1:
         raise InputError("output must be 1 or more: a layout is judged by the tokens that it generates")

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MOST_STATES = 1 << 14
 #: How often prices are changed at most.
 PRICINGS = 24
-#: Rounds of moves at most; each makes the placement better, or ends the search.
-MOST_ROUNDS = 50
+#: Placements that are improved by moves, and rounds of these at most.
+STARTS, MOST_ROUNDS = 6, 30
 
 
 @dataclass(frozen=True)
@@ -42,35 +42,42 @@ class Searched:
 
 def search(costs: Costs) -> Searched:
     """The best placement found. Raises InputError if even partial placements are too many."""
-    from ridgeline.predict.placement import evaluate
-
     found = fastest(costs, costs.seconds)
-    tried = [found]
     if _rank(costs, found)[0] == 0:
         return Searched(found, True)
+    starts = sorted(_priced(costs, found), key=lambda devices: _rank(costs, devices))[:STARTS]
+    return Searched(min((_improved(costs, one) for one in starts), key=lambda d: _rank(costs, d)), False)
+
+
+def _priced(costs: Costs, found: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The fastest placements as the memory of devices that are too full is priced higher and lower."""
     price = numpy.zeros(len(costs.capacity))
-    scale = costs.seconds.sum() / max(costs.held.sum(), 1.0)
-    step = numpy.full(len(price), scale)
+    step = numpy.full(len(price), costs.seconds.sum() / max(costs.held.sum(), 1.0))
+    tried, fitted = [found], False
     for _ in range(PRICINGS):
         held = numpy.zeros(len(price))
-        for operator, device in enumerate(tried[-1]):
-            held[device] += costs.held[operator, device]
+        numpy.add.at(held, list(tried[-1]), costs.held[range(len(found)), list(tried[-1])])
         over = held > costs.capacity
-        # up by a step that doubles until the device is relieved, then back and forth by halves
+        fitted = fitted or not over.any()
         price = numpy.maximum(price + numpy.where(over, step, -step), 0)
-        step = numpy.where(
-            over, step * (2.0 if not any(_rank(costs, t)[0] == 0 for t in tried) else 0.7), step * 0.5
-        )
+        step *= numpy.where(over, 0.7 if fitted else 2.0, 0.5)
         tried.append(fastest(costs, costs.seconds + price * costs.held))
-    best = min(dict.fromkeys(tried), key=lambda devices: _rank(costs, devices))
+    return list(dict.fromkeys(tried))
+
+
+def _improved(costs: Costs, start: tuple[int, ...]) -> tuple[int, ...]:
+    """The placement after the best move or exchange, again and again until none helps."""
+    from ridgeline.predict.placement import evaluate
+
+    best = start
     for _ in range(MOST_ROUNDS):
-        near = _neighbours(best, len(price))
+        near = _neighbours(best, len(costs.capacity))
         seconds, *_, excess = evaluate(costs, near)
         first = numpy.lexsort((seconds, excess))[0]
         if (excess[first], seconds[first]) >= _rank(costs, best):
             break
         best = tuple(near[first].tolist())
-    return Searched(best, False)
+    return best
 
 
 def _rank(costs: Costs, devices: Sequence[int]) -> tuple[float, float]:

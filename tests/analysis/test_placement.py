@@ -150,7 +150,7 @@ def test_a_search_finds_what_trying_all_finds_where_memory_suffices(operators, d
 def test_a_search_comes_close_to_trying_all_where_memory_is_short():
     draw = numpy.random.default_rng(0)
     over = []
-    for _ in range(30):
+    for _ in range(12):
         costs = random_costs(draw, 12, 2, 33.0)  # of 61 bytes in the mean on either of two devices
         least, found = best(costs), search(costs)
         placed = given_placement(costs, found.devices)
