@@ -38,7 +38,7 @@ class Pattern:
     kept: float | None = None
 
 
-#: Of newer vLLM (0.9 and later): 16 bytes an instruction, a block of threads for each row, so an SM has whole
+#: Of newer vLLM (0.19 and such): 16 bytes an instruction, a block of threads for each row, so an SM has whole
 #: rows to do; of PyTorch's lookup and vLLM's greedy sampler, which turns 16-bit logits into float32 and
 #: reads them again, in a dozen small kernels. ``rms_norm`` is the mean of a layer's two, of which the first
 #: has nothing to add in a layer measured alone.

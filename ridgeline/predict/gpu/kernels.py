@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -120,10 +119,13 @@ class GpuTimes:
 def _sizes(kernel: Kernel) -> tuple[Number, Number]:
     """Rows and width of what a kernel writes. Each head is a row of its own to a norm; a rotation has all
     heads of a token in one."""
-    shape = max((a.value.shape for a in kernel.writes), key=lambda s: _largest(prod(s)), default=(1,))
+    most = max(kernel.writes, key=lambda access: _largest(access.elements), default=None)
+    if most is None:
+        return kernel.rows, 1
+    shape = most.value.shape
     if kernel.kind == "norm" and len(shape) > 2:
-        return prod(shape[:-1]), shape[-1]
-    return kernel.rows, np.maximum(prod(shape) / np.maximum(kernel.rows, 1), 1)
+        return most.elements / shape[-1], shape[-1]
+    return kernel.rows, np.maximum(most.elements / np.maximum(kernel.rows, 1), 1)
 
 
 def _largest(n: Number) -> float:
