@@ -60,6 +60,9 @@ DraftThreads = Annotated[
     int | None,
     typer.Option(help="Threads of the draft's own: it then drafts on while proposals are verified."),
 ]
+DraftDevice = Annotated[
+    str | None, typer.Option(help="Where a draft model runs, cpu or cuda; unset: where the model does.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

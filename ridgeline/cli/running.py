@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Device, DraftThreads, DraftWeights, Json, Model, Speculate, Weights, app
+from ridgeline.cli.app import (
+    Device,
+    DraftDevice,
+    DraftThreads,
+    DraftWeights,
+    Json,
+    Model,
+    Speculate,
+    Weights,
+    app,
+)
 
 
 @app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
@@ -32,6 +42,7 @@ def generate(
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
+    draft_device: DraftDevice = None,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt; the text streams as it is made."""
@@ -47,7 +58,11 @@ def generate(
     given = support.prompt(loaded, prompt)
     from ridgeline.engine.speculation.choice import choose
 
-    drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
+    drafting = {
+        "draft_threads": draft_threads,
+        "draft_weights": draft_weights,
+        "draft_device": draft_device,
+    }
     generator = loaded.generator(speculator=choose(speculate, loaded, **drafting))
     if as_json:
         support.print_json(generator.generate(given, **wanted)[0])
@@ -73,6 +88,7 @@ def chat(
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
+    draft_device: DraftDevice = None,
 ) -> None:
     """Talk with a model, or let it continue your text; /help lists what it takes."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
@@ -81,6 +97,10 @@ def chat(
     from ridgeline.chat.terminal import chat as run
     from ridgeline.engine.speculation.choice import choose
 
-    drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
+    drafting = {
+        "draft_threads": draft_threads,
+        "draft_weights": draft_weights,
+        "draft_device": draft_device,
+    }
     speculator = choose(speculate, loaded, **drafting)
     run(loaded, loaded.sampling(**options), max_tokens=max_tokens, speculator=speculator)

@@ -29,13 +29,16 @@ def build_core(
     blocks: int,
     block_size: int,
     speculator: Speculator | None = None,
+    sequences: int | None = None,
 ) -> Core:
-    """A core that runs ``model`` on the executing reading ``ops``, with a cache of so many blocks.
+    """A core that runs ``model`` on the executing reading ``ops``, with a cache of so many blocks. Steps of
+    so many ``sequences`` are prepared, by default of as many as the limits allow.
 
     Raises InputError if memory does not hold the cache, and for an encoder-decoder.
     """
     cache = make_cache(model, ops, blocks, block_size)
-    ops.prepare(model, cache, limits.seats)
+    most = limits.seats if sequences is None else max(1, min(limits.seats, sequences))
+    ops.prepare(model, cache, most, 1 if speculator is None else 1 + speculator.most)
     scheduler = Scheduler(BlockPool(blocks, block_size), limits, RealClock())
     return Core(scheduler, ModelRunner(model, ops, cache), tokenizer, speculator)
 

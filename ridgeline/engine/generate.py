@@ -72,7 +72,14 @@ class Generator:
             blocks = min(blocks, max(1, self.cache_tokens // self.block_size))
         tokenizer = self.requests.tokenizer
         core = build_core(
-            self.model, self.ops, tokenizer, self.limits, blocks, self.block_size, self.speculator
+            self.model,
+            self.ops,
+            tokenizer,
+            self.limits,
+            blocks,
+            self.block_size,
+            self.speculator,
+            sum(request.width for request in requests),
         )
         for place, request in enumerate(requests):
             core.submit(request, place)
@@ -89,7 +96,7 @@ def run(core: Core) -> Iterator[Token]:
                     raise event.error
                 yield event
     finally:
-        core.abort_all()
+        core.close()
     core.scheduler.check()
 
 

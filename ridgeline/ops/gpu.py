@@ -2,8 +2,8 @@
 products.
 
 Activations and cache are in the weights' plain dtype. With a cache and one row a sequence, or the few that
-verify a proposal, a step is a CUDA graph (:mod:`ridgeline.ops.gpu_graph`); other steps run operator by operator. Without a GPU the same code runs
-under Triton's interpreter, on the CPU, for tests.
+verify a proposal, a step is a CUDA graph (:mod:`ridgeline.ops.gpu_graph`); other steps run operator by
+operator. Without a GPU the same code runs under Triton's interpreter, on the CPU, for tests.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from ridgeline.ops.torch_batch import TorchSpans
 from ridgeline.ops.torch_diffusion import modulate, multiply_by_sequence
 
 if TYPE_CHECKING:
-    from ridgeline.models.denoising import Denoising
-    from ridgeline.models.model import EncoderDecoder, Model
+    from ridgeline.models.model import Model
     from ridgeline.ops.profile import OpTime
 
 
@@ -123,9 +122,7 @@ class Gpu(Reference):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def prepare(
-        self, model: Model, cache: GpuCache | GpuLatentCache, sequences: int, rows: int = 1
-    ) -> None:
+    def prepare(self, model: Model, cache: GpuCache | GpuLatentCache, sequences: int, rows: int = 1) -> None:
         """Compile, and record the graphs of, decode steps of up to so many sequences, and steps of up to so
         many ``rows`` of a few, so that serving takes no more memory and compiles nothing for them later."""
         self._graphs.prepare(model, cache, sequences, rows)
@@ -160,7 +157,7 @@ class Gpu(Reference):
         if norm.weight is None:
             return super().norm(x, norm, shift=shift, scale=scale, spans=spans)
         if norm.kind == "rms":
-            y = kernels.rms_norm(x, self.norm_weight(norm), norm.eps)
+            y = kernels.rms_norm(x, self._norm_weight(norm), norm.eps)
         else:
             y = kernels.layer_norm(
                 x, norm.weight.data, None if norm.bias is None else norm.bias.data, norm.eps
@@ -212,16 +209,15 @@ class Gpu(Reference):
             q, k, angles = _turned(q, angles), _turned(k, angles), NO_ANGLES
         if cache is not None:
             sequences, turn = spans.sequences(cache.tokens), angles._asdict()
-            return kernels.attend(q, k, v, cache, sequences, **turn, **options).flatten(1)
+            out = torch.zeros_like(q) if spans.has_padding else None
+            return kernels.attend(q, k, v, cache, sequences, **turn, **options, out=out).flatten(1)
         most = {
             "max_rows": max((span.rows for span in spans), default=0),
             "max_keys": max((span.keys for span in spans), default=0),
         }
         return kernels.attention_varlen(q, k, v, *spans.starts_on_device(), **options, **most).flatten(1)
 
-    def store(
-        self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: kernels.KVCache
-    ) -> None:
+    def store(self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: kernels.KVCache) -> None:
         kernels.store(k, v, cache, GpuSpans.of(spans).sequences(cache.tokens))
 
     def attend_latent(
@@ -261,9 +257,7 @@ class Gpu(Reference):
     ) -> torch.Tensor:
         gate_up, down = (self._stacked(weight) for weight in (experts.gate_up, experts.down))
         gate_up = replace(gate_up, gated=True)
-        return kernels.mixture(
-            x, routes.experts, routes.weights, gate_up, down, experts.activation, residual
-        )
+        return kernels.mixture(x, routes.experts, routes.weights, gate_up, down, experts.activation, residual)
 
     def _stacked(self, weight: Weight) -> kernels.GpuExperts:
         data = weight.data
@@ -279,7 +273,7 @@ class Gpu(Reference):
 
     # -- what follows from weights, made once: they do not change ----------------------------------------
 
-    def norm_weight(self, norm: Norm) -> torch.Tensor:
+    def _norm_weight(self, norm: Norm) -> torch.Tensor:
         """What the normalised vector is multiplied with."""
         if not norm.changes_weight:
             return norm.weight.data

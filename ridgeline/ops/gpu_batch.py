@@ -31,6 +31,8 @@ NO_ANGLES = Angles(None, None, None)
 class GpuSpans(TorchSpans):
     """Spans with what the GPU's kernels read, made once a step and used by all layers."""
 
+    #: Whether there are rows that belong to no sequence, which attention leaves out.
+    has_padding = False
     _made: dict[int, kernels.Sequences] = field(default_factory=dict)
     _angles: dict[Rope, Angles] = field(default_factory=dict)
     latents: dict[tuple[int, ...], Any] = field(default_factory=dict)

@@ -1,9 +1,10 @@
 """Steps of the GPU reading as CUDA graphs: one for each number of sequences, and of rows of each, rounded up.
 
 A graph replays the same kernels on the same addresses, so a step's numbers go into fixed tensors
-(:mod:`ridgeline.ops.gpu_numbers`). Grids follow from the longest context that the cache or the model's window
-allows, not from today's lengths. The graphs of a cache share one pool of memory; the largest is recorded first,
-and the others fit into its pool. They go with the cache: when it is released, or nobody holds it any more.
+(:mod:`ridgeline.ops.gpu_numbers`). Grids follow from the longest context that the cache or the model's
+window allows, not from today's lengths. The graphs of a cache share one pool of memory; the largest is
+recorded first, and the others fit into its pool. They go with the cache: when it is released, or nobody holds
+it any more.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class StaticSpans:
 
     def __init__(self, numbers: StepNumbers, device: torch.device) -> None:
         self.numbers, self.device = numbers, device
+        #: Whether there are rows that belong to no sequence, which attention leaves out.
+        self.has_padding = numbers.rows > 1
         self._angles: dict[Rope, Angles] = {}
 
     def sequences(self, tokens: int) -> kernels.Sequences:
@@ -97,7 +100,7 @@ class DecodeStep:
             self._logits = self.compute()
         self._graph = graph
 
-    def run(self, ids: Sequence[int], spans: Sequence[Span]) -> torch.Tensor:
+    def run(self, ids: torch.Tensor | Sequence[int], spans: Sequence[Span]) -> torch.Tensor:
         """The logits of every row, [rows, vocab]."""
         self.numbers.fill(ids, spans)
         if self._graph is None:
@@ -128,8 +131,8 @@ class DecodeGraphs:
     def can_run(
         self, model: Model, spans: Sequence[Span], logits: Wanted, cache: GpuCache | GpuLatentCache
     ) -> bool:
-        """Whether a step is a few rows of each sequence, all of whose logits are wanted, of a model whose pass
-        depends on nothing that the host has to see. Steps of several rows must have been prepared."""
+        """Whether a step is a few rows of each sequence, all of whose logits are wanted, of a model whose
+        pass depends on nothing that the host has to see. Steps of several rows must have been prepared."""
         rows = max((span.rows for span in spans), default=0)
         if not self.enabled or not rows or rows > ROWS[-1] or len(spans) > BUCKETS[-1]:
             return False
@@ -148,11 +151,9 @@ class DecodeGraphs:
             size, rows = shape(len(spans), max(span.rows for span in spans))
             return self._step(model, cache, size, rows).run(ids, spans)
 
-    def prepare(
-        self, model: Model, cache: GpuCache | GpuLatentCache, sequences: int, rows: int = 1
-    ) -> None:
-        """Record steps of up to so many sequences, and of up to so many ``rows`` of a few of them; the largest
-        first. Raises OutOfMemory, with the sizes, and leaves nothing recorded."""
+    def prepare(self, model: Model, cache: GpuCache | GpuLatentCache, sequences: int, rows: int = 1) -> None:
+        """Record steps of up to so many sequences, and of up to so many ``rows`` of a few of them; the
+        largest first. Raises OutOfMemory, with the sizes, and leaves nothing recorded."""
         if not self.enabled or not is_recordable(model):
             return
         sizes = [b for b in BUCKETS if b <= bucket(min(sequences, BUCKETS[-1]))]
@@ -167,8 +168,8 @@ class DecodeGraphs:
                 self.release(cache)
                 free = gigabytes(free_bytes(self.ops.device))
                 raise OutOfMemory(
-                    f"the GPU has {free} free beside weights and cache, and steps of {sizes[-1]} sequences take "
-                    "more: lower cache_tokens or sequences"
+                    f"the GPU has {free} free beside weights and cache, and steps of {sizes[-1]} sequences "
+                    "take more: lower cache_tokens or sequences"
                 ) from None
 
     def release(self, cache: GpuCache | GpuLatentCache) -> None:
@@ -184,9 +185,7 @@ class DecodeGraphs:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _step(
-        self, model: Model, cache: GpuCache | GpuLatentCache, size: int, rows: int
-    ) -> DecodeStep:
+    def _step(self, model: Model, cache: GpuCache | GpuLatentCache, size: int, rows: int) -> DecodeStep:
         key = (id(model), id(cache))
         if key not in self._held:
             self._held[key] = _Steps(model)

@@ -1,7 +1,7 @@
 """Latent attention of the GPU reading: its cache, and the form that each sequence runs in.
 
-Absorbed, all heads attend to the latents where they are cached. Expanded, keys and values of every head are made
-of them first; over a long context piece by piece, so that memory stays bounded.
+Absorbed, all heads attend to the latents where they are cached. Expanded, keys and values of every head are
+made of them first; over a long context piece by piece, so that memory stays bounded.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Absorbed:
 
     rows: torch.Tensor | None
     sequences: kernels.Sequences
+    has_padding: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def piece_of(latent: Latent) -> int:
 def _parts(spans: GpuSpans | StaticSpans, latent: Latent, form: Mla, tokens: int) -> Parts:
     """Made once a step; a recorded step runs absorbed."""
     if isinstance(spans, StaticSpans):
-        return Parts((Absorbed(None, spans.sequences(tokens)),), ())
+        return Parts((Absorbed(None, spans.sequences(tokens), spans.has_padding),), ())
     key = (tokens, latent.heads, latent.rank, latent.content, latent.rotated, latent.value)
     if key not in spans.latents:
         spans.latents[key] = Parts.of(spans, latent, form, tokens)
@@ -180,14 +181,16 @@ def attend_latent(
     Raises InputError for a mask or a score that no model with latents has.
     """
     if not mask.causal or mask.window != (-1, -1) or score.softcap or score.bias is not None:
-        raise InputError("latent attention on a GPU is causal, without a window, softcap or bias: use the cpu")
+        raise InputError(
+            "latent attention on a GPU is causal, without a window, softcap or bias: use the cpu"
+        )
     q = q.view(len(q), latent.heads, latent.key)
     held = None if cache is None else kernels.LatentCache(cache, latent.rank)
     angles = NO_ANGLES if rope is None else spans.angles(rope)
     turned, stored = kernels.turn_append(
         q,
         kv,
-        ops.norm_weight(latent.norm),
+        ops._norm_weight(latent.norm),
         latent.norm.eps,
         latent.rank,
         **angles._asdict(),
@@ -229,7 +232,8 @@ def _absorbed(
     to_keys, to_values = up.split((latent.content, latent.value), 1)
     long = torch.bmm(content.transpose(0, 1), to_keys).transpose(0, 1)
     long = long.to(cache.stored.dtype).contiguous()
-    summed = kernels.attend_latents(long, turned, cache, part.sequences, scale).to(content.dtype)
+    out = torch.zeros_like(long) if part.has_padding else None
+    summed = kernels.attend_latents(long, turned, cache, part.sequences, scale, out).to(content.dtype)
     return torch.bmm(summed.transpose(0, 1), to_values.transpose(1, 2)).transpose(0, 1)
 
 
@@ -260,9 +264,7 @@ def _expanded(
         key_starts = _on([0, end - first], torch.int32, q.device)
         out = torch.empty(len(q), latent.heads, latent.value, dtype=torch.float32, device=q.device)
         given = {"causal": end == span.keys, "max_keys": end - first, "return_lse": True, "out": out}
-        _, log = kernels.attention_varlen(
-            q, *made(first, end), part.starts, key_starts, **given, **options
-        )
+        _, log = kernels.attention_varlen(q, *made(first, end), part.starts, key_starts, **given, **options)
         outputs.append(out)
         logs.append(log.T)
     merged, _ = kernels.merge_states(torch.stack(outputs), torch.stack(logs).contiguous())

@@ -1,7 +1,7 @@
 """The numbers of a recorded step: fixed tensors on the GPU that every step fills anew.
 
-Ids, positions, slots and lengths are views of one buffer, which one copy from pinned memory fills. Block tables
-are large and hardly change: of them only the rows that did are copied.
+Ids, positions, slots and lengths are views of one buffer, which one copy from pinned memory fills. Block
+tables are large and hardly change: of them only the rows that did are copied.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _MANY_TABLES = 8
 
 
 class StepNumbers:
-    """Those of a step of up to ``size`` sequences of up to ``rows`` rows, in blocks of ``tokens`` tokens, each
-    table of ``columns`` blocks.
+    """Those of a step of up to ``size`` sequences of up to ``rows`` rows, in blocks of ``tokens`` tokens,
+    each table of ``columns`` blocks.
 
     A step's rows are packed; what it has fewer than ``size * rows`` is padding behind them: rows without keys
     and without a place in the cache.
@@ -50,12 +50,13 @@ class StepNumbers:
         self.sequences = kernels.Sequences(starts, lengths, tables, slots, rows, columns * tokens)
         self.fill([], [])
 
-    def fill(self, ids: Sequence[int], spans: Sequence[Span]) -> None:
+    def fill(self, ids: torch.Tensor | Sequence[int], spans: Sequence[Span]) -> None:
         """The numbers of a step, on their way to the GPU when this returns."""
         if self._copied is not None:
             self._copied.synchronize()  # the last step's may still be under way
         count, tokens = len(ids), self.tokens
-        self._ids[:count], self._ids[count:] = ids, 0
+        self._ids[:count] = ids.cpu() if isinstance(ids, torch.Tensor) else ids
+        self._ids[count:] = 0
         self._positions[count:], self._slots[count:] = 0, -1
         first = 0
         for i, span in enumerate(spans):

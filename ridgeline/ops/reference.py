@@ -274,8 +274,8 @@ class Reference(DiffusionOperators):
         return x
 
     def prepare(self, model: Model, cache: TorchCache, sequences: int, rows: int = 1) -> None:
-        """Do now what steps of up to so many ``sequences``, or of so many ``rows`` of a few, would do at their
-        first time."""
+        """Do now what steps of up to so many ``sequences``, or of so many ``rows`` of a few, would do at
+        their first time."""
 
     def release(self, cache: TorchCache) -> None:
         """Let go of what is kept for steps over ``cache``."""

@@ -18,7 +18,7 @@ from ridgeline.loading import load
 from ridgeline.ops import gpu_batch
 from ridgeline.ops.batch import CacheSpec, Span
 from ridgeline.ops.gpu import Gpu, to_gpu
-from ridgeline.ops.gpu_graph import BUCKETS, DecodeStep, bucket
+from ridgeline.ops.gpu_graph import DecodeStep
 from ridgeline.ops.reference import Reference
 from tests.ops.packed_models import packed_model, some_ids
 
@@ -152,10 +152,6 @@ def test_recorded_steps_give_the_bits_of_the_fixed_tensors(device):
     graphed = ops.run(moved, [7], spans, cache=cache)
     eager = DecodeStep(ops, moved, cache, 1, 8)
     torch.testing.assert_close(graphed, eager.run([7], spans), rtol=1e-6, atol=1e-6)
-
-
-def test_buckets_hold_every_number_of_sequences():
-    assert [bucket(n) for n in (1, 3, 9, 64, 65, BUCKETS[-1])] == [1, 4, 16, 64, 96, BUCKETS[-1]]
 
 
 def test_the_profile_is_that_of_the_other_readings(device):

@@ -146,9 +146,9 @@ def mixture(
     """residual + the weighted sum of what each row's experts make of it, ``[rows, width]``.
 
     ``experts`` int32 and ``weights`` float32 are [rows, chosen], as :func:`route` gives them; numbers of
-    experts are not checked. ``gate_up`` [experts, 2 inner, width] is gated and has the ``activation``, ``down``
-    [experts, width, inner] has none. Products are summed in float32, gated values and outputs rounded to x's
-    dtype, and outputs summed in float32 in the order of the slots, before the residual.
+    experts are not checked. ``gate_up`` [experts, 2 inner, width] is gated and has the ``activation``,
+    ``down`` [experts, width, inner] has none. Products are summed in float32, gated values and outputs
+    rounded to x's dtype, and outputs summed in float32 in the order of the slots, before the residual.
 
     A row's bits depend on the other rows only by whether there are more than :data:`FEW_ROWS` an expert on
     average, which take other tiles.

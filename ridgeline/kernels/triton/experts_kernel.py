@@ -1,7 +1,7 @@
 """Kernels of a mixture of experts: choosing, sorting rows by expert, products of each expert, their sum.
 
-All shapes follow from the numbers of rows, experts and choices, never from what is chosen, so a CUDA graph may
-hold them and the host waits for nothing. Nothing is added by atomics: results repeat.
+All shapes follow from the numbers of rows, experts and choices, never from what is chosen, so a CUDA graph
+may hold them and the host waits for nothing. Nothing is added by atomics: results repeat.
 """
 
 from __future__ import annotations

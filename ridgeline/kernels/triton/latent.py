@@ -25,6 +25,8 @@ MOST_RANK = 512
 #: Keys of a split: more than other attention's, because a row's partial result is as long as a latent for
 #: each of many heads.
 SPLIT = 64 if is_interpreted() else 1024
+#: The heads of a row are the rows of a tile; more than so many have tiles of their own.
+FEW_HEADS = 32
 #: Keys are taken in splits where no sequence has more rows than that.
 SPLIT_ROWS = 8
 
@@ -92,8 +94,8 @@ def turn_append(
     rows, rotated = kv.shape[0], kv.shape[1] - rank
     if q.dim() != 3 or kv.dim() != 2 or q.shape[0] != rows or not 0 < rotated <= q.shape[2] or rotated % 2:
         raise InputError(
-            f"q is {describe(q)} and kv {describe(kv)}; give [rows, heads, content + rotated] and [rows, {rank} "
-            "+ rotated], with an even number of rotated elements"
+            f"q is {describe(q)} and kv {describe(kv)}; give [rows, heads, content + rotated] and [rows, "
+            f"{rank} + rotated], with an even number of rotated elements"
         )
     check_floats("weight", weight, q.device)
     check_sizes("weight", weight, (rank,), "the rank")
@@ -110,7 +112,9 @@ def turn_append(
     heads = q.shape[1]
     dtype = q.dtype if cache is None else cache.stored.dtype
     turned = torch.empty(rows, heads, rotated, dtype=dtype, device=q.device)
-    stored = torch.empty(rows, rank + rotated, dtype=dtype, device=q.device) if cache is None else cache.stored
+    stored = (
+        torch.empty(rows, rank + rotated, dtype=dtype, device=q.device) if cache is None else cache.stored
+    )
     if rows:
         kernels.turn_append[(rows, heads + 1)](
             q, kv, weight, cos if turns else q, sin if turns else q, kv if positions is None else positions,
@@ -131,8 +135,8 @@ def attend_latents(
     scale: float,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """softmax(scale (q · latent + turned · rotated)) latent, causal and bottom-right aligned, over all that is
-    cached of each sequence: ``[rows, heads, rank]`` of q's dtype.
+    """softmax(scale (q · latent + turned · rotated)) latent, causal and bottom-right aligned, over all that
+    is cached of each sequence: ``[rows, heads, rank]`` of q's dtype.
 
     ``q`` [rows, heads, rank] and ``turned`` [rows, heads, rotated] have the cache's dtype. Where a sequence
     can have more keys than a split, and none has more than :data:`SPLIT_ROWS` rows, keys are taken in splits;
@@ -152,7 +156,9 @@ def attend_latents(
     out = result(out, tuple(q.shape), q.dtype, q.device)
     if not out.numel():
         return out
-    tile = tiles("latent", cache.rank, q.element_size(), q.device)
+    tile = tiles(
+        "latent_few" if heads <= FEW_HEADS else "latent_many", cache.rank, q.element_size(), q.device
+    )
     split = sequences.max_rows <= SPLIT_ROWS and sequences.max_keys > SPLIT
     splits = -(-sequences.max_keys // SPLIT) if split else 1
     partial, lse = out, out

@@ -162,7 +162,9 @@ def experts_calls() -> None:
 
     for dtype in (torch.bfloat16, torch.float32):
         logits = torch.zeros(4, 256, dtype=dtype)
-        gpu.route(logits, 8, scoring="sigmoid", bias=torch.zeros(256), groups=8, open_groups=4, group_score="top2")
+        gpu.route(
+            logits, 8, scoring="sigmoid", bias=torch.zeros(256), groups=8, open_groups=4, group_score="top2"
+        )
         gpu.route(logits, 8)
     for format in ("", "int8", "int4-g32", "int4-g128-zp"):
         for dtype in (torch.bfloat16, torch.float32) if not format else (torch.bfloat16,):
@@ -185,10 +187,10 @@ def latent_calls() -> None:
     from ridgeline.kernels import triton as gpu
 
     for dtype in (torch.bfloat16, torch.float32):
-        for rows in (1, 16):
-            print(dtype, rows, flush=True)
+        for rows, heads in ((1, 16), (16, 16), (1, 128)):
+            print(dtype, rows, heads, flush=True)
             cache = gpu.LatentCache(torch.zeros(4, 32, 576, dtype=dtype), 512)
-            q, kv = torch.zeros(rows, 16, 192, dtype=dtype), torch.zeros(rows, 576, dtype=dtype)
+            q, kv = torch.zeros(rows, heads, 192, dtype=dtype), torch.zeros(rows, 576, dtype=dtype)
             starts, lengths = (torch.zeros(n, dtype=torch.int32) for n in (2, 1))
             slots, tables = torch.zeros(rows, dtype=torch.int64), torch.zeros(1, 64, dtype=torch.int32)
             sequences = gpu.Sequences(starts, lengths, tables, slots, rows, 2048)
@@ -196,7 +198,7 @@ def latent_calls() -> None:
             turned, _ = gpu.turn_append(
                 q, kv, torch.zeros(512), 1e-6, 512, **angles, interleaved=True, cache=cache, slots=slots
             )
-            gpu.attend_latents(torch.zeros(rows, 16, 512, dtype=dtype), turned, cache, sequences, 0.1)
+            gpu.attend_latents(q.new_zeros(rows, heads, 512), turned, cache, sequences, 0.1)
 
 
 CALLS = {name.removesuffix("_calls"): f for name, f in list(globals().items()) if name.endswith("_calls")}

@@ -128,7 +128,9 @@ def loads(kind, rows, experts, chosen, seed):
         first = torch.arange(rows) % (experts - chosen + 1)
         return first[:, None] + torch.arange(chosen)
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(experts, generator=generator)[:chosen].sort().values for _ in range(rows)])
+    return torch.stack(
+        [torch.randperm(experts, generator=generator)[:chosen].sort().values for _ in range(rows)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,9 @@ def loads(kind, rows, experts, chosen, seed):
     added=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_a_mixture_is_the_sum_over_each_rows_experts(device, format, rows, experts, chosen, kind, added, seed):
+def test_a_mixture_is_the_sum_over_each_rows_experts(
+    device, format, rows, experts, chosen, kind, added, seed
+):
     """Uneven loads and experts without rows; inner sizes that are no whole tiles or groups."""
     chosen = min(chosen, experts)
     inner, width = 24, 40
@@ -208,7 +212,7 @@ def test_blocks_hold_every_place_once_in_order(device, count, experts, seed):
 def test_stacked_weights_stand_for_the_same_numbers(device, format):
     packed = tuple(pack_linear(draw(i, 12, 70), format, gated=True) for i in range(3))
     stacked = GpuExperts.of(packed, device)
-    assert stacked.shape == (3, 12, 70) and stacked.gated
+    assert (stacked.shape, stacked.gated) == ((3, 12, 70), True)
     for one, theirs in enumerate(packed):
         assert torch.equal(stacked[one].unpack().float().cpu(), theirs.unpack())
 

@@ -52,7 +52,10 @@ def test_attention_over_latents_is_its_formula(device, lengths, heads, rank, see
         if span.keys % TOKENS:
             cache.stored[span.table[-1], span.keys % TOKENS :] = torch.nan
     rows = sum(span.rows for span in spans)
-    q, turned = draw(seed + 1, rows, heads, rank, device=device), draw(seed + 2, rows, heads, 6, device=device)
+    q, turned = (
+        draw(seed + 1, rows, heads, rank, device=device),
+        draw(seed + 2, rows, heads, 6, device=device),
+    )
     out = torch.full((rows, heads, rank), torch.nan, device=device)
     sequences = gpu.Sequences.of(spans, device, TOKENS)
     assert gpu.attend_latents(q, turned, cache, sequences, 0.2, out) is out
@@ -64,7 +67,10 @@ def test_attention_over_latents_is_its_formula(device, lengths, heads, rank, see
 def test_deepseeks_sizes_in_every_dtype(device, dtype):
     spans, blocks = spans_of([(1, SPLIT + 7), (1, 9)])
     cache = cache_of(blocks, 512, 64, device, dtype)
-    q, turned = draw(1, 2, 16, 512, dtype=dtype, device=device), draw(2, 2, 16, 64, dtype=dtype, device=device)
+    q, turned = (
+        draw(1, 2, 16, 512, dtype=dtype, device=device),
+        draw(2, 2, 16, 64, dtype=dtype, device=device),
+    )
     sequences = gpu.Sequences.of(spans, device, TOKENS)
     got = gpu.attend_latents(q, turned, cache, sequences, 192**-0.5)
     wide = gpu.LatentCache(cache.stored.double(), 512)
@@ -98,7 +104,8 @@ def test_a_sequence_without_keys_gives_zero(device):
         out = torch.full((2, 3, 20), torch.nan, device=device)
         q, turned = draw(1, 2, 3, 20, device=device), draw(2, 2, 3, 6, device=device)
         gpu.attend_latents(q, turned, cache, sequences, 0.2, out)
-        assert (out[1] == 0).all() and out[0].isfinite().all()
+        assert (out[1] == 0).all()
+        assert out[0].isfinite().all()
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -109,10 +116,20 @@ def test_queries_are_turned_and_latents_stored_in_their_slots(device, interleave
     kv = draw(2, rows, rank + rotated, dtype=dtype, device=device)
     weight, angles = draw(3, rank, device=device), draw(4, 9, rotated // 2, device=device).repeat(1, 2)
     positions, slots = torch.tensor([8, 0, 3, 3, 1]), torch.tensor([7, 2, -1, 0, 11])
-    cache = gpu.LatentCache(torch.full((3, TOKENS, rank + rotated), torch.nan, dtype=dtype, device=device), rank)
+    cache = gpu.LatentCache(
+        torch.full((3, TOKENS, rank + rotated), torch.nan, dtype=dtype, device=device), rank
+    )
     options = {"cos": angles.cos(), "sin": angles.sin(), "interleaved": interleaved}
     turned, _ = gpu.turn_append(
-        q, kv, weight, 1e-6, rank, **options, positions=positions.to(device), cache=cache, slots=slots.to(device)
+        q,
+        kv,
+        weight,
+        1e-6,
+        rank,
+        **options,
+        positions=positions.to(device),
+        cache=cache,
+        slots=slots.to(device),
     )
     wide = {"cos": angles.cos()[positions].double(), "sin": angles.sin()[positions].double()}
     want = naive_turn(q.double(), kv.double(), weight.double(), 1e-6, rank, interleaved=interleaved, **wide)
