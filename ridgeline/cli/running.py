@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Device, DraftThreads, DraftWeights, Json, Model, Speculate, Weights, app
+from ridgeline.cli.app import Cache, Device, DraftThreads, DraftWeights, Json, Model, Speculate, Weights, app
+from ridgeline.ops.formats import storage_format
 
 
 @app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
@@ -29,6 +30,7 @@ def generate(
     ] = None,
     weights: Weights = "auto",
     device: Device = "cpu",
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -48,7 +50,8 @@ def generate(
     from ridgeline.engine.speculation.choice import choose
 
     drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
-    generator = loaded.generator(speculator=choose(speculate, loaded, **drafting))
+    kept = {} if cache is None else {"cache_format": storage_format(cache)}
+    generator = loaded.generator(speculator=choose(speculate, loaded, **drafting), **kept)
     if as_json:
         support.print_json(generator.generate(given, **wanted)[0])
         return
@@ -70,6 +73,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     weights: Weights = "auto",
     device: Device = "cpu",
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -83,4 +87,6 @@ def chat(
 
     drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
     speculator = choose(speculate, loaded, **drafting)
-    run(loaded, loaded.sampling(**options), max_tokens=max_tokens, speculator=speculator)
+    kept = None if cache is None else storage_format(cache)
+    sampling = loaded.sampling(**options)
+    run(loaded, sampling, max_tokens=max_tokens, speculator=speculator, cache_format=kept)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Device, DraftThreads, DraftWeights, Model, Speculate, Weights, app
+from ridgeline.cli.app import Cache, Device, DraftThreads, DraftWeights, Model, Speculate, Weights, app
 
 
 @app.command(epilog="Example: ridgeline serve demo --port 8000 --api-key secret")
@@ -43,6 +43,7 @@ def serve(
     ] = 30.0,
     weights: Weights = "auto",
     device: Device = "cpu",
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -81,6 +82,7 @@ def serve(
             sequences=sequences,
             cache_tokens=cache_tokens,
             speculator=choose(speculate, loaded, **drafting),
+            cache_format=cache,
         )
         held.callback(service.close)
         server = Server(make_app(service, limits, Admission(), cors or ()), drain_seconds)

@@ -11,6 +11,7 @@ import torch
 from ridgeline.errors import InputError
 from ridgeline.kernels import triton as kernels
 from ridgeline.ops.batch import CacheSpec
+from ridgeline.ops.formats import get_format
 from ridgeline.ops.records import Rope
 from ridgeline.ops.torch_batch import TorchSpans
 
@@ -58,6 +59,10 @@ class GpuSpans(TorchSpans):
         )
 
 
+#: About the standard deviation of a random int8 element, by whose inverse a random cache is scaled.
+INT8_SPREAD = 74.0
+
+
 class GpuCache:
     """A cache of keys and values in ``blocks`` blocks of any size, allocated at once.
 
@@ -73,15 +78,19 @@ class GpuCache:
         self.spec = spec
         self.blocks = blocks
         shape = (2, spec.layers, blocks, spec.block_size, spec.kv_heads, spec.head_dim)
+        has_scales = get_format(spec.format).is_quantised
+        scales = (2, spec.layers, blocks if has_scales else 0, spec.kv_heads, spec.block_size)
         try:
             self._data = torch.empty(shape, dtype=kernels.KV_FORMATS[spec.format], device=device)
+            self._scales = torch.empty(scales, dtype=torch.float32, device=device)
         except torch.OutOfMemoryError:
             tokens, free = blocks * spec.block_size, gigabytes(free_bytes(device))
             raise InputError(
                 f"the GPU has {free} free, and a cache of {tokens} tokens takes "
                 f"{gigabytes(tokens * spec.bytes_per_token)}: lower cache_tokens or max_tokens"
             ) from None
-        self._layers = [kernels.KVCache(*self._data[:, i]) for i in range(spec.layers)]
+        pieces = (self._data, self._scales) if has_scales else (self._data,)
+        self._layers = [kernels.KVCache(*(x for p in pieces for x in p[:, i])) for i in range(spec.layers)]
 
     def layer(self, index: int) -> kernels.KVCache:
         return self._layers[index]
@@ -90,10 +99,23 @@ class GpuCache:
         """Copy block ``source`` to block ``target`` in every layer, for each of ``pairs`` in turn."""
         for source, target in pairs:
             self._data[:, :, target] = self._data[:, :, source]
+            if len(self._scales[0, 0]):
+                self._scales[:, :, target] = self._scales[:, :, source]
 
     def randomise(self) -> None:
-        """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
-        self._data.normal_()
+        """Fill every slot with numbers of variance 1, as if tokens had been computed: for timing a long
+        context."""
+        if self.spec.format == "int8":
+            self._data.random_(-127, 128)
+            self._scales.fill_(1 / INT8_SPREAD)
+        elif self.spec.format == "fp8":
+            for layer in self._data.flatten(0, 1):  # noise is float32, four times as large
+                layer.copy_(
+                    torch.randn(layer.shape, device=layer.device).to(torch.float8_e4m3fn).view(torch.uint8)
+                )
+            self._scales.fill_(1)
+        else:
+            self._data.normal_()
 
 
 def free_bytes(device: torch.device) -> int:
