@@ -26,6 +26,10 @@ Weights = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda for a GPU.")]
+Cache = Annotated[
+    str | None,
+    typer.Option(help="Format of the key/value cache: int8, on a GPU fp8; unset: the weights' own."),
+]
 CountedWeights = Annotated[
     str,
     typer.Option(

@@ -9,6 +9,7 @@ import typer
 
 from ridgeline.cli import support
 from ridgeline.cli.app import (
+    Cache,
     Device,
     DraftDevice,
     DraftThreads,
@@ -19,6 +20,7 @@ from ridgeline.cli.app import (
     Weights,
     app,
 )
+from ridgeline.ops.formats import storage_format
 
 
 @app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
@@ -39,6 +41,7 @@ def generate(
     ] = None,
     weights: Weights = "auto",
     device: Device = "cpu",
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -63,7 +66,8 @@ def generate(
         "draft_weights": draft_weights,
         "draft_device": draft_device,
     }
-    generator = loaded.generator(speculator=choose(speculate, loaded, **drafting))
+    kept = {} if cache is None else {"cache_format": storage_format(cache)}
+    generator = loaded.generator(speculator=choose(speculate, loaded, **drafting), **kept)
     if as_json:
         support.print_json(generator.generate(given, **wanted)[0])
         return
@@ -85,6 +89,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     weights: Weights = "auto",
     device: Device = "cpu",
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -103,4 +108,6 @@ def chat(
         "draft_device": draft_device,
     }
     speculator = choose(speculate, loaded, **drafting)
-    run(loaded, loaded.sampling(**options), max_tokens=max_tokens, speculator=speculator)
+    kept = None if cache is None else storage_format(cache)
+    sampling = loaded.sampling(**options)
+    run(loaded, sampling, max_tokens=max_tokens, speculator=speculator, cache_format=kept)

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Device, DraftDevice, DraftThreads, DraftWeights, Model, Speculate, Weights, app
+from ridgeline.cli.app import (
+    Cache,
+    Device,
+    DraftDevice,
+    DraftThreads,
+    DraftWeights,
+    Model,
+    Speculate,
+    Weights,
+    app,
+)
 
 
 @app.command(epilog="Example: ridgeline serve demo --port 8000 --api-key secret")
@@ -43,6 +53,7 @@ def serve(
     ] = 30.0,
     weights: Weights = "auto",
     device: Device = "cpu",
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -86,6 +97,7 @@ def serve(
             sequences=sequences,
             cache_tokens=cache_tokens,
             speculator=choose(speculate, loaded, **drafting),
+            cache_format=cache,
         )
         held.callback(service.close)
         server = Server(make_app(service, limits, Admission(), cors or ()), drain_seconds)

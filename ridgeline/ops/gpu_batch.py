@@ -11,6 +11,7 @@ import torch
 from ridgeline.errors import InputError, OutOfMemory
 from ridgeline.kernels import triton as kernels
 from ridgeline.ops.batch import CacheSpec
+from ridgeline.ops.formats import get_format
 from ridgeline.ops.records import Rope
 from ridgeline.ops.torch_batch import TorchSpans
 
@@ -64,6 +65,10 @@ class GpuSpans(TorchSpans):
         return self._on_device
 
 
+#: About the standard deviation of a random int8 element, by whose inverse a random cache is scaled.
+INT8_SPREAD = 74.0
+
+
 class GpuCache:
     """A cache of keys and values in ``blocks`` blocks of any size, allocated at once.
 
@@ -79,8 +84,12 @@ class GpuCache:
         self.spec = spec
         self.blocks = blocks
         shape = (2, spec.layers, blocks, spec.block_size, spec.kv_heads, spec.head_dim)
+        has_scales = get_format(spec.format).is_quantised
+        scales = (2, spec.layers, blocks if has_scales else 0, spec.kv_heads, spec.block_size)
         self._data = allocated(shape, kernels.KV_FORMATS[spec.format], spec, blocks, device)
-        self._layers = [kernels.KVCache(*self._data[:, i]) for i in range(spec.layers)]
+        self._scales = allocated(scales, torch.float32, spec, blocks, device)
+        pieces = (self._data, self._scales) if has_scales else (self._data,)
+        self._layers = [kernels.KVCache(*(x for p in pieces for x in p[:, i])) for i in range(spec.layers)]
 
     def layer(self, index: int) -> kernels.KVCache:
         return self._layers[index]
@@ -89,10 +98,23 @@ class GpuCache:
         """Copy block ``source`` to block ``target`` in every layer, for each of ``pairs`` in turn."""
         for source, target in pairs:
             self._data[:, :, target] = self._data[:, :, source]
+            if len(self._scales[0, 0]):
+                self._scales[:, :, target] = self._scales[:, :, source]
 
     def randomise(self) -> None:
-        """Fill every slot with N(0, 1), as if tokens had been computed: for timing a long context."""
-        self._data.normal_()
+        """Fill every slot with numbers of variance 1, as if tokens had been computed: for timing a long
+        context."""
+        if self.spec.format == "int8":
+            self._data.random_(-127, 128)
+            self._scales.fill_(1 / INT8_SPREAD)
+        elif self.spec.format == "fp8":
+            for layer in self._data.flatten(0, 1):  # noise is float32, four times as large
+                layer.copy_(
+                    torch.randn(layer.shape, device=layer.device).to(torch.float8_e4m3fn).view(torch.uint8)
+                )
+            self._scales.fill_(1)
+        else:
+            self._data.normal_()
 
 
 def allocated(

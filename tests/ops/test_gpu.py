@@ -184,7 +184,7 @@ def test_memory_that_is_too_small_is_said_with_its_size(device, monkeypatch):
         Gpu(torch.float32, device).alloc_cache(CacheSpec(2, 1, 8, "fp32"), 3)
 
 
-@pytest.mark.parametrize("format", ["int8", "fp64"])
+@pytest.mark.parametrize("format", ["int4-g32", "fp64"])
 def test_a_cache_in_a_format_that_kernels_do_not_read_is_refused(device, format):
     with pytest.raises(InputError, match="can't be kept as"):
         Gpu(torch.float32, device).alloc_cache(CacheSpec(1, 1, 8, format), 3)

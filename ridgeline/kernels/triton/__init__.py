@@ -11,6 +11,7 @@ from ridgeline.kernels.triton.attention import (
     attention_varlen,
     merge_states,
 )
+from ridgeline.kernels.triton.attention_fp8 import attention_fp8
 from ridgeline.kernels.triton.attention_gradient import attention_with_gradient
 from ridgeline.kernels.triton.cache import KV_FORMATS, KVCache, Sequences, attend, attend_stored, store
 from ridgeline.kernels.triton.experts import GpuExperts, mixture, route
@@ -45,6 +46,7 @@ __all__ = [
     "attend_latents",
     "attend_stored",
     "attention",
+    "attention_fp8",
     "attention_paged",
     "attention_varlen",
     "attention_with_gradient",

@@ -19,7 +19,13 @@ from triton.runtime.jit import JITFunction
 
 from ridgeline.kernels import pack_linear
 
-NAMES = {80: "NVIDIA A100", 89: "NVIDIA L4", 90: "NVIDIA H200", 120: "NVIDIA GeForce RTX 5090"}
+NAMES = {
+    80: "NVIDIA A100",
+    89: "NVIDIA L4",
+    90: "NVIDIA H200",
+    100: "NVIDIA B200",
+    120: "NVIDIA GeForce RTX 5090",
+}
 
 
 class Driver:
@@ -56,12 +62,18 @@ def report(kernel: JITFunction, compiled: object) -> None:
     if found := re.search(r"STACK:(\d+)", said):
         spilled = int(found[1])
     row = {"kernel": kernel.__name__, "registers": registers, "stack": spilled, "shared": info.shared}
-    row |= {"wgmma": "wgmma" in ptx, "mma": "mma.sync" in ptx, "cp_async": "cp.async" in ptx}
+    row |= {"wgmma": "wgmma" in ptx, "mma": "mma.sync" in ptx, "cp_async": "cp.async.cg" in ptx}
+    row |= {"bulk": "cp.async.bulk.tensor" in ptx, "tcgen05": "tcgen05.mma" in ptx}
     print(json.dumps(row), flush=True)
 
 
 def prepare(capability: int) -> None:
+    import importlib
+
     from ridgeline.kernels.triton import arguments, configs, runtime
+
+    # The package has a function of the same name.
+    attention_fp8 = importlib.import_module("ridgeline.kernels.triton.attention_fp8")
 
     driver.set_active(Driver(capability))
     done = set()
@@ -77,8 +89,10 @@ def prepare(capability: int) -> None:
 
     JITFunction.__getitem__ = compiling
     runtime.is_usable = arguments.is_usable = lambda device: True
+    runtime.has_fp8 = attention_fp8.has_fp8 = lambda device: capability >= 89
     found = (NAMES[capability], divmod(capability, 10))
     configs._device = lambda index: found
+    configs._processors = lambda index: 132
     configs._tuned = lambda name: {}
 
 
@@ -95,11 +109,38 @@ def attention_calls() -> None:
             tables = torch.zeros(2, 20, dtype=torch.int32)
             gpu.attention_paged(q[0, :2], pages, pages, cu, lengths, tables, causal=True)
     q, k, v = (torch.zeros(2, n, 4, 80, dtype=torch.float16) for n in (64, 96, 96))
+    gpu.attention(q, k, v, causal=True, schedule="flash")
     gpu.merge_states(torch.zeros(3, 2, 80), torch.zeros(3, 2))
     everything = {"alibi_slopes": torch.zeros(4), "sink_logits": torch.zeros(4), "softcap": 3.0}
     everything["distance_bias"] = torch.zeros(4, 9)
     gpu.attention(q, k, v, window=(9, 4), sinks=2, schedule="flash", **everything)
     gpu.attention(q, k, v, window=(9, 4), sinks=2, schedule="split_kv", **everything)
+
+
+def byte_calls() -> None:
+    """Caches of int8 and FP8, in blocks of fewer tokens than a tile has and of more; FP8 products."""
+    from ridgeline.kernels import triton as gpu
+
+    for dim in (64, 128, 256):
+        q, k = (torch.zeros(80, h, dim, dtype=torch.bfloat16) for h in (8, 2))
+        for format, tokens in (("bf16", 128), ("int8", 32), ("fp8", 32), ("fp8", 128)):
+            cache = gpu.KVCache.empty(8, 2, dim, format, device="cpu", tokens=tokens)
+            for rows, keys in ((1, 1000), (80, 96)):
+                print(format, tokens, dim, rows, flush=True)
+                cu, lengths = torch.tensor([0, rows]), torch.tensor([keys])
+                slots = torch.zeros(rows, dtype=torch.int64)
+                tables = torch.zeros(1, 8, dtype=torch.int32)
+                numbers = gpu.Sequences(cu.int(), lengths.int(), tables, slots, rows, keys)
+                gpu.attend(q[:rows], k[:rows], k[:rows], cache, numbers)
+        if runtime_has_fp8():
+            print("fp8 products", dim, flush=True)
+            gpu.attention_fp8(*(x[None] for x in (q, k, k)), causal=True)
+
+
+def runtime_has_fp8() -> bool:
+    from ridgeline.kernels.triton import runtime
+
+    return runtime.has_fp8(torch.device("cpu"))
 
 
 def row_calls() -> None:
