@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import cache
 
 import pytest
 import typer
@@ -21,7 +22,11 @@ WORKLOADS = {
     "demo": {"on": "generic-cpu", "prompt": 64, "output": 8},
 }
 
+#: Those whose analyses take seconds each.
+LARGE = ("llama-3.1-8b", "gemma-3-1b", "deepseek-v2-lite", "demo")
 
+
+@cache
 def commands(model):
     """The words behind ``ridgeline`` of every command that is printed for the workload."""
     found = advise(model, **WORKLOADS[model])
@@ -37,7 +42,9 @@ def test_every_command_is_one_that_the_command_line_takes(model):
         assert given["models" if name == "compare" else "model"] == model
 
 
-@pytest.mark.parametrize("model", WORKLOADS)
+@pytest.mark.parametrize(
+    "model", ["t5-small", "bert-base", *(pytest.param(m, marks=pytest.mark.slow) for m in LARGE)]
+)
 def test_every_analysis_that_is_named_answers(model, capsys, monkeypatch):
     analyses = {tuple(words) for words in commands(model) if words[0] not in EXECUTE}
     for words in sorted(analyses):
