@@ -20,7 +20,8 @@ from tests import gpu as shared  # isort: skip  (it chooses the interpreter, bef
 from ridgeline.engine.engine import Engine
 from ridgeline.errors import InputError, OutOfMemory
 from ridgeline.kernels import triton as kernels
-from ridgeline.kernels.triton import cache, latent, rows
+from ridgeline.kernels.triton import cache as cache_module
+from ridgeline.kernels.triton import latent, rows
 from ridgeline.loading import load
 from ridgeline.ops import gpu_graph
 from ridgeline.ops.batch import Span
@@ -140,7 +141,7 @@ def launches_are_free(monkeypatch):
             return launch(self, *args, **options)
 
     monkeypatch.setattr(GridExecutor, "__call__", call)
-    for module in (rows, cache, latent):
+    for module in (rows, cache_module, latent):
         monkeypatch.setattr(module, "check_angles", lambda cos, sin, positions, *_: positions)
 
 
