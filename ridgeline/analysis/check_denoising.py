@@ -6,12 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ridgeline.analysis.check import Check, measured_device, time_step
+from ridgeline.analysis.check import Check, note_on, time_step
 from ridgeline.analysis.denoising import STEP, pixels, predict_denoising, require_diffusion, text_tokens
+from ridgeline.analysis.here import as_measured, measured_device
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
-from ridgeline.hardware.kernels import Kernels
-from ridgeline.hardware.threads import threads
 from ridgeline.models.denoising import grid_of
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def check_denoising(
     """
     model, ops, config = loaded.model, loaded.ops, loaded.model.config
     require_diffusion(config)
-    device = measured_device(on)
+    device = measured_device(on, loaded)
     if batch < 1:
         raise InputError(f"batch must be at least 1, not {batch}")
     grid, text = grid_of(config, *pixels(image), frames), text_tokens(config, text)
@@ -50,7 +49,12 @@ def check_denoising(
     from ridgeline.ops.torch_denoising import random_denoising
 
     given = random_denoising(config, grid, batch, text, ops.dtype)
-    run, profile = partial(ops.denoise, model, given), partial(ops.profile_denoising, model, given)
-    with threads(Kernels.from_dict(device.kernels).threads):
+    profile = partial(ops.profile_denoising, model, given)
+
+    def run() -> None:
+        ops.denoise(model, given)
+        ops.synchronise()
+
+    with as_measured(device):
         phase = time_step(STEP, rows, model.context(grid, text), prediction, run, profile)
-    return Check(config.name, device.name, device.date, (phase,))
+    return Check(config.name, device.name, device.date, (phase,), note_on(loaded))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -13,6 +13,9 @@ from ridgeline.kernels import triton as kernels
 from ridgeline.ops.batch import CacheSpec
 from ridgeline.ops.records import Rope
 from ridgeline.ops.torch_batch import TorchSpans
+
+if TYPE_CHECKING:
+    from ridgeline.models.denoising import Denoising
 
 
 class Angles(NamedTuple):
@@ -58,6 +61,19 @@ class GpuSpans(TorchSpans):
             starts = (self.starts, self.key_starts)
             self._on_device = tuple(torch.tensor(x, dtype=torch.int32).to(self.device) for x in starts)
         return self._on_device
+
+
+def denoising_on(batch: Denoising, device: torch.device) -> Denoising:
+    """A denoising step with its tensors and spans on the GPU."""
+
+    def moved(x: torch.Tensor | TorchSpans | None) -> torch.Tensor | GpuSpans | None:
+        if isinstance(x, TorchSpans):
+            return x if isinstance(x, GpuSpans) else GpuSpans(x.items, device)
+        return x if x is None else x.to(device)
+
+    spans = replace(batch.spans, **{f.name: moved(getattr(batch.spans, f.name)) for f in fields(batch.spans)})
+    tensors = {f.name: moved(getattr(batch, f.name)) for f in fields(batch) if f.name != "spans"}
+    return replace(batch, spans=spans, **tensors)
 
 
 class GpuCache:
