@@ -1,5 +1,5 @@
-"""GPU kernels: right against float64, and their times beside PyTorch's, FlexAttention's and FlashInfer's; then
-a model, and ``measure`` and ``check``.
+"""GPU kernels: right against float64; their times beside PyTorch's, FlexAttention's and FlashInfer's; then a
+model, and ``measure`` and ``check``.
 
     python -m benchmarks.gpu --output h200.json    # everything, under eight minutes on an H200
     python -m benchmarks.gpu --only attention,decode

@@ -1,7 +1,7 @@
 """``ridgeline check``: predict first, then run, then hold the two against each other.
 
-The prediction is made from the stored hardware file alone, before anything is run. Totals are
-measured without instruments, operators with the profile reading.
+The prediction is made before anything of the model is run, from the stored hardware file and the rate that
+memory is read at in that moment. Totals are measured without instruments, operators with the profile reading.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ridgeline.analysis.breakdown import Breakdown, breakdown
-from ridgeline.analysis.here import as_measured, measured_device, runs_on_gpu
+from ridgeline.analysis.here import measured_device, runs_on_gpu
+from ridgeline.analysis.memory_now import MemoryNow, MemoryReading
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
@@ -62,7 +64,8 @@ class PhaseCheck:
 
     ``predicted`` and ``measured`` are seconds. Steps are timed in rounds: ``measured`` is the best
     of the rounds' medians, since what else runs on a machine only ever adds time, and ``spread`` is
-    how much longer the worst median is, relative to the best.
+    how much longer the worst median is, relative to the best. ``memory`` is the rate of memory that the
+    prediction goes by, None if it goes by the file as it is.
     """
 
     name: str
@@ -72,10 +75,18 @@ class PhaseCheck:
     measured: float
     spread: float
     operators: tuple[OperatorCheck, ...]
+    memory: MemoryReading | None = None
 
     @property
     def error(self) -> float:
         return self.predicted / self.measured - 1
+
+    @property
+    def median_operator(self) -> float:
+        """Median over the operators, each counted once, of their relative errors' sizes; views, which take
+        no time, are none."""
+        errors = [abs(o.error) for o in self.operators if o.measured or o.predicted]
+        return statistics.median(errors) if errors else 0.0
 
     @property
     def operator_mape(self) -> float:
@@ -124,6 +135,7 @@ def check(
     on: str | Device = "this",
     prompt: int = 512,
     contexts: tuple[int, ...] | None = None,
+    as_measured: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Check:
     """Predict a prefill of ``prompt`` tokens and a decode step at each of ``contexts``, then run them.
@@ -132,6 +144,11 @@ def check(
     attends to, its own token's included; by default there is one step, at ``prompt``. An encoder
     only encodes, with logits of all rows, and takes no contexts. ``progress`` is called with what is
     being done and the share that is done.
+
+    Each phase is predicted before it runs, at the rate that memory is read at then (see
+    :mod:`ridgeline.hardware.drift`), unless ``as_measured`` says to take the file as it is. If memory has
+    moved so far by its end that the prediction would be another, the phase is predicted and run anew, a few
+    times at most.
 
     The measured time of a phase is the best of ``ROUNDS`` rounds' medians, with as many threads as
     the machine was measured with. A model on a GPU is held against the GPU's own file: a decode step replays
@@ -144,14 +161,17 @@ def check(
     refuse_diffusion(loaded.model.config)
     device = measured_device(on, loaded)
     steps = _steps(loaded.model.config, prompt, contexts)
-    predictions = [predict_step(loaded.model, device, [step.span], logits=step.logits) for step in steps]
+    memory = MemoryNow(device, as_measured=as_measured)
     phases = []
-    for i, (step, prediction) in enumerate(zip(steps, predictions, strict=True)):
+    for i, step in enumerate(steps):
         if progress is not None:
             rows, context = step.span.rows, step.span.keys
             progress(f"running {step.name} of {rows} rows at context {context}", i / len(steps))
-        with as_measured(device):
-            phases.append(_run(loaded, step, prediction))
+
+        def predict(device: Device, step: _Step = step) -> Prediction:
+            return predict_step(loaded.model, device, [step.span], logits=step.logits)
+
+        phases.append(memory.timed(predict, partial(_run, loaded, step)))
     return Check(loaded.model.config.name, device.name, device.date, tuple(phases), note_on(loaded))
 
 

@@ -88,6 +88,16 @@ class DenoisingExplanation:
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
 
+    @property
+    def active_parameters(self) -> int:
+        """All of them: there is no mixture."""
+        return self.parameters
+
+    @property
+    def request(self) -> None:
+        """It has none of tokens."""
+        return None
+
 
 def trace_denoising(
     model: Model, grid: Grid, sequences: Number = 1, text: Number | None = None, lowering: Lowering = FUSED

@@ -64,7 +64,7 @@ def measured_device(on: str | Device, loaded: Loaded) -> Device:
 
 
 @contextmanager
-def as_measured(device: Device) -> Iterator[None]:
+def computing_as(device: Device) -> Iterator[None]:
     """Inside, as many threads compute as the machine was measured with; a GPU has its own."""
     if is_measured_gpu(device):
         yield

@@ -108,9 +108,13 @@ def check(
     by: Annotated[
         str, typer.Option(help="What is shown of a phase: its operators (operator) or classes (class).")
     ] = "operator",
+    as_measured: Annotated[
+        bool,
+        typer.Option("--as-measured", help="Predict by the file as it is, without reading memory's rate."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Predict from the stored hardware file, then run, and show both."""
+    """Predict from the stored hardware file and memory's rate of the moment, then run, and show both."""
     from ridgeline.hardware import load_device
     from ridgeline.loading import require_run_extra
     from ridgeline.models import load_config
@@ -137,7 +141,7 @@ def check(
     given = {name: value for name, value in options.items() if value is not None}
     loaded = support.load(model, weights, device)
     with progress(support.errors()) as report:
-        found = run(loaded, on=measured, **given, progress=report)
+        found = run(loaded, on=measured, **given, as_measured=as_measured, progress=report)
     if as_json:
         support.print_json(found)
         return

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device, OnChip, Provenance
@@ -23,6 +23,8 @@ from ridgeline.ops.lowering import CPU
 if TYPE_CHECKING:
     from ridgeline.hardware.gpu.measure import GpuMeasurement
     from ridgeline.hardware.gpu.plan import GpuPlan
+    from ridgeline.hardware.probes.memory_rate import MemoryRate
+    from ridgeline.hardware.probes.ring import Ring
 
 #: Formats that vector operations are measured in, and what a cache can be.
 DTYPES, CACHES = ("fp32", "bf16"), ("fp32", "bf16", "int8")
@@ -32,6 +34,8 @@ PRODUCTS = ("fp32", "bf16", "int8")
 ASSUMED_LAST_LEVEL = 32 << 20
 #: Memory for what is read fresh: at least so many bytes, and at most this share of all there is.
 LEAST_RING, SHARE_OF_MEMORY = 64 << 20, 0.125
+#: The share of the last-level cache that weights come round in which it serves: neighbours want some of it.
+SHARE_OF_LAST = 0.25
 #: A table needs two points to tell how time grows.
 LEAST_POINTS = 2
 
@@ -41,10 +45,10 @@ class Plan:
     """The shapes that are measured.
 
     ``rows`` and ``widths`` of linear layers with square weights in ``formats``, ``few_widths`` of those in
-    ``rare_formats``; ``squares`` the widths of square products; ``attend_rows`` of prompts and
-    ``attend_keys`` of a long cache. Whatever would take longer than ``longest_call`` seconds on this machine
-    is left out. ``cache_multiple`` is the memory that fresh weights come from, in last-level caches;
-    ``storage_bytes`` the largest file.
+    ``rare_formats``; ``shaped_widths`` of weights that are not square, at ``shaped_rows``; ``squares`` the
+    widths of square products; ``attend_rows`` of prompts and ``attend_keys`` of a long cache. Whatever would
+    take longer than ``longest_call`` seconds on this machine is left out. ``cache_multiple`` is the memory
+    that fresh weights come from, in last-level caches; ``storage_bytes`` the largest file.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
@@ -52,7 +56,9 @@ class Plan:
     rare_formats: tuple[str, ...] = ("int4-g32", "int4-g64", "int4-g32-zp", "int4-g64-zp", "int4-g128-zp")
     rows: tuple[int, ...] = (1, 4, 8, 16, 64, 256, 1024)
     widths: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
-    few_widths: tuple[int, ...] = (512, 4096)
+    few_widths: tuple[int, ...] = (512, 2048, 4096)
+    shaped_widths: tuple[int, ...] = (1024, 4096)
+    shaped_rows: int = 256
     squares: tuple[int, ...] = (1024, 2048)
     attend_rows: tuple[int, ...] = (16, 128, 512, 2048)
     attend_keys: int = 2048
@@ -121,6 +127,8 @@ def measure(
     except ImportError:
         raise InputError("measuring needs PyTorch: pip install 'ridgeline[run]'") from None
     from ridgeline import kernels
+    from ridgeline.hardware.probes.memory_rate import MemoryRate
+    from ridgeline.hardware.probes.ring import Ring
     from ridgeline.hardware.probes.storage import storage_probes
 
     begin = perf_counter()
@@ -129,7 +137,10 @@ def measure(
     host = this_host()
     with _settings(threads), storage_probes(cache_folder(), plan.storage_bytes) as storage:
         plans = _plans(plan)
-        timings = time_probes(_probes(plans, host, threads) + storage, plan.schedule, progress)
+        ring = Ring(_ring_bytes(plans["fp32"], host, threads))
+        rate = MemoryRate(host, ring)
+        probes = _probes(plans, host, threads, ring, rate) + storage
+        timings = time_probes(probes, plan.schedule, progress, memory=rate.read)
     source = (
         f"ridgeline measure on this machine, {kernels.isa()} kernels, PyTorch {torch.__version__}, "
         f"{_count(threads, 'thread')}"
@@ -183,33 +194,51 @@ def _plans(plan: Plan) -> dict[str, Plan]:
     return plans
 
 
-def _probes(plans: Mapping[str, Plan], host: Host, threads: int) -> list[Probe]:
+def _probes(plans: Mapping[str, Plan], host: Host, threads: int, ring: Ring, rate: MemoryRate) -> list[Probe]:
     from ridgeline.hardware.probes.attend import attend_probes
     from ridgeline.hardware.probes.bandwidth import bandwidth_probes
     from ridgeline.hardware.probes.engine import engine_probes
-    from ridgeline.hardware.probes.linear import linear_probes
+    from ridgeline.hardware.probes.linear import linear_probes, shaped_probes
     from ridgeline.hardware.probes.parts import part_probes, step_probes
     from ridgeline.hardware.probes.passes import Step
     from ridgeline.hardware.probes.rates import exp_probes, launch_probe, matrix_probes, vector_probes
     from ridgeline.hardware.probes.ring import Ring
     from ridgeline.hardware.probes.streamed_parts import streamed_probes
 
-    ring = Ring(_ring_bytes(plans["fp32"], host, threads))
+    own = [cache.capacity(threads) for cache in host.caches[:-1]]
+    last = Ring(int(SHARE_OF_LAST * host.caches[-1].capacity(threads))) if own else None
     probes = [launch_probe(), *exp_probes(DTYPES), *bandwidth_probes(host.caches, ring, threads)]
     for dtype in DTYPES:
         probes += vector_probes(dtype)
     for product in PRODUCTS:
         probes += matrix_probes(product, plans[product].squares)
     step = Step()
+
+    def after_weights() -> Sequence[Any]:
+        step.between()
+        rate.stream()
+        return ()
+
     probes += [*step_probes(step), *part_probes(step.between), *engine_probes(ring)]
-    probes += streamed_probes(ring, step.between)
+    probes += streamed_probes(ring, after_weights)
     for format in CACHES:
         plan = plans[product_format(format)]
         memory = ring.memory.numel() // 2
-        probes += attend_probes(format, plan.attend_rows, plan.attend_keys, memory, step.between)
+        probes += attend_probes(
+            format, plan.attend_rows, plan.attend_keys, memory, step.between, after_weights
+        )
     for format, plan in plans.items():
-        probes += linear_probes(format, plan.rows, plan.widths, ring, step.between)
+        probes += linear_probes(
+            format, plan.rows, plan.widths, ring, step.between, last, max(own, default=0.0)
+        )
+        rows = max(n for n in plan.rows if n <= plan.shaped_rows)
+        probes += shaped_probes(format, rows, _shaped(format, plan), ring, step.between)
     return probes
+
+
+def _shaped(format: str, plan: Plan) -> tuple[int, ...]:
+    """The widths of weights that are not square: of rare formats the largest, where they matter most."""
+    return plan.shaped_widths[-1:] if format in plan.rare_formats else plan.shaped_widths
 
 
 def _ring_bytes(plan: Plan, host: Host, threads: int) -> int:
@@ -271,10 +300,13 @@ def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest:
         isa=isa(),
         threads=threads,
         step=read_step(timings),
-        linear={f: read_linear(timings, f, plan.rows, plan.widths) for f, plan in plans.items()},
+        linear={
+            f: read_linear(timings, f, plan.rows, plan.widths, _shaped(f, plan)) for f, plan in plans.items()
+        },
         attend={format: attend(format) for format in CACHES},
         simple={CPU.activations: parts},
         engine=read_engine(timings),
+        memory=timings.memory,
     )
 
 

@@ -17,10 +17,11 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device, Provenance
 from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.hardware.measured import is_measured_gpu
-from ridgeline.ops.kernel import Access, Flops, Kernel, Role
+from ridgeline.ops.formats import get_format
+from ridgeline.ops.kernel import Access, Flops, Kernel, Role, SequenceWork
 from ridgeline.ops.numbers import Number, maximum, where
 from ridgeline.ops.trace import OpCost, Trace, op_class
-from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, place
+from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, input_distances, place
 from ridgeline.predict.tiers import Tier, tier_of
 
 #: The sections of a device file that a roofline stands on.
@@ -113,6 +114,18 @@ class Prediction:
             kernels.append(replace(k, flops=counted.get((k.op_index, seen[k.op_index]), k.flops)))
             seen[k.op_index] += 1
         return replace(self, kernels=tuple(kernels))
+
+    def followed_by(self, other: Prediction) -> Prediction:
+        """Both passes, one after the other, on the same device."""
+        count = 1 + max((k.op_index for k in self.kernels), default=-1)
+        later = (replace(k, op_index=count + k.op_index) for k in other.kernels)
+        return replace(
+            self,
+            kernels=(*self.kernels, *later),
+            step_seconds=self.step_seconds + other.step_seconds,
+            basis={**self.basis, **other.basis},
+            unmeasured=tuple(dict.fromkeys((*self.unmeasured, *other.unmeasured))),
+        )
 
     def by_class(self) -> dict[str, Number]:
         """Seconds by class of operator."""
@@ -262,17 +275,31 @@ class _Looked:
     overhead: Number
 
 
+@dataclass(frozen=True)
+class _Residence:
+    """What the caches hold of a step: all that it touches (``cached``), in the cores' own caches even
+    (``own``); and the tables that are packed, since they are multiplied, too."""
+
+    cached: Number
+    own: Number
+    packed: frozenset[int]
+
+
 def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
-    near = device.levels[-2].capacity if len(device.levels) > 1 else 0.0
-    cached = footprint(trace) <= near
+    touched, caches = footprint(trace), device.levels[:-1]
+    last = caches[-1].capacity if caches else 0.0
+    own = caches[-2].capacity if len(caches) > 1 else 0.0
+    multiplied = (m.value.id for _, kernel in trace.kernels() for m in _matrices(kernel))
+    residence = _Residence(touched <= last, touched <= own, frozenset(multiplied))
     times: list[KernelTime] = []
     unmeasured: dict[str, None] = {}
-    placed = iter(place(trace))
+    placed = iter(zip(place(trace), input_distances(trace), strict=True))
     for index, op in enumerate(trace.ops):
         for _ in op.kernels(trace.lowering):
-            kernel = next(placed)
+            kernel, distance = next(placed)
             _require_measured(kernel.kernel, measured, device)
-            needs, looked = _roofline(kernel, device), _look_up(kernel.kernel, measured, cached)
+            needs = _roofline(kernel, device)
+            looked = _look_up(kernel.kernel, measured, residence, distance)
             if looked is None:
                 unmeasured[_describe(kernel.kernel)] = None
                 times.append(_time(kernel, needs))
@@ -303,40 +330,66 @@ def _matrices(kernel: Kernel) -> list[Access]:
     return [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1]
 
 
-def _look_up(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
+def _look_up(kernel: Kernel, measured: Kernels, residence: _Residence, distance: Number) -> _Looked | None:
     """The kernel's time by the tables; None for one that is not in them."""
     if kernel.kind in LINEAR:
-        return _linear(kernel, measured, cached)
+        return _linear(kernel, measured, residence)
     if kernel.kind in ("attend", "attend_latent"):
-        return _attend(kernel, measured, cached)
-    simple = _simple(measured, kernel.compute, kernel.kind, kernel.function)
+        return _attend(kernel, measured, residence)
+    kind, nbytes = kernel.kind, kernel.bytes
+    if kind == "embed" and (rows := [a for a in kernel.reads if a.value.id in residence.packed]):
+        kind, nbytes = "embed.packed", rows[0].bytes
+    elif kind == "embed":  # rows that come again are near by then
+        table = next(a.value for a in kernel.reads if a.value.role is Role.WEIGHT)
+        distance = where(kernel.rows > table.shape[0], 0.0, distance)
+    simple = _simple(measured, kernel.compute, kind, kernel.function)
     if simple is None:
         return None
-    warm, fresh = (simple.seconds(kernel.bytes, cached=c) for c in (True, False))
-    return _Looked(where(cached, warm, fresh), simple.overhead)
+    warm, fresh = (simple.seconds(nbytes, cached=c, distance=distance) for c in (True, False))
+    return _Looked(where(residence.cached, warm, fresh), simple.overhead)
 
 
-def _linear(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked:
+def _linear(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked:
     (matrix,) = _matrices(kernel)
     table, groups = measured.linear[matrix.value.format], kernel.groups
     each = matrix.bytes / groups
-    warm, fresh = (groups * table.seconds(kernel.rows, each, cached=c) for c in (True, False))
-    return _Looked(where(cached, warm, fresh), groups * table.warm[0][0])
+    own, last, fresh = (
+        groups * table.seconds(kernel.rows, each, cached=cached, own=own)
+        for cached, own in ((True, True), (True, False), (False, False))
+    )
+    seconds = where(residence.own, own, where(residence.cached, last, fresh))
+    outputs, inputs = matrix.value.shape[-2:]
+    seconds = seconds * table.shape_factor(kernel.rows, each, inputs / outputs)
+    return _Looked(seconds, groups * table.warm[0][0])
 
 
-def _attend(kernel: Kernel, measured: Kernels, cached: Number) -> _Looked | None:
+def _attend(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked | None:
     """All sequences in one kernel, which multiplies in the cache's format where there is one."""
-    format = next((a.value.format for a in kernel.reads if a.value.role is Role.CACHE), kernel.compute)
+    format = next((a.value.format for a in kernel.reads if a.value.role is Role.CACHE), None)
+    stores = format is not None
+    format = format or kernel.compute
     if format not in measured.attend:
         return None
     curve = measured.attend[format]
     seconds: Number = 0.0
     overhead: Number = 0.0
     for s in kernel.sequences:
-        warm, fresh = (curve.seconds(s.rows, s.flops, s.cache_bytes, cached=c) for c in (True, False))
-        seconds = seconds + s.count * where(cached, warm, fresh)
+        stored: Number = 0.0
+        if stores:
+            stored = get_format(format).nbytes((2 * s.rows * s.kv_heads, s.head_dim))
+        given = (s.rows, s.flops, s.cache_bytes, _visible(s), stored)
+        warm, fresh = (curve.seconds(*given, cached=c) for c in (True, False))
+        seconds = seconds + s.count * where(residence.cached, warm, fresh)
         overhead = overhead + s.count * curve.overhead
     return _Looked(seconds, overhead)
+
+
+def _visible(s: SequenceWork) -> Number:
+    """The share of a sequence's pairs of rows and keys that its rows see; that of a causal prompt where the
+    heads are not told."""
+    if not s.keys or not s.heads:
+        return 0.5
+    return s.flops / (4 * s.heads * s.head_dim * s.rows * s.keys)
 
 
 def _simple(measured: Kernels, dtype: str, kind: str, function: str = "") -> Affine | None:

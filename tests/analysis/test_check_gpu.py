@@ -97,7 +97,9 @@ def _clocked(monkeypatch):
 
 
 def loaded(config, ops=None):
-    return Loaded(config, random_model(config, "bf16"), ops or SimulatedGpu(), None, None, GenerationDefaults(), None)
+    return Loaded(
+        config, random_model(config, "bf16"), ops or SimulatedGpu(), None, None, GenerationDefaults(), None
+    )
 
 
 def model_of(name, **changes):
@@ -106,7 +108,9 @@ def model_of(name, **changes):
 
 
 def config(**changes):
-    given = replace(load_config("llama-3-8b"), vocab=512, width=512, layers=4, heads=8, kv_heads=4, head_dim=64)
+    given = replace(
+        load_config("llama-3-8b"), vocab=512, width=512, layers=4, heads=8, kv_heads=4, head_dim=64
+    )
     rope = replace(given.rope, dim=64)
     return replace(given, intermediate=1024, window=4096, windows=(-1,) * 4, rope=rope, **changes)
 

@@ -74,6 +74,9 @@ class _NoModel:
     def run(self, plan: StepPlan) -> torch.Tensor:
         return self._logits
 
+    def close(self) -> None:
+        pass
+
 
 def read_engine(timings: Timings) -> EngineTimes:
     """The times as measured, none below 0."""
