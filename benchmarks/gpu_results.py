@@ -151,7 +151,7 @@ def show(found: Results) -> None:
         print(f"{'measure ' + name:<60.60}{value:>12.4g}")
     for part, why in found.stopped.items():
         print(f"{part} is not complete: {why}")
-    if found.seconds:
+    if found.bandwidth:
         print("seconds: " + ", ".join(f"{part} {s:.0f}" for part, s in found.seconds.items()))
     if found.bandwidth:
         print(f"\n{found.machine.get('name', '')}: copies at {found.bandwidth / 1e12:.2f} TB/s")
