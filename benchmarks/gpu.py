@@ -37,8 +37,8 @@ BUDGETS = {
     "decode": 45,
     "linear": 50,
     "attention": 70,
-    "model": 105,
-    "measure": 120,
+    "model": 120,
+    "measure": 115,
     "backward": 45,
     "rows": 25,
 }

@@ -6,6 +6,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,12 @@ BATCHES, CONTEXT = (1, 16), 512
 STD = 0.02
 #: Prompt and contexts of the check.
 PROMPT, CONTEXTS = 2048, (512, 8000)
+#: Seconds that measuring may take of the part's.
+MEASURED = 70.0
 
 
 def random_on_gpu(name: str, device: torch.device, **changes: Any) -> Loaded:
     """A built-in model with random weights that are drawn where they lie."""
-    from dataclasses import replace
-
     from ridgeline.loading import Loaded
     from ridgeline.models import declare, load_config
     from ridgeline.ops.gpu import Gpu
@@ -118,7 +119,7 @@ def transformers_seconds(config: Any, device: torch.device) -> float:
         prompt = torch.ones(1, CONTEXT, dtype=torch.long, device=device)
         places = torch.arange(CONTEXT, device=device)
         model(prompt, past_key_values=cache, cache_position=places, use_cache=True, logits_to_keep=1)
-        compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True)
+        compiled = torch.compile(model, mode="reduce-overhead")
         one = torch.ones(1, 1, dtype=torch.long, device=device)
         place = torch.tensor([CONTEXT], device=device)
 
@@ -143,7 +144,7 @@ def measure_part(
     from ridgeline.hardware.gpu.points import write_points
     from ridgeline.hardware.gpu_kernels import GpuKernels
 
-    plan = GpuPlan.usual()
+    plan = replace(GpuPlan.usual(), seconds=MEASURED)
     measured = (measure or measure_gpu)(plan=plan)
     kernels = GpuKernels.from_dict(measured.device.kernels)
     found.measured |= {f"{name} bytes/s": value for name, value in kernels.bandwidth.items()}

@@ -1,4 +1,5 @@
-"""The GPU benchmark's ways through, on a device and a clock that are made up: budgets, failures, what is kept."""
+"""The GPU benchmark's ways through, on a device and a clock that are made up: budgets, failures, what is
+kept."""
 
 from __future__ import annotations
 

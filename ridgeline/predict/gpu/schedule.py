@@ -21,8 +21,8 @@ MOST_SEQUENCES = 128
 
 
 def runs_as_graph(trace: Trace) -> bool:
-    """Whether the gpu reading replays the step: one row of each sequence, whose keys lie in a cache. Steps that
-    verify a few rows, which are graphs where they were prepared, are taken to be issued."""
+    """Whether the gpu reading replays the step: one row of each sequence, whose keys lie in a cache. Steps
+    that verify a few rows, which are graphs where they were prepared, are taken to be issued."""
     attending = [k for op in trace.ops for k in op.kernels(trace.lowering) if k.sequences]
     if not attending:
         return False
