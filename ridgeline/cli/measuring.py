@@ -13,7 +13,7 @@ from ridgeline.cli.app import FORMATS, Device, Frames, Image, Json, Model, TextT
 from ridgeline.errors import InputError
 
 
-@app.command(epilog="Examples: ridgeline measure --threads 2; ridgeline measure --device cuda")
+@app.command(epilog="Example: ridgeline measure --threads 2, or for a GPU: ridgeline measure --device cuda")
 def measure(
     threads: Annotated[
         int | None, typer.Option(help="Threads to measure with; all cores if not given.")

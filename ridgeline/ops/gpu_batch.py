@@ -54,6 +54,10 @@ class GpuSpans(TorchSpans):
             self._made[tokens] = kernels.Sequences.of(self.items, self.device, tokens)
         return self._made[tokens]
 
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """Each row's sequence's row of x: [sequences, ...] -> [rows, ...]."""
+        return x[TorchSpans.sequences.fget(self)]  # the name is taken here, by what kernels read
+
     def angles(self, rope: Rope) -> Angles:
         if rope not in self._angles:
             cos, sin = self.rotation(rope, torch.float32)
