@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ridgeline.hardware.gpu.products import random_linear
 from ridgeline.kernels import triton as gpu
 from ridgeline.kernels.triton import naive
 from ridgeline.kernels.triton.arguments import Policy
@@ -22,7 +23,8 @@ Call = Callable[..., torch.Tensor]
 class Case:
     """One shape of a kernel. ``inputs`` draws new arguments from a generator; ``ours`` takes them, and
     ``out`` where it can write into one; ``exact`` gives the result in float64. ``flops`` and ``bytes`` are
-    those of a call. Peers take the same arguments; one that cannot run raises, and is left out."""
+    those of a call. ``ring_inputs`` draws what is timed, where that is much sooner made. Peers take the same
+    arguments; one that cannot run raises, and is left out."""
 
     name: str
     inputs: Callable[[torch.Generator], tuple[Any, ...]]
@@ -33,6 +35,7 @@ class Case:
     bytes: float = 0.0
     peers: dict[str, Call] = field(default_factory=dict)
     writes_out: bool = True
+    ring_inputs: Callable[[torch.Generator], tuple[Any, ...]] | None = None
 
 
 def normal(
@@ -98,15 +101,16 @@ def attention_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
     shapes = (
         [(1, 24, 2, 1, 32)]
         if tiny
-        else [(4, 2048, 32, 8, 128), (1, 8192, 32, 32, 128), (4, 4096, 16, 16, 64)]
+        else [(1, 8192, 32, 32, 128), (4, 2048, 32, 8, 128), (4, 4096, 16, 16, 64)]
     )
     for batch, tokens, heads, kv_heads, dim in shapes:
-        for causal in (False, True):
+        for causal in (True, False):
             dtype = torch.float16 if tiny else torch.bfloat16
             flops = 4 * batch * heads * tokens * tokens * dim * (0.5 if causal else 1.0)
             ours = partial(gpu.attention, causal=causal)
             peers = {name: partial(sdpa, backend, causal=causal) for name, backend in SDPA.items()}
-            peers["flex"] = partial(flex, [], causal=causal)
+            if causal and dim == 128:  # it takes long to compile
+                peers["flex"] = partial(flex, [], causal=causal)
             peers["flashinfer"] = partial(flashinfer_prompt, causal=causal)
             yield Case(
                 f"{batch}x{tokens} h{heads}/{kv_heads} d{dim}{' causal' if causal else ''}",
@@ -129,7 +133,7 @@ def with_gradients(call: Call, *inputs: torch.Tensor) -> torch.Tensor:
 
 
 def backward_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
-    shapes = [(1, 20, 2, 1, 16)] if tiny else [(4, 2048, 32, 8, 128), (1, 8192, 32, 32, 128)]
+    shapes = [(1, 20, 2, 1, 16)] if tiny else [(1, 8192, 32, 32, 128), (4, 2048, 32, 8, 128)]
     dtype = torch.float16 if tiny else torch.bfloat16
     for batch, tokens, heads, kv_heads, dim in shapes:
         ours = partial(with_gradients, partial(gpu.attention_with_gradient, causal=True))
@@ -138,7 +142,7 @@ def backward_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
             for name, backend in SDPA.items()
         }
         yield Case(
-            f"{batch}x{tokens} h{heads}/{kv_heads} d{dim} causal, both ways",
+            f"{batch}x{tokens} h{heads}/{kv_heads} d{dim} causal",
             partial(_qkv, batch, tokens, tokens, heads, kv_heads, dim, dtype, device, True),
             ours, partial(with_gradients, partial(differentiable, causal=True)), 2e-2,
             flops=3.5 * 4 * batch * heads * tokens * tokens * dim * 0.5, peers=peers, writes_out=False,
@@ -174,7 +178,7 @@ def decode_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
     shapes = (
         [(2, 70, 4, 2, 32)]
         if tiny
-        else [(1, 8192, 32, 8, 128), (16, 32768, 32, 8, 128), (64, 4096, 32, 8, 128)]
+        else [(16, 32768, 32, 8, 128), (1, 8192, 32, 8, 128), (64, 4096, 32, 8, 128)]
     )
     dtype, tokens = (torch.float16 if tiny else torch.bfloat16), 32
     for batch, keys, heads, kv_heads, dim in shapes:
@@ -211,21 +215,22 @@ def exact_paged(q, k_pages, v_pages, starts, lengths, tables) -> torch.Tensor:
 
 
 class FlashInferDecode:
-    """FlashInfer's paged decode; it plans once."""
+    """FlashInfer's paged decode; it plans once for each step."""
 
     def __init__(self) -> None:
-        self.wrapper: Any = None
+        self.planned: dict[int, Any] = {}
 
     def __call__(self, q, k_pages, v_pages, starts, lengths, tables) -> torch.Tensor:
         import flashinfer
 
-        if self.wrapper is None:
-            workspace = torch.empty(128 << 20, dtype=torch.uint8, device=q.device)
-            self.wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD")
+        if id(tables) in self.planned:
+            return self.planned[id(tables)].run(q, (k_pages, v_pages))
+        workspace = torch.empty(128 << 20, dtype=torch.uint8, device=q.device)
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD")
         tokens, blocks = k_pages.shape[1], tables.shape[1]
         indptr = torch.arange(len(lengths) + 1, dtype=torch.int32, device=q.device) * blocks
         last = (lengths - 1) % tokens + 1
-        self.wrapper.plan(
+        wrapper.plan(
             indptr,
             tables.flatten(),
             last,
@@ -235,13 +240,15 @@ class FlashInferDecode:
             tokens,
             data_type=q.dtype,
         )
-        return self.wrapper.run(q, (k_pages, v_pages))
+        self.planned[id(tables)] = wrapper
+        return wrapper.run(q, (k_pages, v_pages))
 
 
 # -- linear ---------------------------------------------------------------------------------------
 
 
 def linear_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
+    """One row of the format that a target is set for comes first."""
     outputs, inner = (64, 96) if tiny else (14336, 4096)
     dtype = torch.float16 if tiny else torch.bfloat16
     for format in ("int4-g128", "int4-g32-zp", "int8"):
@@ -253,6 +260,12 @@ def linear_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
                     weight, format, device=device
                 )
 
+            def repeated(generator, format=format, rows=rows):
+                return (
+                    normal(generator, rows, inner, dtype=dtype, device=device),
+                    random_linear(format, outputs, inner, device),
+                )
+
             bits = 8 if format == "int8" else 4 + 16 / int(format.split("-g")[1].split("-")[0])
             yield Case(
                 f"{format} {rows}x{inner} -> {outputs}",
@@ -261,6 +274,7 @@ def linear_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
                 lambda x, packed: x.double() @ packed.unpack().double().T,
                 1e-2, flops=2 * rows * outputs * inner, bytes=outputs * inner * bits / 8,
                 peers={f"{str(dtype).removeprefix('torch.')} cublas": DensePeer()},
+                ring_inputs=None if tiny else repeated,
             )  # fmt: skip
 
 

@@ -191,10 +191,6 @@ def load(
         )
     require_run_extra()
     if device == "cuda":
-        if config.is_diffusion:
-            raise InputError(
-                f"{model} is a diffusion Transformer, which runs on the cpu only: leave out device"
-            )
         require_gpu()
     from ridgeline.kernels import runtime
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ridgeline.analysis.arguments import device_of
 from ridgeline.analysis.breakdown import Breakdown, breakdown
+from ridgeline.analysis.here import measured_device, runs_on_gpu
 from ridgeline.analysis.memory_now import MemoryNow, MemoryReading
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 WARM_UP, ROUNDS, ROUND_SECONDS = 2, 5, 0.4
 #: A round is at least this many steps, however long they take.
 LEAST_STEPS = 3
+
+
+#: What operators' times are on a GPU.
+GPU_NOTE = (
+    "Operators are timed on the device, one behind another; a total also has what the host takes, or a graph "
+    "to replay."
+)
 
 
 @dataclass(frozen=True)
@@ -104,12 +111,13 @@ class PhaseCheck:
 
 @dataclass(frozen=True)
 class Check:
-    """What :func:`check` found on one machine."""
+    """What :func:`check` found on one machine. ``note`` says what operators' times leave out, if anything."""
 
     model: str
     device: str
     device_date: str
     phases: tuple[PhaseCheck, ...]
+    note: str = ""
 
     @property
     def mape(self) -> float:
@@ -143,14 +151,15 @@ def check(
     times at most.
 
     The measured time of a phase is the best of ``ROUNDS`` rounds' medians, with as many threads as
-    the machine was measured with.
+    the machine was measured with. A model on a GPU is held against the GPU's own file: a decode step replays
+    a CUDA graph, and operators are timed on the device, without what the host takes to issue them.
 
     Raises InputError if a length is below 1 or beyond the model's window, if contexts are given for
     an encoder, if ``on`` is a datasheet, or if this machine has not been measured, or not with weights in
     the format that they are loaded in.
     """
     refuse_diffusion(loaded.model.config)
-    device = measured_device(on)
+    device = measured_device(on, loaded)
     steps = _steps(loaded.model.config, prompt, contexts)
     memory = MemoryNow(device, as_measured=as_measured)
     phases = []
@@ -163,16 +172,12 @@ def check(
             return predict_step(loaded.model, device, [step.span], logits=step.logits)
 
         phases.append(memory.timed(predict, partial(_run, loaded, step)))
-    return Check(loaded.model.config.name, device.name, device.date, tuple(phases))
+    return Check(loaded.model.config.name, device.name, device.date, tuple(phases), note_on(loaded))
 
 
-def measured_device(on: str | Device) -> Device:
-    """The device's file; raises InputError for a datasheet."""
-    device = device_of(on)
-    if not device.kernels:
-        way_out = "check runs here: use `this`, after `ridgeline measure`"
-        raise InputError(f"{device.name} is a datasheet; {way_out}")
-    return device
+def note_on(loaded: Loaded) -> str:
+    """What is to be known of operators' times."""
+    return GPU_NOTE if runs_on_gpu(loaded) else ""
 
 
 class _Step(NamedTuple):
@@ -212,6 +217,7 @@ def _run(loaded: Loaded, step: _Step, prediction: Prediction) -> PhaseCheck:
 
     def run() -> None:
         ops.run(model, ids, placed, logits=step.logits, cache=cache)
+        ops.synchronise()
 
     def profile() -> list[OpTime]:
         return ops.profile(model, ids, placed, logits=step.logits, cache=cache)

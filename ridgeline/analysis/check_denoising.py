@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ridgeline.analysis.check import Check, PhaseCheck, measured_device, time_step
+from ridgeline.analysis.check import Check, PhaseCheck, note_on, time_step
 from ridgeline.analysis.denoising import STEP, pixels, predict_denoising, require_diffusion, text_tokens
+from ridgeline.analysis.here import measured_device, runs_on_gpu
 from ridgeline.analysis.memory_now import MemoryNow
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
@@ -40,7 +41,7 @@ def check_denoising(
     """
     model, ops, config = loaded.model, loaded.ops, loaded.model.config
     require_diffusion(config)
-    device = measured_device(on)
+    device = measured_device(on, loaded)
     if batch < 1:
         raise InputError(f"batch must be at least 1, not {batch}")
     grid, text = grid_of(config, *pixels(image), frames), text_tokens(config, text)
@@ -55,11 +56,19 @@ def check_denoising(
     from ridgeline.ops.torch_denoising import random_denoising
 
     given = random_denoising(config, grid, batch, text, ops.dtype)
-    run, profile = partial(ops.denoise, model, given), partial(ops.profile_denoising, model, given)
+    if runs_on_gpu(loaded):  # once: a pipeline's latents lie there
+        from ridgeline.ops.gpu_batch import denoising_on
+
+        given = denoising_on(given, ops.device)
+    profile = partial(ops.profile_denoising, model, given)
     context = model.context(grid, text)
+
+    def run() -> None:
+        ops.denoise(model, given)
+        ops.synchronise()
 
     def time(prediction: Prediction) -> PhaseCheck:
         return time_step(STEP, rows, context, prediction, run, profile)
 
     phase = MemoryNow(device, as_measured=as_measured).timed(predict, time)
-    return Check(config.name, device.name, device.date, (phase,))
+    return Check(config.name, device.name, device.date, (phase,), note_on(loaded))

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ridgeline.analysis.here import computing_as
 from ridgeline.hardware import Device
 from ridgeline.hardware.drift import device_at
 from ridgeline.hardware.host import this_host
 from ridgeline.hardware.kernels import Kernels
-from ridgeline.hardware.threads import threads
+from ridgeline.hardware.measured import is_measured_gpu
 
 if TYPE_CHECKING:
     from ridgeline.analysis.check import PhaseCheck
@@ -36,20 +37,20 @@ class MemoryReading:
 
 class MemoryNow:
     """Reads memory's rate, and moves the measured ``device`` to it; with ``as_measured``, or where the file
-    does not say what rate it was measured at, nothing is read and nothing moves."""
+    does not say what rate it was measured at, or is a GPU's, nothing is read and nothing moves."""
 
     def __init__(
         self, device: Device, *, as_measured: bool = False, read: Callable[[], float] | None = None
     ) -> None:
-        kernels = Kernels.from_dict(device.kernels)
-        self.measured = 0.0 if as_measured else kernels.memory
-        self._device, self._threads, self._read = device, kernels.threads, read
+        as_measured = as_measured or is_measured_gpu(device)
+        self.measured = 0.0 if as_measured else Kernels.from_dict(device.kernels).memory
+        self._device, self._read = device, read
 
     def read(self) -> float | None:
         """Bytes a second, with the threads that the machine was measured with."""
         if not self.measured:
             return None
-        with threads(self._threads):
+        with computing_as(self._device):
             if self._read is None:  # its memory is filled once
                 from ridgeline.hardware.probes.memory_rate import MemoryRate
 
@@ -69,7 +70,7 @@ class MemoryNow:
         for _ in range(ATTEMPTS):
             before = self.read()
             prediction = predict(self.device(before))
-            with threads(self._threads):
+            with computing_as(self._device):
                 phase = time(prediction)
             after = self.read()
             if before is None or after is None:

@@ -20,7 +20,7 @@ from ridgeline.kernels import triton as kernels
 from ridgeline.kernels.linear import PackedLinear
 from ridgeline.kernels.triton.runtime import default_device
 from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, Wanted
-from ridgeline.ops.gpu_batch import NO_ANGLES, Angles, GpuCache, GpuSpans, free_bytes, gigabytes
+from ridgeline.ops.gpu_batch import NO_ANGLES, Angles, GpuCache, GpuSpans, denoising_on, free_bytes, gigabytes
 from ridgeline.ops.gpu_graph import DecodeGraphs
 from ridgeline.ops.gpu_latent import GpuLatentCache, attend_latent
 from ridgeline.ops.latent import Latent
@@ -34,8 +34,9 @@ from ridgeline.ops.torch_batch import TorchSpans
 from ridgeline.ops.torch_diffusion import modulate, multiply_by_sequence
 
 if TYPE_CHECKING:
+    from ridgeline.models.denoising import Denoising
     from ridgeline.models.model import Model
-    from ridgeline.ops.profile import OpTime
+    from ridgeline.ops.profile import OpTime, Profile
 
 
 class Gpu(Reference):
@@ -52,6 +53,7 @@ class Gpu(Reference):
         self.lowering = GPU_QUANTISED if quantised else GPU
         self._graphs = DecodeGraphs(self)
         self._made: dict[int, tuple[Weight, torch.Tensor]] = {}
+        self._plain: dict[int, torch.Tensor] = {}
 
     # -- whole passes ---------------------------------------------------------------------------------
 
@@ -110,13 +112,27 @@ class Gpu(Reference):
         segments: torch.Tensor | Sequence[int] | None = None,
         memory: Memory | None = None,
     ) -> list[OpTime]:
-        """The device is waited for after each operator: its launch is part of its time, unlike in a graph."""
-        from ridgeline.ops.profile import Profile
-
-        profile = Profile(self, self.synchronise)
+        """The seconds are the device's, of each operator behind another: without what the host takes to issue
+        it (:mod:`ridgeline.ops.gpu_profile`)."""
+        profile = self._profile()
         given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
         model.forward(profile, self.batch(ids, spans, **given))
         return profile.take()
+
+    def denoise(self, model: Model, batch: Denoising) -> torch.Tensor:
+        return super().denoise(model, denoising_on(batch, self.device))
+
+    def profile_denoising(self, model: Model, batch: Denoising) -> list[OpTime]:
+        """As :meth:`profile`, of a denoising step."""
+        profile = self._profile()
+        model.forward(profile, denoising_on(batch, self.device))
+        return profile.take()
+
+    def _profile(self) -> Profile:
+        from ridgeline.ops.gpu_profile import GpuProfile
+        from ridgeline.ops.profile import Profile
+
+        return GpuProfile(self) if self.device.type == "cuda" else Profile(self)
 
     def synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -154,14 +170,11 @@ class Gpu(Reference):
         scale: torch.Tensor | None = None,
         spans: TorchSpans | None = None,
     ) -> torch.Tensor:
-        if norm.weight is None:
-            return super().norm(x, norm, shift=shift, scale=scale, spans=spans)
+        weight = self._ones(x.shape[-1]) if norm.weight is None else self._norm_weight(norm)
         if norm.kind == "rms":
-            y = kernels.rms_norm(x, self._norm_weight(norm), norm.eps)
+            y = kernels.rms_norm(x, weight, norm.eps)
         else:
-            y = kernels.layer_norm(
-                x, norm.weight.data, None if norm.bias is None else norm.bias.data, norm.eps
-            )
+            y = kernels.layer_norm(x, weight, None if norm.bias is None else norm.bias.data, norm.eps)
         return y if shift is None else modulate(y, shift, scale, spans)
 
     def linear(
@@ -278,6 +291,12 @@ class Gpu(Reference):
         if not norm.changes_weight:
             return norm.weight.data
         return self._once(norm.weight, lambda: (norm.weight.data.float() + norm.offset) * norm.scale)
+
+    def _ones(self, width: int) -> torch.Tensor:
+        """The weight of a norm that has none."""
+        if width not in self._plain:
+            self._plain[width] = torch.ones(width, dtype=self.dtype, device=self.device)
+        return self._plain[width]
 
     def _by_distance(self, bias: RelativeBias | None) -> torch.Tensor | None:
         return None if bias is None else self._once(bias.table, lambda: bias_by_distance(bias))

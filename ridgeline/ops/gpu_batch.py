@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,9 @@ from ridgeline.ops.batch import CacheSpec
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.records import Rope
 from ridgeline.ops.torch_batch import TorchSpans
+
+if TYPE_CHECKING:
+    from ridgeline.models.denoising import Denoising
 
 
 class Angles(NamedTuple):
@@ -51,6 +54,10 @@ class GpuSpans(TorchSpans):
             self._made[tokens] = kernels.Sequences.of(self.items, self.device, tokens)
         return self._made[tokens]
 
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """Each row's sequence's row of x: [sequences, ...] -> [rows, ...]."""
+        return x[TorchSpans.sequences.fget(self)]  # the name is taken here, by what kernels read
+
     def angles(self, rope: Rope) -> Angles:
         if rope not in self._angles:
             cos, sin = self.rotation(rope, torch.float32)
@@ -63,6 +70,19 @@ class GpuSpans(TorchSpans):
             starts = (self.starts, self.key_starts)
             self._on_device = tuple(torch.tensor(x, dtype=torch.int32).to(self.device) for x in starts)
         return self._on_device
+
+
+def denoising_on(batch: Denoising, device: torch.device) -> Denoising:
+    """A denoising step with its tensors and spans on the GPU."""
+
+    def moved(x: torch.Tensor | TorchSpans | None) -> torch.Tensor | GpuSpans | None:
+        if isinstance(x, TorchSpans):
+            return x if isinstance(x, GpuSpans) else GpuSpans(x.items, device)
+        return x if x is None else x.to(device)
+
+    spans = replace(batch.spans, **{f.name: moved(getattr(batch.spans, f.name)) for f in fields(batch.spans)})
+    tensors = {f.name: moved(getattr(batch, f.name)) for f in fields(batch) if f.name != "spans"}
+    return replace(batch, spans=spans, **tensors)
 
 
 #: About the standard deviation of a random int8 element, by whose inverse a random cache is scaled.

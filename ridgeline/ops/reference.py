@@ -273,6 +273,9 @@ class Reference(DiffusionOperators):
             x = body(layer, x)
         return x
 
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was given; a CPU has."""
+
     def prepare(self, model: Model, cache: TorchCache, sequences: int, rows: int = 1) -> None:
         """Do now what steps of up to so many ``sequences``, or of so many ``rows`` of a few, would do at
         their first time."""

@@ -19,7 +19,7 @@ from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.hardware.measured import is_measured_gpu
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import Access, Flops, Kernel, Role, SequenceWork
-from ridgeline.ops.numbers import Number, maximum, where
+from ridgeline.ops.numbers import Number, is_array, maximum, where
 from ridgeline.ops.trace import OpCost, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, input_distances, place
 from ridgeline.predict.tiers import Tier, tier_of
@@ -387,7 +387,7 @@ def _attend(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked
 def _visible(s: SequenceWork) -> Number:
     """The share of a sequence's pairs of rows and keys that its rows see; that of a causal prompt where the
     heads are not told."""
-    if not s.keys or not s.heads:
+    if not s.heads or (not is_array(s.keys) and not s.keys):
         return 0.5
     return s.flops / (4 * s.heads * s.head_dim * s.rows * s.keys)
 

@@ -274,6 +274,8 @@ def show_check(console: Console, found: Check, *, by_class: bool = False) -> Non
         f"Totals are off by {found.mape:.1%} on average, at worst {worst.error:+.1%} "
         f"({worst.name} at context {worst.context:,}); predicted before anything was run."
     )
+    if found.note:
+        console.print(f"[dim]{found.note}[/dim]")
     for line in _memory_lines(found):
         console.print(line)
     from ridgeline.report.breakdown import class_checks

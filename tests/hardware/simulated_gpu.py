@@ -48,9 +48,10 @@ def simulated_device():
     from ridgeline.predict.gpu.kinds import kind
 
     device = load_device("h200")
+    known = {n: asdict(replace(kind(n).constants(), **own)) for n, own in CONSTANTS.items()}
     attention = asdict(kind("attention").constants())
     provenance = {**device.provenance, "calibration": Provenance.CALIBRATED}
-    return replace(device, calibration={**CONSTANTS, "attention": attention}, provenance=provenance)
+    return replace(device, calibration={**known, "attention": attention}, provenance=provenance)
 
 
 class Physics:

@@ -74,6 +74,7 @@ def kernels(found):
 def test_every_work_runs_on_the_kernels():
     """Made and called, in the interpreter."""
     one = {"weights": ((96, 64),), "element_rows": (5,), "widths": (96,), "prompts": ((9, 30),)}
+    one["caches"] = ("bf16", "int8", "fp8")
     plan = replace(TINY, **one, formats=("int8",), rare_formats=("int4-g32-zp",), decode_sequences=(2,))
     small = measure_gpu(stopwatch=ComputedStopwatch(runs=True), plan=plan)
     assert small.failed == {}

@@ -37,8 +37,9 @@ def verify(
     text: str | None = None,
     rounds: int = ROUNDS,
     progress: Callable[[str, float], None] | None = None,
+    device: str = "cpu",
 ) -> tuple[Trial, ...]:
-    """Every suggestion of ``advice`` that this machine can run, run.
+    """Every suggestion of ``advice`` that this machine can run, run on its ``device``, cpu or cuda.
 
     ``model`` and ``weights`` are what :func:`ridgeline.load` takes. ``text`` is what speculation continues,
     if the weights are real ones. Plain runs and those of a technique take turns; a gain is the ratio of their
@@ -50,13 +51,13 @@ def verify(
 
     if advice.goal == Goal.MEMORY:
         raise InputError("memory is counted, not timed: verify advice for latency or throughput")
-    plain = load(model, weights=weights)
+    plain = load(model, weights=weights, device=device)
     trials = []
     for i, suggestion in enumerate(advice.suggestions):
         if progress is not None:
             progress(suggestion.technique, i / len(advice.suggestions))
         try:
-            trials.append(_try(advice, suggestion, plain, model, weights, text, rounds))
+            trials.append(_try(advice, suggestion, plain, model, weights, text, rounds, device))
         except InputError as error:
             trials.append(Trial(suggestion.technique, suggestion.gain, None, str(error)))
     return tuple(trials)
@@ -70,6 +71,7 @@ def _try(
     weights: str,
     text: str | None,
     rounds: int,
+    device: str,
 ) -> Trial:
     trial = suggestion.trial
     if trial is None:
@@ -85,14 +87,16 @@ def _try(
     if trial != "batch":
         from ridgeline.loading import load
 
-        other = load(model, weights=f"random:{trial}" if weights.startswith("random") else trial)
-    now = _request(advice, plain, advice.batch)
-    better = _request(advice, other, suggestion.plan.batch)
-    seconds = [(next(now), next(better)) for _ in range(rounds)]
-    a, b = (statistics.median(column) for column in zip(*seconds, strict=True))
-    ratio = a / b
-    if advice.goal == Goal.THROUGHPUT:
-        ratio *= suggestion.plan.batch / advice.batch
+        other = load(
+            model, weights=f"random:{trial}" if weights.startswith("random") else trial, device=device
+        )
+        now = _request(advice, plain, advice.batch)
+        better = _request(advice, other, suggestion.plan.batch)
+        seconds = [(next(now), next(better)) for _ in range(rounds)]
+        a, b = (statistics.median(column) for column in zip(*seconds, strict=True))
+        ratio = a / b
+        if advice.goal == Goal.THROUGHPUT:
+            ratio *= suggestion.plan.batch / advice.batch
     return Trial(suggestion.technique, suggestion.gain, ratio)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.hardware.gpu.plan import GpuPlan, Weights
@@ -55,15 +55,21 @@ def _make(ops: Gpu, format: str, rows: int, outputs: int, inputs: int) -> Callab
     return partial(ops.linear, x, weight)
 
 
-def random_linear(format: str, outputs: int, inputs: int, device: torch.device) -> GpuLinear:
-    """A quantised weight as the kernels read it, made where it lies: the same few outputs again and again."""
+@lru_cache(maxsize=32)
+def _few_outputs(format: str, outputs: int, inputs: int, device: torch.device) -> GpuLinear:
+    """Packed on the host, which takes longer than all that is timed of them."""
     import torch
 
     from ridgeline.kernels.triton import gpu_linear
 
-    few = min(PACKED, outputs)
     generator = torch.Generator().manual_seed(outputs * inputs)
-    packed = gpu_linear(torch.randn(few, inputs, generator=generator), format, device=device)
+    return gpu_linear(torch.randn(outputs, inputs, generator=generator), format, device=device)
+
+
+def random_linear(format: str, outputs: int, inputs: int, device: torch.device) -> GpuLinear:
+    """A quantised weight as the kernels read it, made where it lies: the same few outputs again and again."""
+    few = min(PACKED, outputs)
+    packed = _few_outputs(format, few, inputs, device)
     times = -(-outputs // few)
 
     def along(x: torch.Tensor | None, dim: int) -> torch.Tensor | None:

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ REPLAYS, REPLAY_SECONDS = 7, 0.03
 #: Calls that the host issues in a row, and how often; calls that are waited for.
 ISSUED, ROUNDS, WAITED = 60, 5, 21
 #: Clocks for which the device is kept busy, so that what is timed has been issued when it begins.
-BUSY_CLOCKS = 200_000
+BUSY_CLOCKS = 1_000_000
+#: Memory that PyTorch keeps from what was timed before, and gives back beyond.
+MOST_KEPT = 16 << 30
 
 
 class EventStopwatch:
@@ -52,12 +55,15 @@ class EventStopwatch:
                 return {"kernel": self._kernel, "issue": self._issue, "wall": self._wall}[work.how](work)
             finally:
                 torch.cuda.synchronize(self.device)
+                if torch.cuda.memory_reserved(self.device) > MOST_KEPT:
+                    torch.cuda.empty_cache()
 
     def base(self) -> float:
         """What replaying a graph takes beside its kernels, as events see it."""
         if self._graph_base is None:
             x = torch.zeros(1, device=self.device)
-            few, many = (self._replayed([lambda: x.add_(1)], count)[0] for count in (20, 200))
+            calls = [lambda: x.add_(1)]
+            few, many = (statistics.median(self._replayed(calls, count)) for count in (20, 200))
             self._graph_base = max(few - 20 * (many - few) / 180, 0.0)
         return self._graph_base
 
@@ -96,12 +102,8 @@ class EventStopwatch:
         with torch.cuda.stream(beside):
             for call in ring:  # what a call makes of its numbers, once, is copied outside of a graph
                 call()
-        torch.cuda.current_stream().wait_stream(beside)
         torch.cuda.synchronize(self.device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for i in range(count):
-                ring[i % len(ring)]()
+        graph = _recorded(beside, [ring[i % len(ring)] for i in range(count)])
         graph.replay()
         torch.cuda.synchronize(self.device)
         times: list[float] = []
@@ -139,6 +141,23 @@ class EventStopwatch:
         times = sorted(times[3:])
         middle = statistics.median(times)
         return Timing(middle, times[len(times) * 3 // 4] / middle - 1)
+
+
+def _recorded(stream: torch.cuda.Stream, calls: list[Callable[[], Any]]) -> torch.cuda.CUDAGraph:
+    """The calls as a graph; without the garbage collection that torch.cuda.graph begins with, which would be
+    most of the time that measuring takes."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            for call in calls:
+                call()
+        except BaseException:
+            with suppress(RuntimeError):  # the capture that failed ends in an error of its own
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    return graph
 
 
 def gpu_facts(device: torch.device) -> GpuFacts:
