@@ -174,6 +174,7 @@ def _probes(plans: Mapping[str, Plan], host: Host, threads: int, ring: Ring, rat
     from ridgeline.hardware.probes.attend import attend_probes
     from ridgeline.hardware.probes.bandwidth import bandwidth_probes
     from ridgeline.hardware.probes.engine import engine_probes
+    from ridgeline.hardware.probes.epilogues import epilogue_probes
     from ridgeline.hardware.probes.linear import linear_probes, shaped_probes
     from ridgeline.hardware.probes.parts import part_probes, step_probes
     from ridgeline.hardware.probes.passes import Step
@@ -196,6 +197,7 @@ def _probes(plans: Mapping[str, Plan], host: Host, threads: int, ring: Ring, rat
         return ()
 
     probes += [*step_probes(step), *part_probes(step.between), *engine_probes(ring)]
+    probes += epilogue_probes(step.between)
     probes += streamed_probes(ring, after_weights)
     for format in CACHES:
         plan = plans[product_format(format)]
@@ -260,6 +262,7 @@ def _on_chip(host: Host, threads: int) -> OnChip:
 def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest: float) -> Kernels:
     from ridgeline.hardware.probes.attend import read_attend
     from ridgeline.hardware.probes.engine import read_engine
+    from ridgeline.hardware.probes.epilogues import read_epilogues
     from ridgeline.hardware.probes.linear import read_linear
     from ridgeline.hardware.probes.parts import read_parts, read_step
     from ridgeline.hardware.probes.streamed_parts import with_streamed
@@ -280,7 +283,7 @@ def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest:
             f: read_linear(timings, f, plan.rows, plan.widths, _shaped(f, plan)) for f, plan in plans.items()
         },
         attend={format: attend(format) for format in CACHES},
-        simple={CPU.activations: parts},
+        simple={CPU.activations: parts | read_epilogues(timings)},
         engine=read_engine(timings),
         memory=timings.memory,
     )

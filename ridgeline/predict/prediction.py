@@ -18,6 +18,7 @@ from ridgeline.hardware.device import Device, Provenance
 from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import Access, Flops, Kernel, Role, SequenceWork
+from ridgeline.ops.lowering import CPU
 from ridgeline.ops.numbers import Number, maximum, where
 from ridgeline.ops.trace import Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, input_distances, place
@@ -27,6 +28,8 @@ from ridgeline.predict.tiers import Tier, tier_of
 ROOFLINE_SECTIONS = ("matrix", "vector", "exp", "memory", "levels", "launch")
 #: Those that the time models of a GPU's kernels stand on, beside their constants.
 GPU_SECTIONS = ("matrix", "vector", "exp", "memory", "levels")
+#: Looking up rows of a table that is multiplied by, too, and so packed.
+PACKED_EMBED = "embed.packed"
 #: The kinds of kernel that multiply by a weight.
 LINEAR = ("matmul", "linear", "experts", "down", "expand", "absorb", "project")
 
@@ -253,7 +256,7 @@ def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
             kernel, distance = next(placed)
             _require_measured(kernel.kernel, measured, device)
             needs = _roofline(kernel, device)
-            looked = _look_up(kernel.kernel, measured, residence, distance)
+            looked = _look_up(kernel, measured, residence, distance)
             if looked is None:
                 unmeasured[_describe(kernel.kernel)] = None
                 times.append(_time(kernel, needs))
@@ -286,19 +289,26 @@ def _matrices(kernel: Kernel) -> list[Access]:
     return [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1]
 
 
-def _look_up(kernel: Kernel, measured: Kernels, residence: _Residence, distance: Number) -> _Looked | None:
+def _look_up(
+    placed: PlacedKernel, measured: Kernels, residence: _Residence, distance: Number
+) -> _Looked | None:
     """The kernel's time by the tables; None for one that is not in them."""
+    kernel = placed.kernel
     if kernel.kind in LINEAR:
-        return _linear(kernel, measured, residence)
+        found = _linear(kernel, measured, residence)
+        return replace(found, seconds=found.seconds + _epilogue(placed, measured))
     if kernel.kind in ("attend", "attend_latent"):
         return _attend(kernel, measured, residence)
     kind, nbytes = kernel.kind, kernel.bytes
-    if kind == "embed" and (rows := [a for a in kernel.reads if a.value.id in residence.packed]):
-        kind, nbytes = "embed.packed", rows[0].bytes
-    elif kind == "embed":  # rows that come again are near by then
-        table = next(a.value for a in kernel.reads if a.value.role is Role.WEIGHT)
-        distance = where(kernel.rows > table.shape[0], 0.0, distance)
-    simple = _simple(measured, kernel.compute, kind, kernel.function)
+    if kind == "embed":
+        table = next(a for a in kernel.reads if a.value.role is Role.WEIGHT)
+        # Rows that come again are near by then.
+        distance = where(kernel.rows > table.value.shape[0], 0.0, distance)
+        if table.value.id in residence.packed and _simple(measured, kernel.compute, PACKED_EMBED):
+            kind, nbytes = PACKED_EMBED, table.bytes
+    modulated = kind == "norm" and any(part.kind == "modulate" for part in placed.op.parts)
+    function = "modulated" if modulated else kernel.function
+    simple = _simple(measured, kernel.compute, kind, function)
     if simple is None:
         return None
     warm, fresh = (simple.seconds(nbytes, cached=c, distance=distance) for c in (True, False))
@@ -317,6 +327,19 @@ def _linear(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked
     outputs, inputs = matrix.value.shape[-2:]
     seconds = seconds * table.shape_factor(kernel.rows, each, inputs / outputs)
     return _Looked(seconds, groups * table.warm[0][0])
+
+
+def _epilogue(placed: PlacedKernel, measured: Kernels) -> Number:
+    """What the activation, gate and residual in a product's kernel take beyond it."""
+    if placed.kernel.kind != "linear":
+        return 0.0
+    seconds: Number = 0.0
+    for part in placed.op.parts:
+        if part.kind in ("activation", "gate", "residual"):
+            # A gate is one more factor, which is read as a residual is.
+            known = _simple(measured, CPU.activations, f"epilogue.{part.function or 'residual'}")
+            seconds = seconds + (known.seconds(part.writes[0].bytes) if known else 0.0)
+    return seconds
 
 
 def _attend(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked | None:

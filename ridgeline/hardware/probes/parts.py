@@ -27,7 +27,7 @@ WIDTH = WIDE.query * WIDE.dim
 #: Rows of a table that is packed to be multiplied, too: where embedding and output matrix are one.
 PACKED = "embed.packed"
 #: The parts in the order of their pass.
-PARTS = ("embed", "norm", "norm.layer", "add", "gather")
+PARTS = ("embed", "norm", "norm.layer", "add", "activation", "gather")
 STEP, STEP_KERNELS = "kernels.step.python", "kernels.step.kernels"
 
 
@@ -37,7 +37,7 @@ def run_parts(ops: Ops, batch: Batch, weight: Callable[..., Weight]) -> Any:
     x = ops.embed(batch.ids, weight("embedding", LARGE, WIDTH))
     x = ops.norm(x, Norm("rms", vector, 1e-5))
     x = ops.norm(x, Norm("layer", vector, 1e-5, vector))
-    return ops.take_rows(ops.add(x, x), batch.logit_rows)
+    return ops.take_rows(ops.activate(ops.add(x, x), "silu"), batch.logit_rows)
 
 
 def part_probes(between: Callable[[], Sequence[Any]]) -> list[KernelProbe]:
