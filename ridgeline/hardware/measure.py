@@ -61,7 +61,7 @@ class Plan:
     attend_rows: tuple[int, ...] = (16, 128, 512, 2048)
     attend_keys: int = 2048
     longest_call: float = 0.1
-    cache_multiple: float = 4.0
+    cache_multiple: float = 8.0
     storage_bytes: int = 256 << 20
 
     def within(self, rate: float) -> Plan:
@@ -198,7 +198,7 @@ def _probes(plans: Mapping[str, Plan], host: Host, threads: int, ring: Ring, rat
 
     probes += [*step_probes(step), *part_probes(step.between), *engine_probes(ring)]
     probes += epilogue_probes(step.between)
-    probes += streamed_probes(ring, after_weights)
+    probes += streamed_probes(ring, step.between, after_weights)
     for format in CACHES:
         plan = plans[product_format(format)]
         memory = ring.memory.numel() // 2

@@ -311,7 +311,9 @@ def _look_up(
     simple = _simple(measured, kernel.compute, kind, function)
     if simple is None:
         return None
-    warm, fresh = (simple.seconds(nbytes, cached=c, distance=distance) for c in (True, False))
+    warm, fresh = (
+        simple.seconds(nbytes, rows=kernel.rows, cached=c, distance=distance) for c in (True, False)
+    )
     return _Looked(where(residence.cached, warm, fresh), simple.overhead)
 
 
@@ -356,7 +358,7 @@ def _attend(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked
         stored: Number = 0.0
         if stores:
             stored = get_format(format).nbytes((2 * s.rows * s.kv_heads, s.head_dim))
-        given = (s.rows, s.flops, s.cache_bytes, _visible(s), stored)
+        given = (s.rows, s.flops, s.cache_bytes, _visible(s), stored, s.kv_heads)
         warm, fresh = (curve.seconds(*given, cached=c) for c in (True, False))
         seconds = seconds + s.count * where(residence.cached, warm, fresh)
         overhead = overhead + s.count * curve.overhead

@@ -26,8 +26,10 @@ from ridgeline.ops.protocol import Ops
 from ridgeline.ops.records import Norm, Weight
 
 #: Rows, and columns of the product before a part: what it touches is beyond a last-level cache (51 MB), or
-#: beyond the cores' own (10 MB). One row behind the large weight tells the overhead.
+#: beyond the cores' own (10 MB).
 FAR, NEAR = (256, 16384), (512, 2048)
+#: The same for one row: 16 MB of weights, as between the norms of middling models.
+ONE = 8192
 MODULATED = "norm.modulated"
 
 
@@ -50,18 +52,26 @@ PARTS: Mapping[str, Callable[..., Any]] = {
 TABLES = ("embed", PACKED)
 #: Rows that are looked up at once.
 LOOKED_UP = 256
+#: Numbers of the product's weight and the norm's vector, after the table's.
+_WEIGHT, _VECTOR = 1, 2
 #: The part's number in the pass, after the embedding and the product; behind a modulated norm's vectors.
 _PART, _BEHIND_VECTORS = 2, 3
 
 
 def streamed_probes(
-    ring: Ring, between: Callable[[], Sequence[Any]], far: tuple[int, int] = FAR, near: tuple[int, int] = NEAR
+    ring: Ring,
+    between: Callable[[], Sequence[Any]],
+    streamed: Callable[[], Sequence[Any]],
+    far: tuple[int, int] = FAR,
+    near: tuple[int, int] = NEAR,
+    one: int = ONE,
 ) -> list[KernelProbe]:
     """Figures ``kernels.streamed.PART[ROWS, HIDDEN]`` and ``kernels.streamed.TABLE[ROWS]``. ``between`` runs
-    before each call."""
+    before each call of a part, ``streamed``, with which weights pass through the caches, before tables are
+    looked up."""
     probes = []
     for part in PARTS:
-        for rows, hidden in _cases(far, near):
+        for rows, hidden in ((SMALL, one), near, far):
             layer = _Behind(part, ring, hidden)
 
             def prepare(layer: _Behind = layer) -> Sequence[Any]:
@@ -75,7 +85,7 @@ def streamed_probes(
         table = _Table(kind, ring)
         for rows in (SMALL, LOOKED_UP):
             figure, call = f"kernels.streamed.{kind}[{rows}]", partial(table.seconds, rows)
-            probes.append(KernelProbe(figure, call, prepare=between))
+            probes.append(KernelProbe(figure, call, prepare=streamed))
     return probes
 
 
@@ -84,25 +94,23 @@ def _near(part: str) -> str:
     return "norm.layer" if part == MODULATED else part
 
 
-def _cases(far: tuple[int, int], near: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    return (SMALL, far[1]), near, far
-
-
 def with_streamed(
     parts: Mapping[str, Affine],
     timings: Timings,
     fastest: float,
     far: tuple[int, int] = FAR,
     near: tuple[int, int] = NEAR,
+    one: int = ONE,
 ) -> dict[str, Affine]:
     """The parts with what they cost behind streamed weights, never less than without them."""
     found = {**parts, MODULATED: parts[_near(MODULATED)]}
     for part in PARTS:
-        overhead = max(timings.seconds(_figure(part, SMALL, far[1])), found[part].overhead)
+        overhead = max(timings.seconds(_figure(part, SMALL, one)), found[part].overhead)
         points = [(_distance_of_chain(), found[part].throughput)]
         for rows, hidden in (near, far):
             seconds = timings.seconds(_figure(part, rows, hidden))
-            line = fit(0.0, overhead, moved(part, rows), seconds, fastest)
+            computing = seconds - rows * found[part].row
+            line = fit(0.0, overhead, moved(part, rows), max(computing, seconds / 2), fastest)
             points.append((distance(part, rows, hidden), line.throughput))
         found[part] = _with(found[part], overhead, points)
     for kind in TABLES:
@@ -187,11 +195,14 @@ class _Behind:
         table = plain("embedding", FAR[0], hidden)
         self._replay = recorded(behind(part, weight, table, plain("norm", WIDTH)))
         self._rows = FAR[0]
+        self._vector = partial(ring.take, (WIDTH,), torch.bfloat16) if part.startswith("norm") else None
         self._number = _BEHIND_VECTORS if part == MODULATED else _PART
 
     def move(self) -> None:
-        """The next call reads a weight that is out of every cache."""
-        self._replay.exchange(1, self._take())
+        """The next call reads a weight and a norm's vector that are out of every cache."""
+        self._replay.exchange(_WEIGHT, self._take())
+        if self._vector is not None:
+            self._replay.exchange(_VECTOR, self._vector())
 
     def seconds(self, rows: int) -> float:
         ids = [i % self._rows for i in range(rows)]

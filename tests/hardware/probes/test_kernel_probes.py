@@ -83,7 +83,7 @@ def test_bytes_of_parts_are_those_of_the_count():
 def test_every_part_and_step_is_timed(step):
     assert step.between() == ()
     probes = part_probes(step.between) + step_probes(step)
-    assert len({probe.figure for probe in probes}) == len(probes) == 2 * (len(PARTS) + 1) + 2
+    assert len({probe.figure for probe in probes}) == len(probes) == 2 * (len(PARTS) + 1) + 2 + 2
     found = run(probes)
     assert found.pop(STEP) == 0.0  # by the clock above, which stands still
     assert all(0 < seconds < 1 for seconds in found.values())
@@ -101,7 +101,7 @@ FAR, NEAR = (2, 64), (2, 32)
 
 
 def test_parts_behind_streamed_weights_are_timed_and_never_faster(ring, step):
-    found = run(streamed_probes(ring, step.between, FAR, NEAR))
+    found = run(streamed_probes(ring, step.between, nothing, FAR, NEAR, 64))
     assert len(found) == 3 * len(STREAMED) + 2 * len(TABLES)
     assert all(0 < seconds < 1 for seconds in found.values())
 
@@ -111,7 +111,7 @@ def streamed(part="norm", **seconds):
     times = {}
     for name in STREAMED:
         for case, shape in (
-            ("one", f"1, {far[1]}"),
+            ("one", f"1, {parts_behind.ONE}"),
             ("near", f"{near[0]}, {near[1]}"),
             ("far", f"{far[0]}, {far[1]}"),
         ):
@@ -247,7 +247,7 @@ def test_a_fresh_weight_is_another_one_at_every_call_and_a_warm_one_the_same():
 @pytest.mark.parametrize("format", CACHES)
 def test_attention_is_timed_over_every_cache(format):
     found = run(attend_probes(format, (4, 16), 64, 1 << 20, nothing))
-    assert len(found) == 8 + (2 if format == "bf16" else 0)  # which attends without a cache, too
+    assert len(found) == 9 + (2 if format == "bf16" else 0)  # which attends without a cache, too
     assert all(0 < seconds < 1 for seconds in found.values())
 
 
@@ -273,7 +273,7 @@ def attend_timings(**seconds):
 
 
 def test_the_attention_curve_goes_through_what_was_measured():
-    measured = {"short": 1.5, "warm": 3.0, "many": 3.5, "short_fresh": 2.0, "fresh": 5.0}
+    measured = {"short": 1.5, "warm": 3.0, "many": 3.5, "short_fresh": 2.0, "fresh": 5.0, "heads": 11.0}
     prompts = {"rows4": 2.5, "rows16": 11.0, "alike16": 14.0, "whole4": 3.0, "whole16": 15.0}
     found = attend_timings(**measured, **prompts)
     curve = read_attend(found, "fp32", (4, 16), keys=256, fastest=1e12)
@@ -287,6 +287,8 @@ def test_the_attention_curve_goes_through_what_was_measured():
     assert seconds(long, more_heads=2) == pytest.approx(3.5)
     assert seconds(short, cached=False) == pytest.approx(2.0)
     assert seconds(long, cached=False) == pytest.approx(5.0)
+    more = curve.seconds(1, long.flops / 4, long.cache_bytes, heads=ALIKE.kv, cached=False)
+    assert more == pytest.approx(11.0)
     flops, pairs = counted("fp32", 16, 0).flops, 16 * 16
     stored, more = (stored_bytes("fp32", 16, heads) for heads in (WIDE, ALIKE))
     prompt = curve.seconds(16, flops, 0.0, 17 / 32, stored, cached=True)
@@ -302,6 +304,7 @@ def test_whatever_the_noise_attention_has_positive_rates(
     short, warm, many, short_fresh, fresh, rows4, rows16, alike16
 ):
     measured = {"short": short, "warm": warm, "many": many, "short_fresh": short_fresh, "fresh": fresh}
+    measured["heads"] = fresh
     found = attend_timings(**measured, rows4=rows4, rows16=rows16, alike16=alike16)
     curve = read_attend(found, "fp32", (4, 16), keys=256, fastest=1e12)
     assert min(curve.overhead, curve.fresh_overhead) >= 0
