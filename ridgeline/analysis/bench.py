@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ridgeline.analysis.memory_now import MemoryNow
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
@@ -110,9 +111,9 @@ def bench(
     """Time every test of :func:`bench_tests` ``repeat`` times, after a step that warms up.
 
     ``loaded`` is what :func:`ridgeline.load` returned. ``threads`` is by default what ``on`` was measured
-    with, or else the cores of this machine. ``on``, this machine's hardware file, predicts the tests, unless
-    it was measured with another number of threads. ``progress`` is called with what is being done and the
-    share that is done.
+    with, or else the cores of this machine. ``on``, this machine's hardware file, predicts the tests at the
+    rate that memory is read at right before each, unless it was measured with another number of threads.
+    ``progress`` is called with what is being done and the share that is done.
 
     Raises InputError as :func:`bench_tests` does, and if repeat or threads is below 1 or threads beyond 1024.
     """
@@ -122,11 +123,14 @@ def bench(
     measured_with = None if on is None else Kernels.from_dict(on.kernels).threads
     if threads is None:
         threads = measured_with or this_host().cores
+    memory = MemoryNow(on) if on is not None and threads == measured_with else None
     results = []
     with computing_threads(threads):
         machine = fingerprint(threads)
         for i, test in enumerate(tests):
-            predicted = _predict(loaded.model, on, test) if threads == measured_with else None
+            predicted = None
+            if memory is not None:
+                predicted = _predict(loaded.model, memory.device(memory.read()), test)
             seconds = []
             for n, elapsed in enumerate(islice(repetitions(loaded, test), repeat)):
                 seconds.append(elapsed)
