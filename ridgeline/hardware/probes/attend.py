@@ -78,13 +78,15 @@ def attend_probes(
 
         return KernelProbe(_figure(format, name), call, prepare=streamed if far else between)
 
+    of_memory: dict[str, Any] = {"twin": _figure(format, "warm")}
+    of_memory["memory"] = counted(format, 1, keys - 1).cache_bytes
     probes = [
         probe("short", WIDE, 1, SHORT - 1, far=False),
-        replace(probe("short_fresh", WIDE, 1, SHORT - 1, far=True), twin=_figure(format, "short")),
+        probe("short_fresh", WIDE, 1, SHORT - 1, far=True),  # waits for latency, not for memory's rate
         probe("warm", WIDE, 1, keys - 1, far=False),
-        replace(probe("fresh", WIDE, 1, keys - 1, far=True), twin=_figure(format, "warm")),
+        replace(probe("fresh", WIDE, 1, keys - 1, far=True), **of_memory),
         probe("many", MANY, 1, keys - 1, far=False),
-        replace(probe("heads", ALIKE, 1, _fewer(keys) - 1, far=True), twin=_figure(format, "warm")),
+        replace(probe("heads", ALIKE, 1, _fewer(keys) - 1, far=True), **of_memory),
         *(probe(f"rows[{n}]", WIDE, n, 0, far=True) for n in rows),
         *(probe(f"alike[{n}]", ALIKE, n, 0, far=True) for n in _alike(rows)),
     ]
