@@ -62,6 +62,11 @@ class Loaded:
     generation: GenerationDefaults
     folder: Path | None
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model runs on the gpu reading."""
+        return self.ops.lowering.name.startswith("gpu")
+
     def requests(self) -> Requests:
         """What makes requests for this model, with the defaults that its folder suggests.
 

@@ -12,6 +12,7 @@ from ridgeline.analysis.step_cost import StepCost
 from ridgeline.engine.arrivals import Arrival
 from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.checks import at_least_one
+from ridgeline.engine.metrics import Serving, summarise_recorded
 from ridgeline.engine.plan import Limits
 from ridgeline.engine.request import refuse_encoder, refuse_encoder_decoder
 from ridgeline.engine.simulate import Simulation
@@ -20,6 +21,7 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
 from ridgeline.models.model import Model, ModelConfig
 from ridgeline.ops.batch import BLOCK_TOKENS, Span
+from ridgeline.ops.lowering import GPU_ENGINE, Lowering
 from ridgeline.predict.tiers import Tier, tier_of
 
 #: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.
@@ -43,7 +45,8 @@ class EngineLimits:
 @dataclass(frozen=True)
 class SimulatedServing:
     """What :func:`simulate` found; ``tier`` is what the steps' times stand on, ``basis`` names where each
-    part of the device's figures comes from."""
+    part of the device's figures comes from. ``recorded`` is how a real run served the same requests, None
+    where nobody recorded it."""
 
     model: str
     device: str
@@ -55,6 +58,7 @@ class SimulatedServing:
     tier: str
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
+    recorded: Serving | None = None
 
 
 def simulate(
@@ -102,7 +106,7 @@ def simulate(
             " lower it, or raise the block size"
         )
     chosen = tier_of(device, tier)
-    cost = StepCost(built, device, cache_format, tier=chosen)
+    cost = StepCost(built, device, cache_format, tier=chosen, lowering=_lowering(device, chosen))
     found = run(arrivals, BlockPool(blocks, block_size), scheduling, cost)
     sections = predict_step(built, device, [Span(1, 1)], cache_format=cache_format, tier=chosen).basis
     return SimulatedServing(
@@ -116,7 +120,14 @@ def simulate(
         basis={section: str(source) for section, source in sections.items()},
         tier=str(chosen),
         assumptions=tuple(_assumptions(built, chosen)),
+        recorded=summarise_recorded(arrivals),
     )
+
+
+def _lowering(device: Device, tier: Tier) -> Lowering | None:
+    """The kernels of an engine on a GPU whose times are modelled; else what the device has. A datasheet's
+    bound is that of the fewest kernels."""
+    return GPU_ENGINE if tier in (Tier.GENERIC, Tier.CALIBRATED) else None
 
 
 def _check_window(config: ModelConfig, arrivals: Sequence[Arrival]) -> None:
@@ -149,5 +160,7 @@ def _assumptions(model: Model, tier: Tier) -> Iterator[str]:
         yield "tokens are chosen greedily, and nobody makes text of them"
     else:
         yield "a step begins when the one before ends: no time passes between them"
+        if tier is not Tier.DATASHEET:
+            yield "activations and rotations are kernels of their own; sampling takes no time"
         if tier is Tier.DATASHEET:
             yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"

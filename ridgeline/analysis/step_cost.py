@@ -106,7 +106,7 @@ class StepCost:
         return Span(rows, min(_leading(past), most), _leading(count))
 
 
-def cost_here(loaded: Loaded) -> StepCost:
+def cost_here(loaded: Loaded, cache_format: str | None = None) -> StepCost:
     """What steps of a loaded model cost on this machine.
 
     There are no predictions unless the machine was measured with what runs now: the reading, the instruction
@@ -116,12 +116,12 @@ def cost_here(loaded: Loaded) -> StepCost:
     try:
         measured = this_machine()
         if measured is not None and _is_current(measured, lowering):
-            cost = StepCost(loaded.model, measured)
+            cost = StepCost(loaded.model, measured, cache_format)
             cost.estimate(StepShape(1, 0, 0, 0, 0, 0))
             return cost
     except InputError:  # measured by an older version, or without this format of weights
         pass
-    return StepCost(loaded.model, None, lowering=lowering)
+    return StepCost(loaded.model, None, cache_format, lowering=lowering)
 
 
 def _is_current(measured: Device, lowering: Lowering) -> bool:

@@ -26,6 +26,10 @@ Weights = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda for a GPU.")]
+Cache = Annotated[
+    str | None,
+    typer.Option(help="Format of the key/value cache: int8, on a GPU fp8; unset: the weights' own."),
+]
 CountedWeights = Annotated[
     str,
     typer.Option(
@@ -59,6 +63,9 @@ DraftWeights = Annotated[str, typer.Option(help="Weights of a draft model, as --
 DraftThreads = Annotated[
     int | None,
     typer.Option(help="Threads of the draft's own: it then drafts on while proposals are verified."),
+]
+DraftDevice = Annotated[
+    str | None, typer.Option(help="Where a draft model runs, cpu or cuda; unset: where the model does.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -14,7 +14,9 @@ from ridgeline.cli.app import CountedWeights, Json, Model, app
 def breakdown(
     model: Model,
     on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
-    prompt: Annotated[int, typer.Option(help="Tokens of each sequence.")] = 2048,
+    prompt: Annotated[
+        int | None, typer.Option(help="Tokens of each sequence; 2048, or the window if shorter.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     training: Annotated[bool, typer.Option("--training", help="With the backward pass.")] = False,
     weights: CountedWeights = "auto",

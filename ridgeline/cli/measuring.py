@@ -13,22 +13,33 @@ from ridgeline.cli.app import FORMATS, Frames, Image, Json, Model, TextTokens, W
 from ridgeline.errors import InputError
 
 
-@app.command(epilog="Example: ridgeline measure --threads 2")
+@app.command(epilog="Examples: ridgeline measure --threads 2; ridgeline measure --device cuda")
 def measure(
     threads: Annotated[
         int | None, typer.Option(help="Threads to measure with; all cores if not given.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="What is measured: cpu, or cuda for a GPU, cuda:1 for the second one.")
+    ] = "cpu",
     out: Annotated[
         Path | None, typer.Option(help="Where to store the file; the cache folder if not given.")
     ] = None,
+    points: Annotated[
+        Path | None, typer.Option(help="A CSV file for a GPU's measured kernels, which `calibrate` reads.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find this machine's rates, bandwidths and call times, and store them as a hardware file."""
+    """Find this machine's rates, bandwidths and call times, or a GPU's, and store them as a hardware file."""
     from ridgeline.hardware import save_device, this_machine_file
     from ridgeline.loading import require_run_extra
     from ridgeline.outputs import refuse_unwritable
     from ridgeline.report.tables import progress, show_measurement
 
+    if device != "cpu":
+        _measure_gpu(device, threads, out, points, as_json)
+        return
+    if points is not None:
+        raise InputError("--points are a GPU's kernels: give --device cuda, or leave --points out")
     require_run_extra()
     path = out or this_machine_file()
     refuse_unwritable(path)
@@ -41,6 +52,39 @@ def measure(
         support.print_json(found)
         return
     show_measurement(support.console(), found, path)
+
+
+def _measure_gpu(
+    device: str, threads: int | None, out: Path | None, points: Path | None, as_json: bool
+) -> None:
+    from ridgeline.hardware import gpu_file, save_device
+    from ridgeline.hardware.measure import gpu_index
+    from ridgeline.hardware.measure import measure as run
+    from ridgeline.loading import require_gpu, require_run_extra
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report.gpu import show_gpu_measurement
+    from ridgeline.report.tables import progress
+
+    gpu_index(device)
+    if out is not None and out == points:
+        raise InputError(f"--out and --points are both {out}: give two files")
+    require_run_extra()
+    require_gpu()
+    for path in (out, points):
+        if path is not None:
+            refuse_unwritable(path)
+    with progress(support.errors()) as report:
+        found = run(threads, report, device=device)
+    path = out or gpu_file(found.facts.name)
+    save_device(found.device, path)
+    if points is not None:
+        from ridgeline.hardware.gpu.points import write_points
+
+        write_points(points, list(found.points), found.facts)
+    if as_json:
+        support.print_json(found)
+        return
+    show_gpu_measurement(support.console(), found, path, points)
 
 
 @app.command(epilog="Example: ridgeline check tinyllama-1.1b --weights random --context 512 --context 2048")

@@ -93,7 +93,9 @@ def simulate(
     model: Model,
     requests: Annotated[
         str,
-        typer.Option(help="poisson:RATE (a second), or a .jsonl or .csv file of arrival, prompt, output."),
+        typer.Option(
+            help="poisson:RATE (a second), or a .jsonl or .csv file of requests, or of a recorded run."
+        ),
     ],
     on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
     count: Annotated[int | None, typer.Option(help="Requests to draw; 1000 if not given.")] = None,

@@ -15,7 +15,9 @@ def training(
     model: Model,
     on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
     batch: Annotated[int, typer.Option(help="Sequences of a step on each device.")] = 1,
-    length: Annotated[int, typer.Option(help="Tokens of each sequence.")] = 2048,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens of each sequence; 2048, or the window if shorter.")
+    ] = None,
     devices: Annotated[int, typer.Option(help="Devices that train data-parallel.")] = 1,
     recompute: Annotated[
         str, typer.Option(help="What is computed again instead of kept: none, selective or full.")

@@ -21,6 +21,8 @@ from ridgeline.ops.formats import product_format
 from ridgeline.ops.lowering import CPU
 
 if TYPE_CHECKING:
+    from ridgeline.hardware.gpu.measure import GpuMeasurement
+    from ridgeline.hardware.gpu.plan import GpuPlan
     from ridgeline.hardware.probes.memory_rate import MemoryRate
     from ridgeline.hardware.probes.ring import Ring
 
@@ -94,17 +96,31 @@ class Measurement:
 
 
 def measure(
-    threads: int | None = None, progress: Progress | None = None, *, plan: Plan | None = None
-) -> Measurement:
-    """Find this machine's rates, bandwidths, call times and the times of the cpu reading's kernels.
+    threads: int | None = None,
+    progress: Progress | None = None,
+    *,
+    plan: Plan | GpuPlan | None = None,
+    device: str = "cpu",
+) -> Measurement | GpuMeasurement:
+    """Find this machine's rates, bandwidths, call times and the times of the cpu reading's kernels; or, with
+    ``device`` ``cuda``, or ``cuda:1`` for another than the current one, those of a GPU's: see
+    :func:`~ridgeline.hardware.gpu.measure.measure_gpu`.
 
     ``threads`` is how many compute, at most one for each processor that this process may run on, by default
     as many as the native kernels would use anyway.
     ``progress`` is called with what is being timed and the share that is done. Nothing is stored:
     ``save_device(found.device, this_machine_file())`` does that.
 
-    Raises InputError if ``threads`` is below 1 or above that, or PyTorch is not installed.
+    Raises InputError if ``threads`` is below 1 or above that, or given for a GPU, if PyTorch is not
+    installed, and if there is no such device.
     """
+    if device != "cpu":
+        index = gpu_index(device)
+        if threads is not None:
+            raise InputError("threads are the CPU's: leave them out with device cuda")
+        from ridgeline.hardware.gpu.measure import measure_gpu
+
+        return measure_gpu(progress, plan=plan, index=index)
     _check_threads(threads)
     try:
         import torch
@@ -131,6 +147,14 @@ def measure(
     )
     device = _device(timings, plans, host, threads, source)
     return Measurement(device, timings.spreads(), perf_counter() - begin)
+
+
+def gpu_index(device: str) -> int | None:
+    """The number in ``cuda:1``, None for ``cuda``. Raises InputError for anything else."""
+    kind, colon, number = device.partition(":")
+    if kind != "cuda" or (colon and not number.isdecimal()):
+        raise InputError(f"device is {device!r}; choose one of: cpu, cuda, or cuda:N for the GPU of number N")
+    return int(number) if colon else None
 
 
 def _check_threads(threads: int | None) -> None:

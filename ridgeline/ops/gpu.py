@@ -1,33 +1,36 @@
 """The GPU reading: Triton's kernels for attention, norms, rotations and quantised weights, PyTorch's
 products.
 
-Activations and cache are in the weights' plain dtype. With a cache and one row a sequence a step is a CUDA
-graph (:mod:`ridgeline.ops.gpu_graph`); other steps run operator by operator. Without a GPU the same code runs
-under Triton's interpreter, on the CPU, for tests.
+Activations and cache are in the weights' plain dtype. With a cache and one row a sequence, or the few that
+verify a proposal, a step is a CUDA graph (:mod:`ridgeline.ops.gpu_graph`); other steps run operator by
+operator. Without a GPU the same code runs under Triton's interpreter, on the CPU, for tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ridgeline.errors import InputError
+from ridgeline.errors import OutOfMemory
 from ridgeline.kernels import triton as kernels
 from ridgeline.kernels.linear import PackedLinear
-from ridgeline.kernels.triton.arguments import MOST_HEAD_DIM
 from ridgeline.kernels.triton.runtime import default_device
-from ridgeline.ops import torch_cpu
 from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.gpu_batch import NO_ANGLES, Angles, GpuCache, GpuSpans, free_bytes, gigabytes
 from ridgeline.ops.gpu_graph import DecodeGraphs
+from ridgeline.ops.gpu_latent import GpuLatentCache, attend_latent
+from ridgeline.ops.latent import Latent
 from ridgeline.ops.lowering import GPU, GPU_QUANTISED
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.records import Activation, Mask, Norm, RelativeBias, Rope, Score, Weight
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.relative import bias_by_distance
-from ridgeline.ops.torch_batch import TorchCache, TorchLayerCache, TorchSpans
+from ridgeline.ops.routing import Routes
+from ridgeline.ops.torch_batch import TorchSpans
 from ridgeline.ops.torch_diffusion import modulate, multiply_by_sequence
 
 if TYPE_CHECKING:
@@ -78,11 +81,23 @@ class Gpu(Reference):
         segments: torch.Tensor | Sequence[int] | None = None,
         memory: Memory | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        plain = segments is None and memory is None and isinstance(cache, GpuCache)
-        if plain and self._graphs.can_run(model, spans, logits):
-            return self._graphs.run(model, ids, spans, cache)
-        given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
-        return super().run(model, ids, spans, **given)
+        plain = segments is None and memory is None and cache is not None
+        with self._memory(f"a step of {sum(s.rows for s in spans)} tokens", "token_budget or cache_tokens"):
+            if plain and self._graphs.can_run(model, spans, logits, cache):
+                return self._graphs.run(model, ids, spans, cache)
+            given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
+            return super().run(model, ids, spans, **given)
+
+    @contextmanager
+    def _memory(self, what: str, lower: str) -> Iterator[None]:
+        """Inside, memory that runs short is said in a line; what was taken meanwhile is given back."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            free = gigabytes(free_bytes(self.device))
+            raise OutOfMemory(f"the GPU has {free} free, and {what} takes more: lower {lower}") from None
 
     def profile(
         self,
@@ -107,20 +122,20 @@ class Gpu(Reference):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def prepare(self, model: Model, cache: GpuCache | TorchCache, sequences: int) -> None:
-        """Compile, and record the graphs of, decode steps of up to so many sequences, so that serving takes
-        no more memory and compiles nothing for them later."""
-        if isinstance(cache, GpuCache):
-            self._graphs.prepare(model, cache, sequences)
+    def prepare(self, model: Model, cache: GpuCache | GpuLatentCache, sequences: int, rows: int = 1) -> None:
+        """Compile, and record the graphs of, decode steps of up to so many sequences, and steps of up to so
+        many ``rows`` of a few, so that serving takes no more memory and compiles nothing for them later."""
+        self._graphs.prepare(model, cache, sequences, rows)
+
+    def release(self, cache: GpuCache | GpuLatentCache) -> None:
+        self._graphs.release(cache)
 
     def free_bytes(self, model: Model) -> float:
         """What is free on the GPU, where the weights lie already."""
         return free_bytes(self.device)
 
-    def alloc_cache(self, spec: CacheSpec, blocks: int) -> GpuCache | TorchCache:
-        return (
-            TorchCache(spec, blocks, self.device) if spec.is_latent else GpuCache(spec, blocks, self.device)
-        )
+    def alloc_cache(self, spec: CacheSpec, blocks: int) -> GpuCache | GpuLatentCache:
+        return (GpuLatentCache if spec.is_latent else GpuCache)(spec, blocks, self.device)
 
     # -- one operator at a time -----------------------------------------------------------------------
 
@@ -194,34 +209,61 @@ class Gpu(Reference):
             q, k, angles = _turned(q, angles), _turned(k, angles), NO_ANGLES
         if cache is not None:
             sequences, turn = spans.sequences(cache.tokens), angles._asdict()
-            return kernels.attend(q, k, v, cache, sequences, **turn, **options).flatten(1)
+            out = torch.zeros_like(q) if spans.has_padding else None
+            return kernels.attend(q, k, v, cache, sequences, **turn, **options, out=out).flatten(1)
         most = {
             "max_rows": max((span.rows for span in spans), default=0),
             "max_keys": max((span.keys for span in spans), default=0),
         }
         return kernels.attention_varlen(q, k, v, *spans.starts_on_device(), **options, **most).flatten(1)
 
-    def store(
-        self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: kernels.KVCache | TorchLayerCache
-    ) -> None:
-        if isinstance(cache, TorchLayerCache):
-            cache.append(spans, k, v)
-        else:
-            kernels.store(k, v, cache, GpuSpans.of(spans).sequences(cache.tokens))
+    def store(self, k: torch.Tensor, v: torch.Tensor, *, spans: TorchSpans, cache: kernels.KVCache) -> None:
+        kernels.store(k, v, cache, GpuSpans.of(spans).sequences(cache.tokens))
 
-    def attend_sequence(
-        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask, score: Score
+    def attend_latent(
+        self,
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        latent: Latent,
+        *,
+        spans: TorchSpans,
+        mask: Mask,
+        score: Score,
+        rope: Rope | None = None,
+        cache: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        keys, values = keys.to(self.dtype), values.to(self.dtype)
-        if max(q.shape[-1], values.shape[-1]) > MOST_HEAD_DIM:  # latents that no head's keys were made of
-            return torch_cpu.attention(q, keys, values, mask, score)
-        k, v = (x.transpose(0, 1)[None] for x in (keys, values))
-        return kernels.attention(
-            q[None].contiguous(), k.contiguous(), v.contiguous(), **_options(mask, score)
-        )[0]
+        given = {"spans": GpuSpans.of(spans), "mask": mask, "score": score, "rope": rope, "cache": cache}
+        return attend_latent(self, q, kv, latent, **given)
 
-    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        return kernels.rotate(x.contiguous(), *(a[:, 0].float().contiguous() for a in (cos, sin)))
+    def route(self, x: torch.Tensor, router: Router) -> Routes:
+        """In float32, logits included: what decides between two experts is not rounded."""
+        weight = self._once(router.weight, lambda: _tensor(router.weight.data).float())
+        return Routes(
+            *kernels.route(
+                torch.nn.functional.linear(x.float(), weight),
+                router.chosen,
+                scoring=router.scoring,
+                normalised=router.normalised,
+                scale=router.scale,
+                bias=None if router.bias is None else router.bias.data,
+                groups=router.groups,
+                open_groups=router.open_groups,
+                group_score=router.group_score,
+            )
+        )
+
+    def experts(
+        self, x: torch.Tensor, routes: Routes, experts: Experts, *, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        gate_up, down = (self._stacked(weight) for weight in (experts.gate_up, experts.down))
+        gate_up = replace(gate_up, gated=True)
+        return kernels.mixture(x, routes.experts, routes.weights, gate_up, down, experts.activation, residual)
+
+    def _stacked(self, weight: Weight) -> kernels.GpuExperts:
+        data = weight.data
+        if isinstance(data, kernels.GpuExperts) and data.scales is not None:
+            return data
+        return kernels.GpuExperts.plain(_tensor(data).to(self.dtype))
 
     def take_rows(self, x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         return x if rows is None else kernels.take_rows(x, rows)
@@ -232,6 +274,7 @@ class Gpu(Reference):
     # -- what follows from weights, made once: they do not change ----------------------------------------
 
     def _norm_weight(self, norm: Norm) -> torch.Tensor:
+        """What the normalised vector is multiplied with."""
         if not norm.changes_weight:
             return norm.weight.data
         return self._once(norm.weight, lambda: (norm.weight.data.float() + norm.offset) * norm.scale)
@@ -244,9 +287,20 @@ class Gpu(Reference):
             self._made[id(weight)] = weight, make()  # the weight is kept, so that its id stays its own
         return self._made[id(weight)][1]
 
+    def plain(self, weight: Weight) -> torch.Tensor:
+        """The matrix as a tensor, a quantised one unpacked once: for products that have no kernel for it."""
+        packed = isinstance(weight.data, kernels.GpuLinear) and weight.data.scales is not None
+        return self._once(weight, lambda: self._data(weight)) if packed else self._data(weight)
+
     def _data(self, weight: Weight) -> torch.Tensor:
-        packed = isinstance(weight.data, kernels.GpuLinear)
-        return (weight.data.unpack() if packed else weight.data).to(self.dtype)
+        return _tensor(weight.data).to(self.dtype)
+
+
+def _tensor(data: torch.Tensor | kernels.GpuLinear | kernels.GpuExperts) -> torch.Tensor:
+    """A weight's numbers."""
+    if isinstance(data, torch.Tensor):
+        return data
+    return data.data if data.scales is None else data.unpack()
 
 
 def _options(mask: Mask, score: Score) -> dict[str, Any]:
@@ -266,21 +320,26 @@ def _turned(x: torch.Tensor, angles: Angles) -> torch.Tensor:
 def to_gpu(model: Model, device: torch.device | str | None = None) -> Model:
     """``model`` with its weights moved to the GPU, quantised ones into the layout of its kernels.
 
-    Raises InputError, before anything is moved, if the weights take more memory than is free.
+    Raises OutOfMemory if the weights take more memory than is free: before anything is moved, where that
+    shows.
     """
     device = default_device() if device is None else torch.device(device)
     needed, free = model.weight_bytes(), free_bytes(device)
+    short = OutOfMemory(
+        f"the weights take {gigabytes(needed)} and the GPU has {gigabytes(free)} free: choose a smaller "
+        "format (--weights int8, int4-g128), or the cpu"
+    )
     if needed > free:
-        raise InputError(
-            f"the weights take {gigabytes(needed)} and the GPU has {gigabytes(free)} free: choose a smaller "
-            "format (--weights int8, int4-g128), or the cpu"
-        )
-    for weight in model.weights():
-        weight.data, weight.stored = _moved(weight.data, device), None
+        raise short
+    try:
+        for weight in model.weights():
+            weight.data, weight.stored = _moved(weight.data, device), None
+    except torch.OutOfMemoryError:
+        raise short from None
     return model
 
 
 def _moved(data: Any, device: torch.device) -> Any:
     if isinstance(data, tuple):
-        return tuple(_moved(one, device) for one in data)
+        return kernels.GpuExperts.of(data, device)
     return kernels.GpuLinear.of(data, device) if isinstance(data, PackedLinear) else data.to(device)

@@ -51,6 +51,9 @@ FUSED = Lowering(
     | _BIAS_GRADIENT
     | _ROTATED_GRADIENT,
 )
+#: What engines such as vLLM run on GPUs: gated activations are kernels of their own, and so are rotations,
+#: with which keys and values go into the cache. Residuals are added by the next norm, at the same traffic.
+GPU_ENGINE = Lowering("gpu engine", FUSED.fused - {("linear", "activation"), ("attend", "scores")})
 #: Linear layers keep their epilogue, attention writes its scores to memory.
 NAIVE_ATTENTION = Lowering(
     "naive attention", _EPILOGUE | _MODULATED_NORM | _SCORES | _EXPERTS | _BIAS_GRADIENT

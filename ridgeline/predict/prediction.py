@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device, Provenance
 from ridgeline.hardware.kernels import Affine, Kernels
+from ridgeline.hardware.measured import is_measured_gpu
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import Access, Flops, Kernel, Role, SequenceWork
 from ridgeline.ops.lowering import CPU
 from ridgeline.ops.numbers import Number, maximum, where
-from ridgeline.ops.trace import Trace, op_class
+from ridgeline.ops.trace import OpCost, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, input_distances, place
 from ridgeline.predict.tiers import Tier, tier_of
 
@@ -117,6 +118,18 @@ class Prediction:
             seen[k.op_index] += 1
         return replace(self, kernels=tuple(kernels))
 
+    def followed_by(self, other: Prediction) -> Prediction:
+        """Both passes, one after the other, on the same device."""
+        count = 1 + max((k.op_index for k in self.kernels), default=-1)
+        later = (replace(k, op_index=count + k.op_index) for k in other.kernels)
+        return replace(
+            self,
+            kernels=(*self.kernels, *later),
+            step_seconds=self.step_seconds + other.step_seconds,
+            basis={**self.basis, **other.basis},
+            unmeasured=tuple(dict.fromkeys((*self.unmeasured, *other.unmeasured))),
+        )
+
     def by_class(self) -> dict[str, Number]:
         """Seconds by class of operator."""
         return self._sum_by(lambda k: k.op_class)
@@ -145,6 +158,8 @@ def predict(trace: Trace, device: Device, tier: str | None = None) -> Prediction
     """
     found = tier_of(device, tier)
     if found is Tier.MEASURED:
+        if is_measured_gpu(device):
+            return _on_measured_gpu(trace, device)
         return _on_measured(trace, device, Kernels.from_dict(device.kernels))
     if found is not Tier.DATASHEET:
         return _on_gpu(trace, device, found)
@@ -221,6 +236,37 @@ def _on_gpu(trace: Trace, device: Device, tier: Tier) -> Prediction:
     )
 
 
+def _on_measured_gpu(trace: Trace, device: Device) -> Prediction:
+    """A decode step replays a graph, whose kernels follow one another; others the host issues."""
+    from ridgeline.predict.gpu.measured import MeasuredGpu
+    from ridgeline.predict.gpu.schedule import exposed, runs_as_graph
+
+    gpu = MeasuredGpu(device)
+    times: list[KernelTime] = []
+    seconds: list[Number] = []
+    issue: list[float] = []
+    placed = iter(place(trace))
+    for index, op in enumerate(trace.ops):
+        for kernel in (next(placed) for _ in op.kernels(trace.lowering)):
+            found = gpu.time(kernel.kernel)
+            seconds.append(found.seconds)
+            issue.append(gpu.issue_seconds(kernel.kernel))
+            times.append(_time(kernel, found.needs, found.seconds))
+        if not op.parts:
+            times.append(_view(index, op))
+    beside: Number = gpu.kernels.replay
+    if not runs_as_graph(trace):
+        beside = exposed(trace, seconds, issue, gpu.kernels.step)
+    basis = {**_basis(device, ("kernels",)), **gpu.basis}
+    unmeasured = tuple(gpu.unmeasured)
+    return Prediction(device.name, tuple(times), beside, basis, unmeasured, Tier.MEASURED)
+
+
+def _view(index: int, op: OpCost) -> KernelTime:
+    """An operator that takes no time."""
+    return KernelTime(op.name, index, op.kind, op.kind, op.repeat, 0.0, "launch", Flops(), 0, 0)
+
+
 # -- a measured machine --------------------------------------------------------------------------
 
 
@@ -262,10 +308,8 @@ def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
                 times.append(_time(kernel, needs))
             else:
                 times.append(_time(kernel, {**needs, "launch": looked.overhead}, looked.seconds))
-        if not op.parts:  # a view takes no time
-            times.append(
-                KernelTime(op.name, index, op.kind, op.kind, op.repeat, 0.0, "launch", Flops(), 0, 0)
-            )
+        if not op.parts:
+            times.append(_view(index, op))
     sections = ("kernels", *ROOFLINE_SECTIONS) if unmeasured else ("kernels",)
     return Prediction(
         device.name, tuple(times), measured.step, _basis(device, sections), tuple(unmeasured), Tier.MEASURED

@@ -125,9 +125,8 @@ def draw_decoding(found: Decoding) -> Figure:
     """One chart for each technique."""
     from plotly.subplots import make_subplots
 
-    titles = ["KV cache", "batch", "speculation, best draft length", "formats", "context"]
-    if found.offloading:
-        titles.append("offloading")
+    titles = ["KV cache", "batch", "speculation, best draft length", "formats"]
+    titles += ["context"] * bool(found.contexts) + ["offloading"] * bool(found.offloading)
     figure = make_subplots(rows=3, cols=2, subplot_titles=titles, vertical_spacing=0.12)
 
     def line(place: int, x: list, y: list, name: str, colour: int, **options) -> None:
@@ -152,22 +151,23 @@ def draw_decoding(found: Decoding) -> Figure:
     bits = [p.bits for p in found.formats]
     times = [1e3 * p.tpot_seconds for p in found.formats]
     line(3, bits, times, "bits of a weight", 0, text=[p.weights for p in found.formats])
-    contexts = [p.context for p in found.contexts]
-    line(4, contexts, [1e3 * p.full_seconds for p in found.contexts], "all tokens", 0)
-    line(4, contexts, [1e3 * p.streaming_seconds for p in found.contexts], "streaming", 1)
+    if found.contexts:
+        contexts, place = [p.context for p in found.contexts], titles.index("context")
+        line(place, contexts, [1e3 * p.full_seconds for p in found.contexts], "all tokens", 0)
+        line(place, contexts, [1e3 * p.streaming_seconds for p in found.contexts], "streaming", 1)
     if found.offloading:
-        lacking = [p.lacking for p in found.offloading]
-        line(5, lacking, [p.tpot_seconds for p in found.offloading], "from storage", 0)
-        line(5, lacking, [p.speculative_tpot_seconds for p in found.offloading], "with speculation", 1)
+        lacking, place = [p.lacking for p in found.offloading], titles.index("offloading")
+        line(place, lacking, [p.tpot_seconds for p in found.offloading], "from storage", 0)
+        line(place, lacking, [p.speculative_tpot_seconds for p in found.offloading], "with speculation", 1)
     axes = [
         ("output tokens", "seconds"),
         ("ms a step", "tokens/s"),
         ("acceptance", "gain"),
         ("bits", "ms a token"),
-        ("context", "ms a token"),
-        ("share of the weights", "seconds a token"),
+        *[("context", "ms a token")] * bool(found.contexts),
+        *[("share of the weights", "seconds a token")] * bool(found.offloading),
     ]
-    for place, (x, y) in enumerate(axes[: len(titles)]):
+    for place, (x, y) in enumerate(axes):
         row, column = divmod(place, 2)
         kind = "log" if x in ("output tokens", "context") else None
         figure.update_xaxes(title=x, type=kind, row=row + 1, col=column + 1)

@@ -8,13 +8,12 @@ from typing import Any
 
 from ridgeline.analysis.generation import mean_step
 from ridgeline.analysis.setting import Setting, settle
-from ridgeline.analysis.step import default_lowering, predict_step, trace_step
 from ridgeline.engine.speculation.length import expected_tokens
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig
-from ridgeline.ops.batch import Span
 from ridgeline.ops.lowering import Lowering
+from ridgeline.ops.numbers import minimum
 from ridgeline.ops.records import Mask
 from ridgeline.predict import Prediction
 
@@ -87,7 +86,7 @@ class Workbench:
 
     def outcome(self, plan: Plan) -> Outcome:
         """What ``plan`` takes. Raises InputError if the device cannot run its formats."""
-        return _Run(self, plan, self._setting(plan)).outcome()
+        return _Run(self, plan, self._setting(plan).run_as(plan.lowering)).outcome()
 
     def _setting(self, plan: Plan) -> Setting:
         key = (plan.weights, plan.cache, plan.window)
@@ -114,7 +113,7 @@ class _Run:
         tokens = self.bench.output if self.bench.output else self.bench.prompt
         bounds = prefill.by_bound()
         if decoding > ttft:
-            bounds = self._predict(self._span(self._middle)).by_bound()
+            bounds = self._step(max(self.bench.output // 2, 1)).by_bound()
         bound = "storage" if streamed else max(bounds, key=bounds.get)
         return Outcome(
             ttft_seconds=ttft,
@@ -131,34 +130,33 @@ class _Run:
 
     @cached_property
     def _prefill(self) -> Prediction:
-        return self._predict(self._prefill_span)
+        return self.setting.first(self.bench.prompt, self.plan.batch, self._found)
 
     @property
-    def _prefill_span(self) -> Span:
-        found = min(int(self.plan.reused * self.bench.prompt), self.bench.prompt - 1)
-        return Span(self.bench.prompt - found, found, self.plan.batch)
+    def _found(self) -> int:
+        """Tokens of every prompt that lie in the cache already."""
+        return min(int(self.plan.reused * self.bench.prompt), self.bench.prompt - 1)
 
     def _decoding(self, steps: int, streamed: float) -> float:
         """Seconds of the steps after the first token; with proposals each gives several."""
-
-        def seconds(past: Any) -> Any:
-            return self._predict(self._span(past)).seconds
-
-        each = (
-            max(float(mean_step(seconds, self.bench.prompt, steps)), self._reading(streamed))
-            + self._draft_seconds
-        )
+        each = float(mean_step(lambda given: self._step(given).seconds, 1, steps))
+        each = max(each, self._reading(streamed)) + self._draft_seconds
         speculation = self.plan.speculation
         if speculation is None:
             return steps * each
         return steps / expected_tokens(speculation.acceptance, speculation.tokens) * each
 
-    def _span(self, past: Any) -> Span:
-        """The step that gives the token after ``past`` others."""
-        if not self.plan.keeps_cache:
-            return Span(past + 1, 0, self.plan.batch)
-        proposed = self.plan.speculation.tokens if self.plan.speculation else 0
-        return Span(1 + proposed, self._seen(past), self.plan.batch)
+    def _step(self, given: Any) -> Prediction:
+        """The step behind so many tokens of the output."""
+        bench, plan = self.bench, self.plan
+        if not plan.keeps_cache:
+            return self.setting.anew(bench.prompt, given, plan.batch)
+        proposed = plan.speculation.tokens if plan.speculation else 0
+        if plan.window is not None:
+            return self.setting.next(self._seen(bench.prompt + given - 1), 1, plan.batch)
+        if proposed:  # the last proposals do not reach beyond what the model takes
+            given = minimum(given, bench.config.window - bench.prompt - proposed)
+        return self.setting.next(bench.prompt, given, plan.batch, 1 + proposed)
 
     @cached_property
     def _draft_seconds(self) -> float:
@@ -167,26 +165,15 @@ class _Run:
         if speculation is None or speculation.draft is None:
             return 0.0
         draft = settle(speculation.draft, self.bench.device)
-        past = min(int(self._seen(self._middle)), speculation.draft.window - 1)
-        return speculation.tokens * float(draft.predict(Span(1, past, self.plan.batch)).seconds)
-
-    @property
-    def _middle(self) -> int:
-        return self.bench.prompt + self.bench.output // 2
+        middle = self.bench.prompt + self.bench.output // 2
+        context = min(int(self._seen(middle)), speculation.draft.window - 1)
+        return speculation.tokens * float(draft.next(context, 1, self.plan.batch).seconds)
 
     def _seen(self, past: Any) -> Any:
         """How many of ``past`` tokens a new one meets in the cache."""
         if self.plan.window is None:
             return past
-        import numpy
-
-        return numpy.minimum(past, self.plan.sinks + self.plan.window)
-
-    def _predict(self, span: Span) -> Prediction:
-        setting, plan = self.setting, self.plan
-        options = {"cache_format": setting.cache, "lowering": plan.lowering}
-        logits = "last" if self.bench.config.is_decoder else "all"
-        return predict_step(setting.model, setting.device, [span], logits=logits, **options)
+        return minimum(past, self.plan.sinks + self.plan.window)
 
     # -- memory ----------------------------------------------------------------------------------------
 
@@ -194,17 +181,12 @@ class _Run:
     def _beside_weights(self) -> float:
         """Bytes of the cache at its longest, of activations, and of a draft."""
         tokens = self._seen(self.bench.prompt + self.bench.output) if self.plan.keeps_cache else 0
-        cache = self.setting.cache_bytes_per_token * self.plan.batch * float(tokens)
-        lowering = self.plan.lowering or default_lowering(self.bench.device)
-        options = {"cache_format": self.setting.cache, "lowering": lowering}
-        trace = trace_step(self.setting.model, [self._prefill_span], **options)
-        found = cache + float(trace.memory().activations)
+        found = self.setting.cache_bytes(tokens, 0, self.plan.batch)
+        found += float(self.setting.activation_bytes(self.bench.prompt, self.plan.batch, self._found))
         speculation = self.plan.speculation
         if speculation is not None and speculation.draft is not None:
             draft = settle(speculation.draft, self.bench.device)
-            found += draft.model.weight_bytes() + draft.cache_bytes_per_token * self.plan.batch * float(
-                tokens
-            )
+            found += draft.model.weight_bytes() + draft.cache_bytes(tokens, 0, self.plan.batch)
         return found
 
     @property

@@ -31,13 +31,19 @@ SPLIT = 64 if is_interpreted() else 512
 @dataclass(frozen=True)
 class Tiles:
     """A kernel's tile: ``m`` rows, ``n`` columns (keys, or outputs), ``k`` inner elements where it has them;
-    and its warps and pipeline stages."""
+    and its warps and pipeline stages.
+
+    ``bulk`` is 1 where keys and values are copied by tensor descriptors. ``resident`` is how many programs of
+    a grid of one size a multiprocessor gets.
+    """
 
     m: int
     n: int
     warps: int
     stages: int
     k: int = 0
+    bulk: int = 0
+    resident: int = 2
 
     def options(self) -> dict[str, int]:
         return {**OPTIONS, "num_warps": self.warps, "num_stages": self.stages}
@@ -65,6 +71,11 @@ def tiles(kernel: str, size: int, itemsize: int, device: torch.device) -> Tiles:
     if found is None:
         raise InputError(f"no configuration of {kernel} for heads of {size} elements of {itemsize} bytes")
     return found
+
+
+def programs(tile: Tiles, device: torch.device) -> int:
+    """Programs of a grid that is of one size whatever there is to do."""
+    return 3 if is_interpreted() else tile.resident * _processors(device.index or 0)
 
 
 #: What is being tried out, by entry.
@@ -111,12 +122,21 @@ def _lookup(table: dict[str, Tiles], kernel: str, size: int, itemsize: int) -> T
 def _generation(capability: tuple[int, int]) -> str:
     if capability == (8, 9):
         return "ada"
-    return {8: "ampere", 9: "hopper"}.get(capability[0], "default") if capability != (8, 6) else "ada"
+    return (
+        {8: "ampere", 9: "hopper", 10: "blackwell"}.get(capability[0], "default")
+        if capability != (8, 6)
+        else "ada"
+    )
 
 
 @cache
 def _device(index: int) -> tuple[str, tuple[int, int]]:
     return torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+
+
+@cache
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
 
 
 @cache

@@ -19,6 +19,7 @@ SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
 KERNELS = {
     *("forward", "merge", "keys_and_values", "queries", "linear"),
     *("norm", "activate", "rotate", "rotate_append", "best_of_chunk"),
+    *("route", "sort", "product", "combine", "turn_append", "attend"),
 }
 
 
