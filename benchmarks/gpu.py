@@ -33,7 +33,7 @@ from ridgeline.errors import InputError
 SAMPLES, SECONDS = 50, 1.0
 #: Tensors of a ring are at least this many times the L2 cache.
 RING = 3
-PARTS = ("attention", "backward", "decode", "linear", "rows", "model")
+PARTS = ("attention", "backward", "decode", "caches", "fp8", "linear", "rows", "model")
 
 
 @dataclass
