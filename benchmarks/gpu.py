@@ -35,8 +35,10 @@ from ridgeline.errors import InputError
 #: Seconds that each part may take, in the order in which they run: what matters most comes first.
 BUDGETS = {
     "decode": 45,
+    "caches": 30,
     "linear": 50,
     "attention": 70,
+    "fp8": 20,
     "model": 120,
     "measure": 115,
     "backward": 45,
