@@ -21,7 +21,6 @@ from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
 from ridgeline.models.model import Model, ModelConfig
 from ridgeline.ops.batch import BLOCK_TOKENS, Span
-from ridgeline.ops.lowering import GPU_ENGINE, Lowering
 from ridgeline.predict.tiers import Tier, tier_of
 
 #: Of a device's memory, the share that an engine takes: vLLM's default, which leaves some to the driver.
@@ -106,7 +105,7 @@ def simulate(
             " lower it, or raise the block size"
         )
     chosen = tier_of(device, tier)
-    cost = StepCost(built, device, cache_format, tier=chosen, lowering=_lowering(device, chosen))
+    cost = StepCost(built, device, cache_format, tier=chosen)
     found = run(arrivals, BlockPool(blocks, block_size), scheduling, cost)
     sections = predict_step(built, device, [Span(1, 1)], cache_format=cache_format, tier=chosen).basis
     return SimulatedServing(
@@ -122,13 +121,6 @@ def simulate(
         assumptions=tuple(_assumptions(built, chosen)),
         recorded=summarise_recorded(arrivals),
     )
-
-
-def _lowering(device: Device, tier: Tier) -> Lowering | None:
-    """The kernels of an engine on a GPU whose times are modelled; else what the device has. A datasheet's
-    bound is that of the fewest kernels."""
-    modelled = tier in (Tier.GENERIC, Tier.CALIBRATED) and not device.kernels
-    return GPU_ENGINE if modelled else None
 
 
 def _check_window(config: ModelConfig, arrivals: Sequence[Arrival]) -> None:

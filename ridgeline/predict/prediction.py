@@ -19,7 +19,7 @@ from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.hardware.measured import is_measured_gpu
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import Access, Flops, Kernel, Role, SequenceWork
-from ridgeline.ops.lowering import CPU
+from ridgeline.ops.lowering import CPU, FUSED, GPU_ENGINE
 from ridgeline.ops.numbers import Number, is_array, maximum, where
 from ridgeline.ops.trace import OpCost, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, input_distances, place
@@ -107,6 +107,7 @@ class Prediction:
     def counted_as(self, trace: Trace) -> Prediction:
         """The same times beside the operations of ``trace``: the same pass, counted by another
         convention."""
+        trace = as_engines_run(trace, self.tier)
         counted = {
             (i, n): kernel.flops
             for i, op in enumerate(trace.ops)
@@ -228,12 +229,22 @@ def _on_gpu(trace: Trace, device: Device, tier: Tier) -> Prediction:
 
     gpu = GpuTimes(device, tier)
     times = []
-    for placed in place(trace):
+    for placed in place(as_engines_run(trace, tier)):
         found = gpu.time(placed.kernel)
         times.append(_time(placed, found.needs, found.seconds))
     return Prediction(
         device.name, tuple(times), 0.0, {**gpu.basis, **_basis(device, GPU_SECTIONS)}, tier=tier
     )
+
+
+def as_engines_run(trace: Trace, tier: Tier | None) -> Trace:
+    """A pass of fused operators as engines run it on a GPU whose kernels have time models: rotations and gated
+    activations are kernels of their own. A training step, another lowering and other tiers are left as they
+    are: a datasheet's bound is that of the fewest kernels."""
+    modelled = tier in (Tier.GENERIC, Tier.CALIBRATED) and trace.forward is None
+    if not modelled or trace.lowering.fused != FUSED.fused:
+        return trace
+    return trace.lowered(replace(trace.lowering, name=GPU_ENGINE.name, fused=GPU_ENGINE.fused))
 
 
 def _on_measured_gpu(trace: Trace, device: Device) -> Prediction:

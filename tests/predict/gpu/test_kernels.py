@@ -10,7 +10,8 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Provenance, load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.lowering import GPU_ENGINE, NAIVE_ATTENTION, UNFUSED
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.lowering import FUSED, GPU_ENGINE, NAIVE_ATTENTION, UNFUSED
 from ridgeline.predict import predict
 from ridgeline.predict.gpu.elementwise import seconds as elementwise_seconds
 from ridgeline.predict.gpu.gemm import gemm_time, seconds
@@ -70,12 +71,18 @@ def test_rotating_and_appending_takes_no_longer_behind_a_long_cache():
     assert appended.seconds < 10e-6
 
 
-def test_an_engine_s_kernels_take_a_little_longer_than_fused_ones():
+def test_an_engine_s_kernels_are_those_that_have_time_models():
+    """A datasheet's bound is that of the fewest kernels."""
     for span in (Span(1, 2000, 32), Span(1024)):
-        fused, engine = (
-            predict_step(LLAMA, H100, [span], lowering=lowering).seconds for lowering in (None, GPU_ENGINE)
-        )
-        assert 1 < engine / fused < 1.15
+        for tier, lowering in (("datasheet", FUSED), ("calibrated", GPU_ENGINE)):
+            default, named = (
+                predict_step(LLAMA, H100, [span], tier=tier, lowering=given) for given in (None, lowering)
+            )
+            assert default.seconds == named.seconds
+            assert len(default.kernels) == len(named.kernels)
+            counted = predict_step(LLAMA, H100, [span], tier=tier, pairs=Pairs.SQUARE)
+            assert len(counted.kernels) == len(named.kernels)
+            assert counted.flops.matrix >= default.flops.matrix
 
 
 def test_heads_that_are_normed_are_rows_of_their_own():
