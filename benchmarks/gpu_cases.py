@@ -15,6 +15,7 @@ from ridgeline.hardware.gpu.products import random_linear
 from ridgeline.kernels import triton as gpu
 from ridgeline.kernels.triton import naive
 from ridgeline.kernels.triton.arguments import Policy
+from ridgeline.kernels.triton.runtime import has_fp8
 
 Call = Callable[..., torch.Tensor]
 
@@ -203,6 +204,64 @@ def decode_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
         )  # fmt: skip
 
 
+def byte_cache_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
+    """Decodes over int8 and FP8 caches, beside bf16 ones of the same blocks: bytes are what they store."""
+    shapes = [(2, 70, 4, 2, 32, 16)] if tiny else [(16, 32768, 32, 8, 128, 32), (16, 32768, 32, 8, 128, 128)]
+    for format in ("bf16", "int8", "fp8"):
+        for batch, keys, heads, kv_heads, dim, tokens in shapes:
+            blocks = -(-keys // tokens)
+
+            def inputs(generator, format=format, shape=(batch, keys, heads, kv_heads, dim, tokens), n=blocks):
+                batch, keys, heads, kv_heads, dim, tokens = shape
+                cache = gpu.KVCache.empty(batch * n, kv_heads, dim, format, device=device, tokens=tokens)
+                order = torch.randperm(batch * n, generator=generator, device=generator.device)
+                tables = order.view(batch, n).int().to(device)
+                starts = torch.arange(batch + 1, dtype=torch.int32, device=device)
+                lengths = torch.full((batch,), keys, dtype=torch.int32, device=device)
+                places = torch.arange(keys, device=device)
+                for table in tables.long():  # a sequence at a time, whose keys take memory as bf16
+                    slots = table[places // tokens] * tokens + places % tokens
+                    whole = gpu.Sequences(starts[:2], lengths[:1], table[None].int(), slots, keys, keys)
+                    draw = partial(
+                        normal, generator, keys, kv_heads, dim, dtype=torch.bfloat16, device=device
+                    )
+                    gpu.store(draw(), draw(), cache, whole)
+                slots = torch.full((batch,), -1, device=device)  # nothing new
+                q = normal(generator, batch, heads, dim, dtype=torch.bfloat16, device=device)
+                return q, cache, gpu.Sequences(starts, lengths, tables, slots, 1, keys)
+
+            size = {"bf16": 2 * dim, "int8": dim + 4, "fp8": dim + 4}[format]
+            yield Case(
+                f"{format} {batch}x1 over {keys} h{heads}/{kv_heads} d{dim}, blocks of {tokens}",
+                inputs, gpu.attend_stored, exact_stored, 2e-2, flops=4 * batch * heads * keys * dim,
+                bytes=2 * batch * keys * kv_heads * size,
+            )  # fmt: skip
+
+
+def exact_stored(q: torch.Tensor, cache: gpu.KVCache, sequences: gpu.Sequences) -> torch.Tensor:
+    """In float64, of keys and values as they are stored."""
+    outs, group = [], q.shape[1] // cache.keys.shape[2]
+    for b, n in enumerate(sequences.lengths.tolist()):
+        k, v = (x.double().repeat_interleave(group, 1) for x in cache.read(sequences.tables[b], n))
+        scores = torch.einsum("hd,jhd->hj", q[b].double(), k) / math.sqrt(q.shape[2])
+        outs.append(torch.einsum("hj,jhd->hd", scores.softmax(-1), v))
+    return torch.stack(outs)
+
+
+def fp8_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
+    """Prompts whose scores are products of FP8; the error against float64 is theirs, not the kernel's."""
+    if not has_fp8(device):
+        return
+    batch, tokens, heads, kv_heads, dim = (1, 24, 2, 1, 32) if tiny else (1, 8192, 32, 32, 128)
+    yield Case(
+        f"fp8 scores {batch}x{tokens} h{heads}/{kv_heads} d{dim} causal",
+        partial(_qkv, batch, tokens, tokens, heads, kv_heads, dim, torch.bfloat16, device, False),
+        partial(gpu.attention_fp8, causal=True), partial(exact_attention, causal=True), 0.1,
+        flops=4 * batch * heads * tokens * tokens * dim * 0.5,
+        peers={"bf16": partial(gpu.attention, causal=True)},
+    )  # fmt: skip
+
+
 def exact_paged(q, k_pages, v_pages, starts, lengths, tables) -> torch.Tensor:
     policy, outs = Policy.of(q, True, (-1, -1), 0, None, 0.0, None, None), []
     for b, n in enumerate(lengths.tolist()):
@@ -336,6 +395,8 @@ PARTS: dict[str, Callable[[torch.device, bool], Iterator[Case]]] = {
     "attention": attention_cases,
     "backward": backward_cases,
     "decode": decode_cases,
+    "caches": byte_cache_cases,
+    "fp8": fp8_cases,
     "linear": linear_cases,
     "rows": row_cases,
 }

@@ -123,6 +123,36 @@ void bind_calls(nb::class_<Program>& program) {
                          int64_t cut) { p.add(store_call(k, v, layout, cache, cut)); });
 }
 
+void bind_experts_calls(nb::class_<Program>& program) {
+    program
+        .def("route",
+             [](Program& p, Operand logits, int64_t chosen, Scoring scoring, int64_t bias, Dtype bias_dtype,
+                int64_t groups, int64_t open_groups, GroupScore group_score, bool normalised, float scale,
+                Operand routes) {
+                 p.add(route_call(logits,
+                                  {chosen,
+                                   scoring,
+                                   {bias, bias_dtype},
+                                   groups,
+                                   open_groups,
+                                   group_score,
+                                   normalised,
+                                   scale},
+                                  routes));
+             })
+        .def(
+            "experts",
+            [](Program& p, Operand x, Operand routes, int64_t experts, int64_t chosen, const Layout& gate_up,
+               int64_t first_gate_up, const Layout& down, int64_t first_down, Activation activation,
+               std::optional<Operand> residual, Operand out) {
+                p.add(experts_call(x, routes,
+                                   {experts, chosen, gate_up, first_gate_up, down, first_down, activation},
+                                   residual, out));
+            },
+            "x"_a, "routes"_a, "experts"_a, "chosen"_a, "gate_up"_a, "first_gate_up"_a, "down"_a,
+            "first_down"_a, "activation"_a, "residual"_a.none(), "out"_a);
+}
+
 void bind_records(nb::module_& m) {
     nb::enum_<Place>(m, "Place")
         .value("workspace", Place::workspace)
@@ -156,6 +186,7 @@ void bind_program(nb::module_& m) {
     auto program = nb::class_<Program>(m, "Program").def(nb::init<>());
     bind_rows_calls(program);
     bind_calls(program);
+    bind_experts_calls(program);
     program.def("run", with_frame<&Program::run>()).def("profile", with_frame<&Program::profile>());
 }
 

@@ -52,6 +52,12 @@ void append_rows(const Frame& frame, const Operand& k, const Operand& v, const K
             blocks});
 }
 
+/// Numbers of experts and their weights, side by side in a row.
+Routes routes_at(const Frame& frame, const Operand& x, int64_t chosen) {
+    float* at = frame.at(x);
+    return {reinterpret_cast<int32_t*>(at), at + chosen, x.stride, chosen};
+}
+
 /// f(rows of the first, rows of the second, where they begin) for each sequence.
 template <class Function>
 void each_pair(const Step& step, const TwoCuts& cuts, const Function& f) {
@@ -236,6 +242,38 @@ Program::Call split_rows_call(Operand x, const TwoCuts& cuts, Operand a, Operand
             copy({rows, x.columns, vectors_from(frame, x, at), vectors_from(frame, a, begin)});
             copy({others, x.columns, vectors_from(frame, x, at + rows), vectors_from(frame, b, other)});
         });
+    };
+}
+
+Program::Call route_call(Operand logits, const RouterCall& router, Operand routes) {
+    return [=](const Frame& frame) {
+        route({frame.rows(logits), logits.columns, frame.at(logits), logits.stride, router.scoring,
+               frame.weight<void>(router.bias.number), router.bias.dtype, router.groups, router.open_groups,
+               router.group_score, router.normalised, router.scale, routes_at(frame, routes, router.chosen)});
+    };
+}
+
+Program::Call experts_call(Operand x, Operand routes, const ExpertsCall& experts,
+                           std::optional<Operand> residual, Operand out) {
+    return [=](const Frame& frame) {
+        Mixture job{};
+        job.rows = frame.rows(x);
+        job.experts = experts.experts;
+        job.x = frame.at(x);
+        job.x_stride = x.stride;
+        job.routes = routes_at(frame, routes, experts.chosen);
+        job.gate_up = experts.gate_up;
+        job.gates = frame.weights + experts.first_gate_up;
+        job.down = experts.down;
+        job.downs = frame.weights + experts.first_down;
+        job.activation = experts.activation;
+        if (residual) {
+            job.residual = frame.at(*residual);
+            job.residual_stride = residual->stride;
+        }
+        job.out = frame.at(out);
+        job.out_stride = out.stride;
+        mix(job);
     };
 }
 

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "attention/job.h"
+#include "experts/experts.h"
 #include "linear/job.h"
 #include "program/program.h"
 #include "rows/rows.h"
@@ -50,6 +51,29 @@ struct Attended {
     BiasedScore score;
 };
 
+/// How rows choose experts.
+struct RouterCall {
+    int64_t chosen;
+    Scoring scoring;
+    Stored bias;
+    int64_t groups;
+    int64_t open_groups;
+    GroupScore group_score;
+    bool normalised;
+    float scale;
+};
+
+/// Experts whose weights have numbers that follow each other.
+struct ExpertsCall {
+    int64_t experts;
+    int64_t chosen;
+    Layout gate_up;
+    int64_t first_gate_up;
+    Layout down;
+    int64_t first_down;
+    Activation activation;
+};
+
 /// Two kinds of rows, sequence by sequence.
 struct TwoCuts {
     int64_t first;
@@ -79,5 +103,9 @@ Program::Call join_columns_call(Operand a, Operand b, Operand out);
 /// Of each sequence its rows in a, then those in b; and taken apart again.
 Program::Call join_rows_call(Operand a, Operand b, const TwoCuts& cuts, Operand out);
 Program::Call split_rows_call(Operand x, const TwoCuts& cuts, Operand a, Operand b);
+/// A row of `routes` holds the numbers of its experts, int32, and then their weights.
+Program::Call route_call(Operand logits, const RouterCall& router, Operand routes);
+Program::Call experts_call(Operand x, Operand routes, const ExpertsCall& experts,
+                           std::optional<Operand> residual, Operand out);
 
 }  // namespace ridgeline

@@ -88,6 +88,11 @@ void copy(const Copy& job) {
     });
 }
 
+void weighted_sum(const WeightedSum& job) {
+    const auto kernel = kernels().weighted_sum;
+    share(job.rows, job.columns * job.terms, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
+}
+
 void activate(const Activate& job) {
     const auto kernel = kernels().activate;
     share(job.rows, job.columns, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });

@@ -67,6 +67,20 @@ struct Copy {
 };
 void copy(const Copy& job);
 
+/// out = residual + the sum over i of weights[row][i] times row places[row][i] of x, float32, term by term.
+struct WeightedSum {
+    int64_t rows;
+    int64_t columns;
+    int64_t terms;
+    Vectors x;
+    const int64_t* places;  // [rows][terms]
+    const float* weights;
+    int64_t weight_stride;
+    Vectors residual;  // data null if there is none
+    Vectors out;
+};
+void weighted_sum(const WeightedSum& job);
+
 /// out = act(x), or, gated, act(first half of x's columns) * second half.
 struct Activate {
     int64_t rows;

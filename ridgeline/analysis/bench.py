@@ -15,6 +15,7 @@ from itertools import islice, product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ridgeline.analysis.here import gpu_name, runs_on_gpu
+from ridgeline.analysis.memory_now import MemoryNow
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
@@ -112,7 +113,8 @@ def bench(
 
     ``loaded`` is what :func:`ridgeline.load` returned. ``threads`` is by default what ``on`` was measured
     with, or else the cores of this machine; a GPU takes none. ``on``, this machine's hardware file or its
-    GPU's, predicts the tests, unless it was measured with another number of threads, or is of the other.
+    GPU's, predicts the tests, unless it was measured with another number of threads, or is of the other; the
+    machine's at the rate that memory is read at right before each.
     ``progress`` is called with what is being done and the share that is done.
 
     Raises InputError as :func:`bench_tests` does, and if repeat or threads is below 1 or threads beyond 1024,
@@ -129,12 +131,15 @@ def bench(
     measured_with = None if on is None or on_gpu else measured_kernels(on).threads
     if threads is None:
         threads = measured_with or this_host().cores
+    comparable = on is not None and (on_gpu or threads == measured_with)
+    memory = MemoryNow(on) if comparable else None
     results = []
     with computing_threads(threads):
         machine = fingerprint(threads, gpu_name(loaded) if on_gpu else "")
         for i, test in enumerate(tests):
-            comparable = on is not None and (on_gpu or threads == measured_with)
-            predicted = _predict(loaded.model, on, test) if comparable else None
+            predicted = None
+            if memory is not None:
+                predicted = _predict(loaded.model, memory.device(memory.read()), test)
             seconds = []
             for n, elapsed in enumerate(islice(repetitions(loaded, test), repeat)):
                 seconds.append(elapsed)

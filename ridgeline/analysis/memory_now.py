@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from ridgeline.analysis.check import PhaseCheck
     from ridgeline.predict import Prediction
 
-#: How far the prediction may move with memory while what it predicts is timed.
-STEADY = 0.05
+#: How far the prediction may move with memory while what it predicts is timed; and memory, which single
+#: operators wait for.
+STEADY, STEADY_RATE = 0.05, 0.2
 #: How often a phase is predicted and run anew because memory moved meanwhile.
-ATTEMPTS = 4
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class MemoryReading:
     """The rate of memory, bytes/s: what the hardware file was ``measured`` at, right ``before`` the
-    prediction, and ``after`` the run. ``moved``: at the rate after the run the prediction would be another.
+    prediction, and ``after`` the run. ``moved``: too far for the prediction to hold.
     """
 
     measured: float
@@ -64,9 +65,8 @@ class MemoryNow:
     def timed(
         self, predict: Callable[[Device], Prediction], time: Callable[[Prediction], PhaseCheck]
     ) -> PhaseCheck:
-        """Read memory's rate, predict, time, and read it again; anew if the prediction would have moved by
-        more than :data:`STEADY` meanwhile, but :data:`ATTEMPTS` times at most. Which attempt counts is
-        decided by memory's rate alone."""
+        """Read memory's rate, predict, time, and read it again; anew if memory moved too far meanwhile, but
+        :data:`ATTEMPTS` times at most. Which attempt counts is decided by memory's rate alone."""
         for _ in range(ATTEMPTS):
             before = self.read()
             prediction = predict(self.device(before))
@@ -76,7 +76,9 @@ class MemoryNow:
             if before is None or after is None:
                 return phase
             later = float(predict(self.device(after)).seconds)
-            moved = abs(later / float(prediction.seconds) - 1) > STEADY
+            moved = (
+                abs(later / float(prediction.seconds) - 1) > STEADY or abs(after / before - 1) > STEADY_RATE
+            )
             phase = replace(phase, memory=MemoryReading(self.measured, before, after, moved))
             if not moved:
                 break

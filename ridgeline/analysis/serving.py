@@ -127,7 +127,8 @@ def simulate(
 def _lowering(device: Device, tier: Tier) -> Lowering | None:
     """The kernels of an engine on a GPU whose times are modelled; else what the device has. A datasheet's
     bound is that of the fewest kernels."""
-    return GPU_ENGINE if tier in (Tier.GENERIC, Tier.CALIBRATED) else None
+    modelled = tier in (Tier.GENERIC, Tier.CALIBRATED) and not device.kernels
+    return GPU_ENGINE if modelled else None
 
 
 def _check_window(config: ModelConfig, arrivals: Sequence[Arrival]) -> None:

@@ -84,8 +84,10 @@ class Core:
 
     def close(self) -> None:
         """Forget all requests and let go of the cache: the last that is asked of a core."""
-        self.abort_all()
-        self.runner.close()
+        try:
+            self.abort_all()
+        finally:
+            self.runner.close()
 
     @torch.inference_mode()
     def step(self) -> list[Event]:

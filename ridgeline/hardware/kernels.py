@@ -20,6 +20,8 @@ from ridgeline.ops.numbers import Number, is_array
 #: Inputs for each output, or outputs for each input, of weights that are measured beside square ones, and the
 #: rows from which it matters: fewer wait for the weights.
 ASPECT, SHAPED_ROWS = 4, 32
+#: The key heads that attention is measured with.
+KEY_HEADS = 4
 #: The readings whose kernels are measured.
 LOWERINGS = {CPU.name: CPU}
 
@@ -27,20 +29,23 @@ LOWERINGS = {CPU.name: CPU}
 @dataclass(frozen=True)
 class Affine:
     """``overhead`` seconds a call, or ``fresh_overhead`` where weights have passed through the caches since
-    the call before, then bytes at a rate that falls with the bytes touched since the inputs were written:
-    ``throughput`` bytes a second where these are at most the first of ``distances``, and ``far`` at each of
-    them."""
+    the call before, ``row`` seconds a row, then bytes at a rate that falls with the bytes touched since the
+    inputs were written: ``throughput`` bytes a second where these are at most the first of ``distances``, and
+    ``far`` at each of them."""
 
     overhead: float
     throughput: float
     fresh_overhead: float | None = None
     distances: tuple[float, ...] = ()
     far: tuple[float, ...] = ()
+    row: float = 0.0
 
-    def seconds(self, nbytes: Number, *, cached: bool = True, distance: Number = 0.0) -> Number:
+    def seconds(
+        self, nbytes: Number, *, rows: Number = 0, cached: bool = True, distance: Number = 0.0
+    ) -> Number:
         """``cached``: all that a step touches fits the caches. ``distance`` is in bytes."""
         overhead = self.overhead if cached or self.fresh_overhead is None else self.fresh_overhead
-        return overhead + nbytes / self.rate(distance)
+        return overhead + rows * self.row + nbytes / self.rate(distance)
 
     def rate(self, distance: Number) -> Number:
         """Bytes a second of inputs so far away."""
@@ -111,7 +116,8 @@ class LinearTable:
 class AttendCurve:
     """Attention of the cpu reading, one sequence after another. Each takes its ``overhead``, or
     ``fresh_overhead`` if its keys come from memory. One query row reads keys at ``warm`` or ``fresh`` bytes a
-    second and computes at ``row_rate`` FLOP/s, one after the other. Several rows compute at
+    second and computes at ``row_rate`` FLOP/s, one after the other; keys from memory take ``head`` seconds
+    more for each key head beyond :data:`KEY_HEADS`, since they lie apart. Several rows compute at
     ``flops_per_second`` by rows under a causal mask, visible pairs counted, and at ``whole`` where every row
     sees every key; the keys and values that they bring are stored at ``append`` bytes a second first."""
 
@@ -124,6 +130,7 @@ class AttendCurve:
     flops_per_second: tuple[float, ...]
     whole: tuple[float, ...] = ()
     append: float | None = None
+    head: float = 0.0
 
     def seconds(
         self,
@@ -132,25 +139,33 @@ class AttendCurve:
         nbytes: Number,
         visible: Number = 0.5,
         stored: Number = 0.0,
+        heads: Number = KEY_HEADS,
         *,
         cached: bool,
     ) -> Number:
         """What a sequence takes, of which every row sees the share ``visible`` of the keys on average, and
-        whose own keys and values are ``stored`` bytes."""
-        values = (rows, flops, nbytes, visible, stored)
+        whose own keys and values are ``stored`` bytes of ``heads`` key heads."""
+        values = (rows, flops, nbytes, visible, stored, heads)
         if any(is_array(x) for x in values):
             import numpy
 
-            one = numpy.vectorize(lambda r, f, b, v, s: self._seconds(r, f, b, v, s, cached), otypes=[float])
-            return one(*values)
+            return numpy.vectorize(lambda *one: self._seconds(*one, cached), otypes=[float])(*values)
         return self._seconds(*values, cached)
 
     def _seconds(
-        self, rows: float, flops: float, nbytes: float, visible: float, stored: float, cached: bool
+        self,
+        rows: float,
+        flops: float,
+        nbytes: float,
+        visible: float,
+        stored: float,
+        heads: float,
+        cached: bool,
     ) -> float:
         if rows <= 1:
             overhead, bandwidth = (self.overhead, self.warm) if cached else (self.fresh_overhead, self.fresh)
-            return overhead + nbytes / bandwidth + flops / self.row_rate
+            more = 0.0 if cached else max(heads - KEY_HEADS, 0.0) * self.head
+            return overhead + more + nbytes / bandwidth + flops / self.row_rate
         measured = min(rows, self.rows[-1])  # a rate grows to a limit: it is not carried on beyond
         each = 1 / interpolate(self.rows, self.flops_per_second, measured)
         if self.whole:  # masked pairs in tiles that are computed anyway become fewer

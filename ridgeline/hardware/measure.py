@@ -63,7 +63,7 @@ class Plan:
     attend_rows: tuple[int, ...] = (16, 128, 512, 2048)
     attend_keys: int = 2048
     longest_call: float = 0.1
-    cache_multiple: float = 4.0
+    cache_multiple: float = 8.0
     storage_bytes: int = 256 << 20
 
     def within(self, rate: float) -> Plan:
@@ -198,6 +198,7 @@ def _probes(plans: Mapping[str, Plan], host: Host, threads: int, ring: Ring, rat
     from ridgeline.hardware.probes.attend import attend_probes
     from ridgeline.hardware.probes.bandwidth import bandwidth_probes
     from ridgeline.hardware.probes.engine import engine_probes
+    from ridgeline.hardware.probes.epilogues import epilogue_probes
     from ridgeline.hardware.probes.linear import linear_probes, shaped_probes
     from ridgeline.hardware.probes.parts import part_probes, step_probes
     from ridgeline.hardware.probes.passes import Step
@@ -220,7 +221,8 @@ def _probes(plans: Mapping[str, Plan], host: Host, threads: int, ring: Ring, rat
         return ()
 
     probes += [*step_probes(step), *part_probes(step.between), *engine_probes(ring)]
-    probes += streamed_probes(ring, after_weights)
+    probes += epilogue_probes(step.between)
+    probes += streamed_probes(ring, step.between, after_weights)
     for format in CACHES:
         plan = plans[product_format(format)]
         memory = ring.memory.numel() // 2
@@ -284,6 +286,7 @@ def _on_chip(host: Host, threads: int) -> OnChip:
 def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest: float) -> Kernels:
     from ridgeline.hardware.probes.attend import read_attend
     from ridgeline.hardware.probes.engine import read_engine
+    from ridgeline.hardware.probes.epilogues import read_epilogues
     from ridgeline.hardware.probes.linear import read_linear
     from ridgeline.hardware.probes.parts import read_parts, read_step
     from ridgeline.hardware.probes.streamed_parts import with_streamed
@@ -304,7 +307,7 @@ def _kernels(timings: Timings, plans: Mapping[str, Plan], threads: int, fastest:
             f: read_linear(timings, f, plan.rows, plan.widths, _shaped(f, plan)) for f, plan in plans.items()
         },
         attend={format: attend(format) for format in CACHES},
-        simple={CPU.activations: parts},
+        simple={CPU.activations: parts | read_epilogues(timings)},
         engine=read_engine(timings),
         memory=timings.memory,
     )

@@ -1,10 +1,12 @@
-"""Timing on a noisy machine: rounds spread in time, the median of each, the best of the rounds.
+"""Timing on a noisy machine: rounds spread in time, the median of each, the lower quartile of the rounds.
 
 Whatever else runs on a machine only ever adds time. The median of a round discards the hiccups
-within it, the best round the stretches in which a neighbour had the machine.
+within it, the lower quartile of the rounds the stretches in which a neighbour had the machine, and those in
+which its clock was higher than it stays.
 
 Memory moves: neighbours slow it by half, for seconds or minutes. Where its rate is read in between, the
-rounds of a probe that waits for memory are told as they would be at one rate, the median of all readings.
+rounds of a probe that waits for memory are told as they would be at one rate, the median of all readings;
+the median of these rounds counts, since the fastest are those whose readings were out of date.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from ridgeline.hardware.drift import at_memory_rate
 LEAST_ROUNDS = 2
 #: Seconds after which memory's rate is read again.
 READ_AGAIN = 0.15
+#: The share of the rounds that are faster than what counts, and the same of rounds told at another rate.
+QUARTILE, MEDIAN = 0.25, 0.5
 #: What is being timed, and the share of the whole that is done.
 Progress = Callable[[str, float], None]
 
@@ -89,10 +93,10 @@ class Timing:
     spread: float
 
     @classmethod
-    def of(cls, rounds: Sequence[float], work: float = 1.0) -> Timing:
-        """From the seconds of a call in each round."""
-        best = min(rounds)
-        return cls(best / work, max(rounds) / best - 1)
+    def of(cls, rounds: Sequence[float], work: float = 1.0, share: float = QUARTILE) -> Timing:
+        """From the seconds of a call in each round: those that the ``share`` of the rounds is below."""
+        ordered = sorted(rounds)
+        return cls(ordered[int(share * (len(rounds) - 1))] / work, ordered[-1] / ordered[0] - 1)
 
 
 class Timings:
@@ -205,15 +209,16 @@ def _told(
         cached[probe.figure] = min(best, cached.get(probe.figure, best))
     timings = []
     for probe, found in zip(probes, rounds, strict=True):
-        seconds = [r.seconds for r in found]
+        seconds, share = [r.seconds for r in found], QUARTILE
         if probe.twin is not None and rates.usual:
             served = cached.get(probe.twin, 0.0)
+            share = MEDIAN
             then = [rates.around(r.reading) for r in found]
             seconds = [
                 at_memory_rate(r.seconds, served, rates.usual / rate, probe.memory / rate)
                 for r, rate in zip(found, then, strict=True)
             ]
-        timings.append((probe.figure, Timing.of(seconds, probe.work)))
+        timings.append((probe.figure, Timing.of(seconds, probe.work, share)))
     return timings
 
 

@@ -10,6 +10,7 @@ one). Neither the number of threads nor what else is in a batch changes a result
 from ridgeline.kernels.attention import attention, attention_paged, attention_varlen, merge_states
 from ridgeline.kernels.attention_arguments import Sequences
 from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache, attend, attend_stored, store
+from ridgeline.kernels.experts import mix_experts, route
 from ridgeline.kernels.linear import (
     PackedLinear,
     linear,
@@ -57,12 +58,14 @@ __all__ = [
     "linear_weight_only",
     "log_probabilities",
     "merge_states",
+    "mix_experts",
     "modulated_linear",
     "modulated_norm",
     "open_packed",
     "pack_linear",
     "rms_norm",
     "rotate",
+    "route",
     "sample",
     "save_packed",
     "set_isa",

@@ -3,8 +3,7 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
-A pass that can't be recorded is walked through: with experts, since its calls depend on what is computed,
-and with latents, since the caches of a program hold none.
+A pass with latents is walked through, since the caches of a program hold none.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from ridgeline.ops.batch import CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.latent import Latent
 from ridgeline.ops.lowering import CPU
 from ridgeline.ops.memory import keep_freed_memory
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.native_cache import NativeCache
 from ridgeline.ops.record import record, record_denoising, record_encoder
 from ridgeline.ops.recording import Recording, Unrecordable
@@ -30,6 +30,7 @@ from ridgeline.ops.records import Activation, Mask, Norm, RelativeBias, Rope, Sc
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.relative import bias_by_distance
 from ridgeline.ops.replay import Replay
+from ridgeline.ops.routing import Routes
 from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans
 
 if TYPE_CHECKING:
@@ -258,6 +259,23 @@ class Cpu(Reference):
         out = torch.empty(len(q), latent.heads, latent.value)
         starts = torch.tensor(spans.starts)
         return kernels.attention_varlen(*rounded, starts, ends, **options, out=out).flatten(1)
+
+    def route(self, x: torch.Tensor, router: Router) -> Routes:
+        bias = None if router.bias is None else router.bias.data
+        options = {"scoring": router.scoring, "normalised": router.normalised, "scale": router.scale}
+        groups = {"groups": router.groups, "open_groups": router.open_groups}
+        logits = self.linear(x, router.weight)
+        return Routes(
+            *kernels.route(
+                logits, router.chosen, bias=bias, group_score=router.group_score, **options, **groups
+            )
+        )
+
+    def experts(
+        self, x: torch.Tensor, routes: Routes, experts: Experts, *, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        matrices = experts.gate_up.data, experts.down.data
+        return kernels.mix_experts(x, routes.experts, routes.weights, *matrices, experts.activation, residual)
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         return kernels.rotate(x, cos[:, 0].contiguous(), sin[:, 0].contiguous())

@@ -39,25 +39,29 @@ ROWS = (1, 3, 5, 9)
 MOST_VERIFIED = 8
 
 
-class StaticSpans:
-    """The spans of a step whose numbers change while its tensors stay."""
+#: cos and sin of every position, float32 [positions, dim].
+Turns = dict[Rope, tuple[torch.Tensor, torch.Tensor]]
 
-    def __init__(self, numbers: StepNumbers, device: torch.device) -> None:
-        self.numbers, self.device = numbers, device
+
+class StaticSpans:
+    """The spans of a step whose numbers change while its tensors stay. ``turns`` are the angles of every
+    position that can be, which all steps over a cache share."""
+
+    def __init__(self, numbers: StepNumbers, device: torch.device, turns: Turns) -> None:
+        self.numbers, self.device, self._turns = numbers, device, turns
         #: Whether there are rows that belong to no sequence, which attention leaves out.
         self.has_padding = numbers.rows > 1
-        self._angles: dict[Rope, Angles] = {}
 
     def sequences(self, tokens: int) -> kernels.Sequences:
         return self.numbers.sequences
 
     def angles(self, rope: Rope) -> Angles:
         """Those of every position that can be, from which each row takes its own."""
-        if rope not in self._angles:
+        if rope not in self._turns:
             longest = Span(self.numbers.sequences.max_keys)
             every = TorchSpans((longest,), self.device).rotation(rope, torch.float32)
-            self._angles[rope] = Angles(*(x[:, 0].contiguous() for x in every), self.numbers.positions)
-        return self._angles[rope]
+            self._turns[rope] = tuple(x[:, 0].contiguous() for x in every)
+        return Angles(*self._turns[rope], self.numbers.positions)
 
 
 class DecodeStep:
@@ -72,10 +76,11 @@ class DecodeStep:
         size: int,
         columns: int,
         rows: int = 1,
+        turns: Turns | None = None,
     ) -> None:
         self.ops, self.model = ops, model
         self.numbers = StepNumbers(size, rows, columns, cache.spec.block_size, ops.device)
-        self.spans = StaticSpans(self.numbers, ops.device)
+        self.spans = StaticSpans(self.numbers, ops.device, {} if turns is None else turns)
         self._cache = weakref.ref(cache)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: torch.Tensor | None = None
@@ -117,6 +122,7 @@ class _Steps:
     model: Model
     pool: tuple[int, int] | None = None
     steps: dict[tuple[int, int], DecodeStep] = field(default_factory=dict)
+    turns: Turns = field(default_factory=dict)
 
 
 class DecodeGraphs:
@@ -178,9 +184,9 @@ class DecodeGraphs:
 
     def _forget(self, cache: int) -> None:
         with self._lock:
-            found = [key for key in self._held if key[1] == cache]
+            found = [key for key in list(self._held) if key[1] == cache]
             for key in found:
-                del self._held[key]
+                self._held.pop(key, None)
         if found and self.ops.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
@@ -193,7 +199,8 @@ class DecodeGraphs:
         held = self._held[key]
         if (size, rows) not in held.steps:
             window = -(-model.config.window // cache.spec.block_size)
-            step = DecodeStep(self.ops, model, cache, size, min(window, cache.blocks), rows)
+            columns = min(window, cache.blocks)
+            step = DecodeStep(self.ops, model, cache, size, columns, rows, held.turns)
             if self.ops.device.type == "cuda":
                 held.pool = held.pool or torch.cuda.graph_pool_handle()
                 step.record(held.pool)

@@ -68,7 +68,11 @@ CPU_NAIVE = Lowering("cpu, naive attention", _NATIVE | _SCORES, "fp32", Mla.EXPA
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
-#: The gpu reading: one kernel rotates and appends, one attends; products are PyTorch's.
-GPU = Lowering("gpu", frozenset({("linear", "bias"), ("attend", "append")}) | _ATTENTION)
+#: What a token stores of latents is normalised, rotated and appended in one kernel.
+_STORED_LATENT = frozenset(("attend_latent", part) for part in ("rotate", "append"))
+#: The gpu reading: one kernel rotates and appends, one attends; products are PyTorch's, but for experts'.
+GPU = Lowering(
+    "gpu", frozenset({("linear", "bias"), ("attend", "append")}) | _ATTENTION | _EXPERTS | _STORED_LATENT
+)
 #: The same with quantised weights, whose kernel has the epilogue in it.
 GPU_QUANTISED = Lowering("gpu, quantised", GPU.fused | _NATIVE_EPILOGUE - {("linear", "gate")})

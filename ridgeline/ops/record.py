@@ -20,9 +20,9 @@ from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
 from ridgeline.ops.batch import Batch, Memory
 from ridgeline.ops.latent import Latent
 from ridgeline.ops.layers import Layer
-from ridgeline.ops.mixture import Router
 from ridgeline.ops.profile import Fold
 from ridgeline.ops.record_diffusion import RecordedDiffusion
+from ridgeline.ops.record_experts import RecordedExperts
 from ridgeline.ops.recording import (
     Call,
     Cut,
@@ -64,7 +64,7 @@ def record(
     attention multiplies as ``attention_format``, bf16 or fp32, says. ``memory`` is what a decoder reads of
     its encoder, by a cache or by its states.
 
-    Raises Unrecordable for a pass with an operator that no call does: experts and latents.
+    Raises Unrecordable for a pass with an operator that no call does: latents.
     """
     ops = Record(attention_format)
     return ops.finish(model.forward(ops, ops.batch(all_rows, cache, memory)))
@@ -94,14 +94,14 @@ class _RecordedCache:
         return self.like, self.first + index
 
 
-class Record(RecordedDiffusion):
+class Record(RecordedDiffusion, RecordedExperts):
     """The operators, noted. One instance records one pass."""
 
     def __init__(self, attention_format: str) -> None:
         self._attention_format = KV_FORMATS[attention_format]
         self._calls: list[Call] = []
         self._values: list[Value] = []
-        self._weights: dict[int, int] = {}  # number of each tensor, by its id
+        self._weights: dict[int, int] = {}  # number of each tensor, or of experts' first, by its id
         self._tensors: list[torch.Tensor] = []
         self._biases: dict[int, tuple[int, int]] = {}  # number and reach of each, by the id of its table
         self._fold = Fold()
@@ -251,9 +251,6 @@ class Record(RecordedDiffusion):
 
     def attend_latent(self, q: Matrix, kv: Matrix, latent: Latent, **options: object) -> Matrix:
         raise Unrecordable("the native caches hold no latents")
-
-    def route(self, x: Matrix, router: Router) -> Matrix:
-        raise Unrecordable("which experts a row takes is known only when it is there")
 
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")

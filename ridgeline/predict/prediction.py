@@ -19,6 +19,7 @@ from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.hardware.measured import is_measured_gpu
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import Access, Flops, Kernel, Role, SequenceWork
+from ridgeline.ops.lowering import CPU
 from ridgeline.ops.numbers import Number, is_array, maximum, where
 from ridgeline.ops.trace import OpCost, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, input_distances, place
@@ -28,6 +29,8 @@ from ridgeline.predict.tiers import Tier, tier_of
 ROOFLINE_SECTIONS = ("matrix", "vector", "exp", "memory", "levels", "launch")
 #: Those that the time models of a GPU's kernels stand on, beside their constants.
 GPU_SECTIONS = ("matrix", "vector", "exp", "memory", "levels")
+#: Looking up rows of a table that is multiplied by, too, and so packed.
+PACKED_EMBED = "embed.packed"
 #: The kinds of kernel that multiply by a weight.
 LINEAR = ("matmul", "linear", "experts", "down", "expand", "absorb", "project")
 
@@ -299,7 +302,7 @@ def _on_measured(trace: Trace, device: Device, measured: Kernels) -> Prediction:
             kernel, distance = next(placed)
             _require_measured(kernel.kernel, measured, device)
             needs = _roofline(kernel, device)
-            looked = _look_up(kernel.kernel, measured, residence, distance)
+            looked = _look_up(kernel, measured, residence, distance)
             if looked is None:
                 unmeasured[_describe(kernel.kernel)] = None
                 times.append(_time(kernel, needs))
@@ -330,22 +333,31 @@ def _matrices(kernel: Kernel) -> list[Access]:
     return [a for a in kernel.reads if a.value.role is Role.WEIGHT and len(a.value.shape) > 1]
 
 
-def _look_up(kernel: Kernel, measured: Kernels, residence: _Residence, distance: Number) -> _Looked | None:
+def _look_up(
+    placed: PlacedKernel, measured: Kernels, residence: _Residence, distance: Number
+) -> _Looked | None:
     """The kernel's time by the tables; None for one that is not in them."""
+    kernel = placed.kernel
     if kernel.kind in LINEAR:
-        return _linear(kernel, measured, residence)
+        found = _linear(kernel, measured, residence)
+        return replace(found, seconds=found.seconds + _epilogue(placed, measured))
     if kernel.kind in ("attend", "attend_latent"):
         return _attend(kernel, measured, residence)
     kind, nbytes = kernel.kind, kernel.bytes
-    if kind == "embed" and (rows := [a for a in kernel.reads if a.value.id in residence.packed]):
-        kind, nbytes = "embed.packed", rows[0].bytes
-    elif kind == "embed":  # rows that come again are near by then
-        table = next(a.value for a in kernel.reads if a.value.role is Role.WEIGHT)
-        distance = where(kernel.rows > table.shape[0], 0.0, distance)
-    simple = _simple(measured, kernel.compute, kind, kernel.function)
+    if kind == "embed":
+        table = next(a for a in kernel.reads if a.value.role is Role.WEIGHT)
+        # Rows that come again are near by then.
+        distance = where(kernel.rows > table.value.shape[0], 0.0, distance)
+        if table.value.id in residence.packed and _simple(measured, kernel.compute, PACKED_EMBED):
+            kind, nbytes = PACKED_EMBED, table.bytes
+    modulated = kind == "norm" and any(part.kind == "modulate" for part in placed.op.parts)
+    function = "modulated" if modulated else kernel.function
+    simple = _simple(measured, kernel.compute, kind, function)
     if simple is None:
         return None
-    warm, fresh = (simple.seconds(nbytes, cached=c, distance=distance) for c in (True, False))
+    warm, fresh = (
+        simple.seconds(nbytes, rows=kernel.rows, cached=c, distance=distance) for c in (True, False)
+    )
     return _Looked(where(residence.cached, warm, fresh), simple.overhead)
 
 
@@ -363,6 +375,19 @@ def _linear(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked
     return _Looked(seconds, groups * table.warm[0][0])
 
 
+def _epilogue(placed: PlacedKernel, measured: Kernels) -> Number:
+    """What the activation, gate and residual in a product's kernel take beyond it."""
+    if placed.kernel.kind != "linear":
+        return 0.0
+    seconds: Number = 0.0
+    for part in placed.op.parts:
+        if part.kind in ("activation", "gate", "residual"):
+            # A gate is one more factor, which is read as a residual is.
+            known = _simple(measured, CPU.activations, f"epilogue.{part.function or 'residual'}")
+            seconds = seconds + (known.seconds(part.writes[0].bytes) if known else 0.0)
+    return seconds
+
+
 def _attend(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked | None:
     """All sequences in one kernel, which multiplies in the cache's format where there is one."""
     format = next((a.value.format for a in kernel.reads if a.value.role is Role.CACHE), None)
@@ -377,7 +402,7 @@ def _attend(kernel: Kernel, measured: Kernels, residence: _Residence) -> _Looked
         stored: Number = 0.0
         if stores:
             stored = get_format(format).nbytes((2 * s.rows * s.kv_heads, s.head_dim))
-        given = (s.rows, s.flops, s.cache_bytes, _visible(s), stored)
+        given = (s.rows, s.flops, s.cache_bytes, _visible(s), stored, s.kv_heads)
         warm, fresh = (curve.seconds(*given, cached=c) for c in (True, False))
         seconds = seconds + s.count * where(residence.cached, warm, fresh)
         overhead = overhead + s.count * curve.overhead

@@ -33,7 +33,7 @@ def show_calibration(console: Console, found: CalibrationReport, path: Path | No
     console.print("[dim]Relative errors of the predicted times; close: within 1 µs or 15 %.[/dim]")
     for layer, rows in found.passed.items():
         console.print(
-            Text(f"Passed over: {rows} rows of {layer}, which has no time model by tokens.", style="dim")
+            Text(f"Passed over: {layer} ({rows:,} points), whose time tokens alone do not tell.", style="dim")
         )
     if path is not None:
         console.print(Text(f"Stored in {path}; `--on {path}` uses it.", style="dim"), soft_wrap=True)

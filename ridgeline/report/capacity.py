@@ -78,4 +78,5 @@ def growth(found: Capacity) -> Figure:
     sequences = "one sequence" if found.batch == 1 else f"each of {found.batch:,} sequences"
     figure.update_xaxes(title=f"tokens of {sequences}", rangemode="tozero")
     figure.update_yaxes(title="bytes", tickformat="~s", rangemode="tozero")
+    figure.update_layout(height=450 + 22 * len(found.holdings))
     return chart(figure, f"{found.model} on {found.device_title}")

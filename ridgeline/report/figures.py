@@ -46,7 +46,7 @@ def _throughput(joined: JoinedPhase) -> Card:
 def _images(found: DenoisingExplanation) -> Card:
     load = found.workload
     thing = "video" if load.frames > 1 else "image"
-    batch = f"a {thing}" if load.batch == 1 else f"{count(load.batch)} {thing}s at once"
+    batch = f"1 {thing}" if load.batch == 1 else f"{count(load.batch)} {thing}s at once"
     basis = f"All {count(load.steps)} steps take as long as this one. " + phase_basis(found.phases[0])
     notes = (
         f"{batch} in {count(load.steps)} steps",

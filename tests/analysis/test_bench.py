@@ -144,7 +144,7 @@ def machine(monkeypatch):
         return SimpleNamespace(seconds=sum(s.count * (s.rows + s.past) for s in spans))
 
     monkeypatch.setattr(module, "predict_step", predict_step)
-    monkeypatch.setattr(module, "measured_kernels", lambda device: SimpleNamespace(threads=1))
+    monkeypatch.setattr(module, "measured_kernels", lambda device: SimpleNamespace(threads=1, memory=0.0))
     return load_device("generic-cpu")
 
 

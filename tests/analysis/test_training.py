@@ -159,7 +159,7 @@ def test_what_cannot_be_trained_is_refused(options, message):
 
 
 def test_a_diffusion_transformer_is_trained_on_images():
-    """A forward pass over the batch is what explain counts of it without guidance; a backward one is twice."""
+    """A forward pass is what explain counts of the batch without guidance; a backward one is twice that."""
     with pytest.raises(InputError, match="dit-b-2 denoises images: it has no length"):
         training("dit-b-2", "a100", length=64)
     found = training("dit-b-2", "a100", batch=4, kernels="naive")

@@ -18,9 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from tests import gpu as shared  # isort: skip  (it chooses the interpreter, before Triton is imported)
 
 from ridgeline.engine.engine import Engine
+from ridgeline.engine.speculation.choice import choose
+from ridgeline.engine.speculation.length import FixedLength
+from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.errors import InputError, OutOfMemory
 from ridgeline.kernels import triton as kernels
-from ridgeline.kernels.triton import cache, latent, rows
+from ridgeline.kernels.triton import cache as cache_module
+from ridgeline.kernels.triton import latent, rows
 from ridgeline.loading import load
 from ridgeline.ops import gpu_graph
 from ridgeline.ops.batch import Span
@@ -140,7 +144,7 @@ def launches_are_free(monkeypatch):
             return launch(self, *args, **options)
 
     monkeypatch.setattr(GridExecutor, "__call__", call)
-    for module in (rows, cache, latent):
+    for module in (rows, cache_module, latent):
         monkeypatch.setattr(module, "check_angles", lambda cos, sin, positions, *_: positions)
 
 
@@ -327,3 +331,32 @@ def test_a_prompt_that_takes_too_much_fails_alone(tiny):
             engine.generate([[5] * 40], **options)
         assert (first.id, *(token.id for token in tokens)) == want
         assert engine.generate([[1, 2, 3]], **options)[0].ids == want
+
+
+# -- a draft beside its target --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device_of_draft", "threads"), [(None, None), pytest.param("cpu", 1, marks=full), ("cuda", 1)]
+)
+def test_a_draft_runs_where_it_is_asked_to_and_leaves_the_output_as_it_is(
+    tiny, device_of_draft, threads, make_twin
+):
+    """By default where its target does. Its steps and its cache go when it is closed."""
+    options = {"max_tokens": 5, "stop_ids": ()}
+    want = tiny.generate([[1, 2, 3]], **options)[0].ids
+    speculator = choose(f"draft:{tiny.folder}", tiny, draft_device=device_of_draft, draft_threads=threads)
+    speculator = Speculator(speculator.proposer, length=FixedLength(2))
+    draft = speculator.proposer if threads is None else speculator.proposer.proposer
+    on_gpu = device_of_draft != "cpu"
+    assert isinstance(draft._model.ops, Gpu) is on_gpu
+    if on_gpu:
+        draft._model.ops._graphs.enabled = True
+        draft._warm_up()
+        assert draft._model.ops._graphs._held
+    with Engine(tiny, sequences=1, cache_tokens=64, speculator=speculator) as engine:
+        found = engine.generate([[1, 2, 3]], **options)[0].ids
+        assert engine.speculation.accepted > 0
+    assert found == want
+    assert draft._model.cache is None
+    assert not (on_gpu and draft._model.ops._graphs._held)

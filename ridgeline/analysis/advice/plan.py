@@ -11,6 +11,7 @@ from ridgeline.analysis.setting import Setting, settle
 from ridgeline.engine.speculation.length import expected_tokens
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
+from ridgeline.hardware.cluster import Cluster
 from ridgeline.models import ModelConfig
 from ridgeline.ops.lowering import Lowering
 from ridgeline.ops.numbers import minimum
@@ -21,7 +22,8 @@ from ridgeline.predict import Prediction
 @dataclass(frozen=True)
 class Speculation:
     """``tokens`` proposed a pass, each accepted with probability ``acceptance`` once those before it are.
-    They come from ``draft`` on the same device, or from the text itself, which costs no pass.
+    They come from ``draft`` on the same device, from the target through a ``view`` of so many tokens of its
+    own cache, or from the text itself, which costs no pass.
 
     Raises InputError for an acceptance outside 0 to 1 and for less than one token.
     """
@@ -29,6 +31,7 @@ class Speculation:
     acceptance: float
     tokens: int
     draft: ModelConfig | None = None
+    view: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.acceptance <= 1:
@@ -44,7 +47,7 @@ class Plan:
     ``weights`` and ``cache`` are storage formats, None the model's own. ``keeps_cache`` False computes the
     whole sequence anew for every token. ``window`` tokens before its own, and the first ``sinks`` ones, are
     all that a token sees, and all that is kept. ``reused`` is the share of the prompt that is found in the
-    cache.
+    cache. ``tensor`` devices share every layer.
     """
 
     batch: int = 1
@@ -55,6 +58,7 @@ class Plan:
     window: int | None = None
     sinks: int = 0
     reused: float = 0.0
+    tensor: int = 1
     speculation: Speculation | None = None
 
 
@@ -85,8 +89,34 @@ class Workbench:
     _settings: dict[tuple[str | None, str | None, int | None], Setting] = field(default_factory=dict)
 
     def outcome(self, plan: Plan) -> Outcome:
-        """What ``plan`` takes. Raises InputError if the device cannot run its formats."""
+        """What ``plan`` takes, of several devices on each. Raises InputError if the device cannot run its
+        formats, or if so many cannot share the model."""
+        if plan.tensor > 1:
+            return self._shared(plan)
         return _Run(self, plan, self._setting(plan).run_as(plan.lowering)).outcome()
+
+    def _shared(self, plan: Plan) -> Outcome:
+        """What a plan takes whose layers several devices share, with all else as it is by default."""
+        from ridgeline.analysis.parallel import parallel
+        from ridgeline.predict.layout import Layout
+
+        load = {"prompt": self.prompt, "output": self.output, "batch": plan.batch}
+        formats = {"weights": plan.weights, "cache": plan.cache}
+        found = parallel(self.config, self.cluster(plan.tensor), Layout(plan.tensor), **load, **formats)
+        taken = found.figures
+        return Outcome(
+            ttft_seconds=taken.ttft_seconds,
+            tpot_seconds=taken.tpot_seconds,
+            total_seconds=taken.total_seconds,
+            tokens_per_second=taken.tokens_per_second,
+            memory_bytes=taken.memory,
+            fits=taken.fits,
+            bound=max(found.by_bound, key=found.by_bound.get),
+        )
+
+    def cluster(self, devices: int) -> Cluster:
+        """So many of the device, in nodes as its vendor builds them. Raises InputError if it has no link."""
+        return Cluster(self.device, devices)
 
     def _setting(self, plan: Plan) -> Setting:
         key = (plan.weights, plan.cache, plan.window)
@@ -162,6 +192,9 @@ class _Run:
     def _draft_seconds(self) -> float:
         """Seconds of the draft's passes for one pass of the target."""
         speculation = self.plan.speculation
+        if speculation is not None and speculation.view is not None:
+            seen = min(speculation.view, self.bench.prompt + self.bench.output // 2)
+            return speculation.tokens * float(self.setting.next(seen, 1, self.plan.batch).seconds)
         if speculation is None or speculation.draft is None:
             return 0.0
         draft = settle(speculation.draft, self.bench.device)

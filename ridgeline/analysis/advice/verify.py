@@ -76,7 +76,9 @@ def _try(
     trial = suggestion.trial
     if trial is None:
         return Trial(suggestion.technique, suggestion.gain, None, "there is nothing to run for it here")
-    if trial in ("ngram", "draft"):
+    if trial == "prefix":
+        return _reused(advice, suggestion, plain, rounds)
+    if trial in ("ngram", "self") or trial.startswith("draft:"):
         if weights.startswith("random") or text is None:
             reason = "random weights continue no text, so nothing can be guessed of it"
             return Trial(suggestion.technique, suggestion.gain, None, reason)
@@ -107,17 +109,42 @@ def _request(advice: Advice, loaded: Loaded, batch: int) -> Iterator[float]:
         yield sum(next(part) for part in parts)
 
 
+def _reused(advice: Advice, suggestion: Suggestion, plain: Loaded, rounds: int) -> Trial:
+    """The gain for one request whose prompt begins as one that was read just before, in whole blocks."""
+    from ridgeline.engine.generate import collect
+    from ridgeline.engine.sampling import GREEDY
+
+    generator = plain.generator(prefix_cache=True)
+    known = int(suggestion.plan.reused * advice.prompt)
+    vocab = plain.config.vocab
+
+    def seconds(run: int, shares: bool) -> float:
+        """``run`` tells prompts apart, so that none finds more than it should."""
+        tokens = [(7919 * run + 31 * i) % vocab for i in range(advice.prompt)]
+        if shares:
+            list(collect(generator.stream(tokens[:known], max_tokens=1, sampling=GREEDY, stop_ids=())))
+        [result] = collect(
+            generator.stream(tokens, max_tokens=max(advice.output, 1), sampling=GREEDY, stop_ids=())
+        )
+        rest = result.timings.tpot * (len(result.ids) - 1) if len(result.ids) > 1 else 0.0
+        return result.timings.ttft + rest
+
+    seconds(0, True)  # records its passes
+    pairs = [(seconds(2 * n + 1, False), seconds(2 * n + 2, True)) for n in range(rounds)]
+    a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return Trial(suggestion.technique, suggestion.gain, a / b)
+
+
 def _speculated(advice: Advice, suggestion: Suggestion, plain: Loaded, text: str, rounds: int) -> Trial:
     """The gain for one request, which continues the first ``prompt`` tokens of ``text``."""
     from ridgeline.engine.generate import collect
     from ridgeline.engine.sampling import GREEDY
     from ridgeline.engine.speculation.choice import choose
 
-    draft = suggestion.plan.speculation.draft
     ids = plain.tokenizer.encode(text)[: advice.prompt]
     if len(ids) < advice.prompt:
         raise InputError(f"the text to continue has {len(ids)} tokens, and the prompt {advice.prompt}")
-    speculator = choose("ngram" if draft is None else f"draft:{draft.name}", plain)
+    speculator = choose(suggestion.trial, plain)
 
     def seconds(with_speculation: bool) -> float:
         used = speculator if with_speculation else None

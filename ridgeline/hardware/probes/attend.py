@@ -53,10 +53,11 @@ def attend_probes(
 ) -> list[KernelProbe]:
     """With a cache in ``format``: figures ``kernels.attend.FORMAT.warm`` and ``.fresh`` (one row, ``keys``
     keys that are near, or come round after ``memory`` bytes), ``.short`` and ``.short_fresh`` (the same with
-    a short context), ``.many`` (as warm, twice the query heads), ``.rows[ROWS]`` (a causal prompt),
-    ``.alike[ROWS]`` (the same with a key head for each query head) and ``.whole[ROWS]`` (as alike, without
-    cache or mask, for the formats that are multiplied without a cache). ``between`` runs before each call;
-    where keys come from memory ``streamed``, with which weights pass through the caches, runs instead."""
+    a short context), ``.many`` (as warm, twice the query heads), ``.heads`` (as many bytes as fresh, of more
+    key heads), ``.rows[ROWS]`` (a causal prompt), ``.alike[ROWS]`` (the same with a key head for each query
+    head) and ``.whole[ROWS]`` (as alike, without cache or mask, for the formats that are multiplied without a
+    cache). ``between`` runs before each call; where keys come from memory ``streamed``, with which weights
+    pass through the caches, runs instead."""
     streamed = streamed or between
     caches: dict[Heads, Blocks] = {}
     replays: dict[Heads, Replay] = {}
@@ -77,16 +78,24 @@ def attend_probes(
 
         return KernelProbe(_figure(format, name), call, prepare=streamed if far else between)
 
+    of_memory: dict[str, Any] = {"twin": _figure(format, "warm")}
+    of_memory["memory"] = counted(format, 1, keys - 1).cache_bytes
     probes = [
         probe("short", WIDE, 1, SHORT - 1, far=False),
-        replace(probe("short_fresh", WIDE, 1, SHORT - 1, far=True), twin=_figure(format, "short")),
+        probe("short_fresh", WIDE, 1, SHORT - 1, far=True),  # waits for latency, not for memory's rate
         probe("warm", WIDE, 1, keys - 1, far=False),
-        replace(probe("fresh", WIDE, 1, keys - 1, far=True), twin=_figure(format, "warm")),
+        replace(probe("fresh", WIDE, 1, keys - 1, far=True), **of_memory),
         probe("many", MANY, 1, keys - 1, far=False),
+        replace(probe("heads", ALIKE, 1, _fewer(keys) - 1, far=True), **of_memory),
         *(probe(f"rows[{n}]", WIDE, n, 0, far=True) for n in rows),
         *(probe(f"alike[{n}]", ALIKE, n, 0, far=True) for n in _alike(rows)),
     ]
     return probes + (_whole_probes(format, rows, between) if format == FORMAT else [])
+
+
+def _fewer(keys: int) -> int:
+    """Of so many keys of the wide layer the heads that are alike have as many bytes."""
+    return keys * WIDE.kv // ALIKE.kv
 
 
 def _alike(rows: Sequence[int]) -> Sequence[int]:
@@ -176,16 +185,20 @@ def read_attend(timings: Timings, format: str, rows: Sequence[int], keys: int, f
         reading = max(seconds - overhead - computing, LEAST_SHARE * seconds)
         return min(many.cache_bytes / reading, fastest)
 
+    fresh_rate = bandwidth(fresh, fresh_line.overhead)
+    # What the same bytes take in few key heads, with less to compute.
+    fewer = fresh_line.overhead + many.cache_bytes / fresh_rate + computing * WIDE.kv / ALIKE.kv
     return AttendCurve(
         overhead=line.overhead,
         fresh_overhead=fresh_line.overhead,
         warm=bandwidth(warm, line.overhead),
-        fresh=bandwidth(fresh, fresh_line.overhead),
+        fresh=fresh_rate,
         row_rate=many.flops / computing,
         rows=tuple(rows),
         flops_per_second=tuple(map(rate, rows)),
         whole=tuple(map(whole_rate, rows)) if _figure(format, f"whole[{rows[0]}]") in timings else (),
         append=append,
+        head=max(timings.seconds(_figure(format, "heads")) - fewer, 0.0) / (ALIKE.kv - WIDE.kv),
     )
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: The weight that is read, 32 MB in bf16, by one row of activations, as a decode step reads weights.
 WIDTH = 4096
-#: Memory that is read in turn, in last-level caches, and at least.
-CACHES, LEAST_BYTES = 4, 128 << 20
+#: Memory that is read in turn, in last-level caches, and at least: on two dies each core has such a cache.
+CACHES, LEAST_BYTES = 8, 256 << 20
 #: A short reading is the median of so many calls, some ten milliseconds. A long one lasts so many seconds, of
 #: which the second half counts: after a pause memory is faster for a moment.
 CALLS, SECONDS = 15, 0.4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,20 +25,23 @@ if TYPE_CHECKING:
 SMALL, LARGE = 1, 128
 #: Columns of all parts, as the wide layer has them.
 WIDTH = WIDE.query * WIDE.dim
+#: As many bytes in narrow rows tell what a row costs by itself, which norms have.
+NARROWER = 4
+NORMS = ("norm", "norm.layer")
 #: Rows of a table that is packed to be multiplied, too: where embedding and output matrix are one.
 PACKED = "embed.packed"
 #: The parts in the order of their pass.
-PARTS = ("embed", "norm", "norm.layer", "add", "gather")
+PARTS = ("embed", "norm", "norm.layer", "add", "activation", "gather")
 STEP, STEP_KERNELS = "kernels.step.python", "kernels.step.kernels"
 
 
-def run_parts(ops: Ops, batch: Batch, weight: Callable[..., Weight]) -> Any:
-    """Every part once."""
-    vector = weight("norm", WIDTH)
-    x = ops.embed(batch.ids, weight("embedding", LARGE, WIDTH))
+def run_parts(ops: Ops, batch: Batch, weight: Callable[..., Weight], narrower: int = 1) -> Any:
+    """Every part once, ``narrower`` times as narrow as the wide layer."""
+    vector = weight("norm", WIDTH // narrower)
+    x = ops.embed(batch.ids, weight("embedding", LARGE * narrower, WIDTH // narrower))
     x = ops.norm(x, Norm("rms", vector, 1e-5))
     x = ops.norm(x, Norm("layer", vector, 1e-5, vector))
-    return ops.take_rows(ops.add(x, x), batch.logit_rows)
+    return ops.take_rows(ops.activate(ops.add(x, x), "silu"), batch.logit_rows)
 
 
 def part_probes(between: Callable[[], Sequence[Any]]) -> list[KernelProbe]:
@@ -45,11 +49,19 @@ def part_probes(between: Callable[[], Sequence[Any]]) -> list[KernelProbe]:
     replay = recorded(lambda ops, batch: run_parts(ops, batch, plain))
     table = packed("embedding", LARGE, WIDTH)
     of_packed = recorded(lambda ops, batch: ops.take_rows(ops.embed(batch.ids, table), batch.logit_rows))
+    narrow = recorded(lambda ops, batch: run_parts(ops, batch, plain, NARROWER))
     calls = [(part, replay, number) for number, part in enumerate(PARTS)] + [(PACKED, of_packed, 0)]
     return [
         KernelProbe(_figure(part, rows), partial(_seconds, replay, rows, number), prepare=between)
         for rows in (SMALL, LARGE)
         for part, replay, number in calls
+    ] + [
+        KernelProbe(
+            f"kernels.simple.{part}.narrow",
+            partial(_seconds, narrow, NARROWER * LARGE, PARTS.index(part)),
+            prepare=between,
+        )
+        for part in NORMS
     ]
 
 
@@ -63,8 +75,16 @@ def read_parts(timings: Timings, fastest: float) -> dict[str, Affine]:
     parts = {}
     for part in (*PARTS, PACKED):
         few, many = (timings.seconds(_figure(part, rows)) for rows in (SMALL, LARGE))
-        parts[part] = fit(small[part], few, large[part], many, fastest)
+        row = _row_seconds(timings, part, many) if part in NORMS else 0.0
+        line = fit(small[part], few - SMALL * row, large[part], many - LARGE * row, fastest)
+        parts[part] = replace(line, row=row)
     return parts
+
+
+def _row_seconds(timings: Timings, part: str, wide: float) -> float:
+    """What a row takes beside its bytes, at most half of what it takes with them."""
+    more = timings.seconds(f"kernels.simple.{part}.narrow") - wide
+    return min(max(more / ((NARROWER - 1) * LARGE), 0.0), wide / LARGE / 2)
 
 
 def bytes_by_part(rows: int) -> dict[str, float]:

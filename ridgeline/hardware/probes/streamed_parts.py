@@ -26,31 +26,52 @@ from ridgeline.ops.protocol import Ops
 from ridgeline.ops.records import Norm, Weight
 
 #: Rows, and columns of the product before a part: what it touches is beyond a last-level cache (51 MB), or
-#: beyond the cores' own (10 MB). One row behind the large weight tells the overhead.
+#: beyond the cores' own (10 MB).
 FAR, NEAR = (256, 16384), (512, 2048)
-#: Each part behind a product, as a function of its input, its norm's vector and the rows wanted.
+#: The same for one row: 16 MB of weights, as between the norms of middling models.
+ONE = 8192
+MODULATED = "norm.modulated"
+
+
+def _modulated(ops: Ops, x: Any, vector: Weight, batch: Batch) -> Any:
+    """As diffusion Transformers have it, each sequence with a shift and a scale of its own."""
+    first = ops.take_rows(x, batch.first_rows)
+    return ops.norm(x, Norm("layer", vector, 1e-5), shift=first, scale=first, spans=batch.spans)
+
+
+#: Each part behind a product, as a function of its input, its norm's vector and the batch.
 PARTS: Mapping[str, Callable[..., Any]] = {
-    "norm": lambda ops, x, vector, rows: ops.norm(x, Norm("rms", vector, 1e-5)),
-    "norm.layer": lambda ops, x, vector, rows: ops.norm(x, Norm("layer", vector, 1e-5, vector)),
-    "add": lambda ops, x, vector, rows: ops.add(x, x),
-    "gather": lambda ops, x, vector, rows: ops.take_rows(x, rows),
+    "norm": lambda ops, x, vector, batch: ops.norm(x, Norm("rms", vector, 1e-5)),
+    "norm.layer": lambda ops, x, vector, batch: ops.norm(x, Norm("layer", vector, 1e-5, vector)),
+    MODULATED: _modulated,
+    "add": lambda ops, x, vector, batch: ops.add(x, x),
+    "activation": lambda ops, x, vector, batch: ops.activate(x, "silu"),
+    "gather": lambda ops, x, vector, batch: ops.take_rows(x, batch.logit_rows),
 }
 #: Tables, whose rows come from memory in any order.
 TABLES = ("embed", PACKED)
 #: Rows that are looked up at once.
 LOOKED_UP = 256
-#: The part's number in the pass, after the embedding and the product.
-_PART = 2
+#: Numbers of the product's weight and the norm's vector, after the table's.
+_WEIGHT, _VECTOR = 1, 2
+#: The part's number in the pass, after the embedding and the product; behind a modulated norm's vectors.
+_PART, _BEHIND_VECTORS = 2, 3
 
 
 def streamed_probes(
-    ring: Ring, between: Callable[[], Sequence[Any]], far: tuple[int, int] = FAR, near: tuple[int, int] = NEAR
+    ring: Ring,
+    between: Callable[[], Sequence[Any]],
+    streamed: Callable[[], Sequence[Any]],
+    far: tuple[int, int] = FAR,
+    near: tuple[int, int] = NEAR,
+    one: int = ONE,
 ) -> list[KernelProbe]:
     """Figures ``kernels.streamed.PART[ROWS, HIDDEN]`` and ``kernels.streamed.TABLE[ROWS]``. ``between`` runs
-    before each call."""
+    before each call of a part, ``streamed``, with which weights pass through the caches, before tables are
+    looked up."""
     probes = []
     for part in PARTS:
-        for rows, hidden in _cases(far, near):
+        for rows, hidden in ((SMALL, one), near, far):
             layer = _Behind(part, ring, hidden)
 
             def prepare(layer: _Behind = layer) -> Sequence[Any]:
@@ -58,18 +79,19 @@ def streamed_probes(
                 return between()
 
             figure, call = _figure(part, rows, hidden), partial(layer.seconds, rows)
-            twin = f"kernels.simple.{part}[{LARGE}]" if (rows, hidden) == far else None
+            twin = f"kernels.simple.{_near(part)}[{LARGE}]" if (rows, hidden) == far else None
             probes.append(KernelProbe(figure, call, prepare=prepare, twin=twin))
     for kind in TABLES:
         table = _Table(kind, ring)
         for rows in (SMALL, LOOKED_UP):
             figure, call = f"kernels.streamed.{kind}[{rows}]", partial(table.seconds, rows)
-            probes.append(KernelProbe(figure, call, prepare=between))
+            probes.append(KernelProbe(figure, call, prepare=streamed))
     return probes
 
 
-def _cases(far: tuple[int, int], near: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    return (SMALL, far[1]), near, far
+def _near(part: str) -> str:
+    """The part whose times without streamed weights hold for this one, too."""
+    return "norm.layer" if part == MODULATED else part
 
 
 def with_streamed(
@@ -78,17 +100,19 @@ def with_streamed(
     fastest: float,
     far: tuple[int, int] = FAR,
     near: tuple[int, int] = NEAR,
+    one: int = ONE,
 ) -> dict[str, Affine]:
     """The parts with what they cost behind streamed weights, never less than without them."""
-    found = dict(parts)
+    found = {**parts, MODULATED: parts[_near(MODULATED)]}
     for part in PARTS:
-        overhead = max(timings.seconds(_figure(part, SMALL, far[1])), parts[part].overhead)
-        points = [(_distance_of_chain(), parts[part].throughput)]
+        overhead = max(timings.seconds(_figure(part, SMALL, one)), found[part].overhead)
+        points = [(_distance_of_chain(), found[part].throughput)]
         for rows, hidden in (near, far):
             seconds = timings.seconds(_figure(part, rows, hidden))
-            line = fit(0.0, overhead, moved(part, rows), seconds, fastest)
+            computing = seconds - rows * found[part].row
+            line = fit(0.0, overhead, moved(part, rows), max(computing, seconds / 2), fastest)
             points.append((distance(part, rows, hidden), line.throughput))
-        found[part] = _with(parts[part], overhead, points)
+        found[part] = _with(found[part], overhead, points)
     for kind in TABLES:
         few, many = (timings.seconds(f"kernels.streamed.{kind}[{n}]") for n in (SMALL, LOOKED_UP))
         nbytes = [_bytes_of_table(kind, n) for n in (SMALL, LOOKED_UP)]
@@ -123,7 +147,7 @@ def behind(part: str, weight: Weight, table: Weight, vector: Weight) -> Callable
 
     def forward(ops: Ops, batch: Batch) -> Any:
         x = ops.linear(ops.embed(batch.ids, table), weight)
-        x = PARTS[part](ops, x, vector, batch.logit_rows)
+        x = PARTS[part](ops, x, vector, batch)
         return x if part == "gather" else ops.take_rows(x, batch.logit_rows)
 
     return forward
@@ -139,7 +163,8 @@ def _traced(part: str, rows: int, hidden: int) -> Any:
 
 
 def moved(part: str, rows: int) -> float:
-    """Bytes that the part moves."""
+    """Bytes that the part moves; the vectors of one sequence are nothing beside its rows."""
+    part = _near(part)
     return list(_traced(part, rows, WIDTH).kernels())[_PART][1].bytes
 
 
@@ -147,6 +172,7 @@ def distance(part: str, rows: int, hidden: int) -> float:
     """Bytes touched since the part's input was written, as a prediction finds them."""
     from ridgeline.predict.residency import input_distances
 
+    part = _near(part)
     return input_distances(_traced(part, rows, hidden))[_PART]
 
 
@@ -169,14 +195,18 @@ class _Behind:
         table = plain("embedding", FAR[0], hidden)
         self._replay = recorded(behind(part, weight, table, plain("norm", WIDTH)))
         self._rows = FAR[0]
+        self._vector = partial(ring.take, (WIDTH,), torch.bfloat16) if part.startswith("norm") else None
+        self._number = _BEHIND_VECTORS if part == MODULATED else _PART
 
     def move(self) -> None:
-        """The next call reads a weight that is out of every cache."""
-        self._replay.exchange(1, self._take())
+        """The next call reads a weight and a norm's vector that are out of every cache."""
+        self._replay.exchange(_WEIGHT, self._take())
+        if self._vector is not None:
+            self._replay.exchange(_VECTOR, self._vector())
 
     def seconds(self, rows: int) -> float:
         ids = [i % self._rows for i in range(rows)]
-        return self._replay.profile(ids, [Span(rows)], range(rows))[_PART].total
+        return self._replay.profile(ids, [Span(rows)], range(rows))[self._number].total
 
 
 class _Table:

@@ -38,8 +38,8 @@ def keys_and_values(
     PACKED: tl.constexpr, CAUSAL: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SINKS: tl.constexpr,
     SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """Grid: [sequences * key heads * cells], ``cells`` tiles of keys each. Scores are transposed, [n, m]: keys
-    are rows of the tile."""
+    """Grid: [sequences * key heads * cells], ``cells`` tiles of keys each. Scores are transposed, [n, m]:
+    keys are rows of the tile."""
     place = tl.program_id(0)
     b, kv_head = (place // cells // kv_heads).to(tl.int64), place // cells % kv_heads
     wide_head = kv_head.to(tl.int64)  # a head's stride may be that of a whole sequence

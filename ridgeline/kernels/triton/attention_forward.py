@@ -216,7 +216,7 @@ def forward_splits(
     come one after another."""
     every = tl.arange(0, BATCH)
     there = every < batch
-    unused_rows, rows_of, unused_keys, keys_of = _sequence(
+    _starts, rows_of, _key_starts, keys_of = _sequence(
         every, cu_rows, cu_keys, lengths, rows_each, keys_each, there, PACKED, PACKED_KEYS, LENGTHS
     )
     sunk_of, low_of, high_of = split_range(rows_of, keys_of, left, sinks, LEFT, SINKS, SPLIT)
@@ -231,7 +231,7 @@ def forward_splits(
         row_start, rows, key_start, keys = _sequence(
             b, cu_rows, cu_keys, lengths, rows_each, keys_each, True, PACKED, PACKED_KEYS, LENGTHS
         )
-        sunk, low, high = split_range(rows, keys, left, sinks, LEFT, SINKS, SPLIT)
+        sunk, low, _high = split_range(rows, keys, left, sinks, LEFT, SINKS, SPLIT)
         tiles = tl.cdiv(rows * GROUP, BLOCK_M)
         split = place // tiles
         split = tl.where(split < sunk, split, low + split - sunk)

@@ -146,7 +146,8 @@ def _launch(
     }
     cells = -(-layout.max_keys // tile.n)
     kernels.keys_and_values[(layout.batch * kv_heads * cells,)](
-        q, k, v, grad, lse, delta, dk, dv, *starts, *steps, *strides(dk), *strides(dv), *lengths, cells, *numbers,
+        q, k, v, grad, lse, delta, dk, dv, *starts, *steps, *strides(dk), *strides(dv),
+        *lengths, cells, *numbers,
         BLOCK_M=tile.m, BLOCK_N=tile.n, **constants,
     )  # fmt: skip
     m, n = (tile.n, tile.m) if tile.n > tile.m else (tile.m, tile.n)  # here rows stay and keys go by

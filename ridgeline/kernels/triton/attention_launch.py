@@ -76,7 +76,8 @@ def run(
     check_groups(q, k.shape[-2], "k")
     if schedule == "split_kv" and layout.batch > MOST_LISTED:
         raise InputError(
-            f"schedule is 'split_kv' for {layout.batch} sequences; it takes at most {MOST_LISTED}: leave it out"
+            f"schedule is 'split_kv' for {layout.batch} sequences; it takes at most {MOST_LISTED}: leave it"
+            " out"
         )
     dtype = q.dtype if scales.q is None else v.dtype
     out = result(out, (*q.shape[:-1], v.shape[-1]), dtype, q.device)
@@ -146,7 +147,7 @@ def _forward(
     paged = layout.tables is not None
     table = layout.tables if paged else q
     page = k.shape[1] if paged else 1
-    found = boxes(k, v, tile.n, page) if tile.bulk else None
+    found = boxes(k, v, tile.n, page if paged else 0) if tile.bulk else None
     stored = scales.k if scales.k is not None else scales.v
     float_type = q.dtype if scales.q is None else v.dtype
     least = 32 if scales.q is not None else 16  # inner elements of a product of FP8

@@ -87,6 +87,12 @@ class KVCache:
         return torch.bfloat16 if self.has_scales else self.keys.dtype
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of its elements and scales."""
+        held = (self.keys, self.values, self.key_scales, self.value_scales)
+        return sum(x.nbytes for x in held if x is not None)
+
+    @property
     def blocks(self) -> int:
         return self.keys.shape[0]
 
@@ -193,10 +199,12 @@ def attend(
     """Rotates q and k, appends k and v to the cache, and attends to all that is cached, as
     :func:`ridgeline.kernels.attend`: ``[rows, heads, dim]``. One kernel rotates and appends, one attends.
 
-    The rotated q is rounded to the cache's dtype, in which keys and values are stored and multiplied; for
-    an int8 or FP8 cache to bfloat16. Those have a scale for each token's key and value of a head, max|x| / 127
+    The rotated q is rounded to the cache's dtype, in which keys and values are stored and multiplied; for an
+    int8 or FP8 cache to bfloat16. Those have a scale for each token's key and value of a head, max|x| / 127
     or max|x| / 448, and round x / scale to nearest, ties to even; a vector that holds a NaN or an infinity is
-    NaN throughout. Attention reads keys and values as they are stored, new ones too. Raises InputError that names the argument for a wrong dtype, shape, stride or device.
+    NaN throughout. Attention reads keys and values as they are stored, new ones too.
+
+    Raises InputError that names the argument for a wrong dtype, shape, stride or device.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_heads(name, tensor, "rows, heads, dim")

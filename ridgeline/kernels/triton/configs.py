@@ -120,13 +120,9 @@ def _lookup(table: dict[str, Tiles], kernel: str, size: int, itemsize: int) -> T
 
 
 def _generation(capability: tuple[int, int]) -> str:
-    if capability == (8, 9):
+    if capability in ((8, 6), (8, 9)):
         return "ada"
-    return (
-        {8: "ampere", 9: "hopper", 10: "blackwell"}.get(capability[0], "default")
-        if capability != (8, 6)
-        else "ada"
-    )
+    return {8: "ampere", 9: "hopper", 10: "blackwell"}.get(capability[0], "default")
 
 
 @cache

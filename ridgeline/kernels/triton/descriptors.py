@@ -16,9 +16,9 @@ def boxes(
     k: torch.Tensor, v: torch.Tensor, n: int, page: int
 ) -> tuple[TensorDescriptor, TensorDescriptor] | None:
     """Descriptors of k and v, ``[batch or pages, tokens, heads, dim]`` or packed ``[tokens, heads, dim]``,
-    whose boxes are ``n`` tokens of a head; None where they cannot be described, or where a ``page`` of more
-    than one token holds no whole number of boxes."""
-    if page > 1 and page % n or n > _MOST_SIDE:
+    whose boxes are ``n`` tokens of a head; None where they cannot be described, or where a ``page`` of so
+    many tokens (0 for no pages) holds no whole number of boxes."""
+    if (page and page % n) or n > _MOST_SIDE:
         return None
     found = [x if x.dim() == 4 else x[None] for x in (k, v)]
     if not all(map(_is_describable, found)):

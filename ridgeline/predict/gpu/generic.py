@@ -15,6 +15,8 @@ from ridgeline.predict.gpu.kinds import kind
 
 #: The catalogue's devices with a calibration.
 CALIBRATED = ("a100-80gb", "h100-sxm", "a40", "rtx-4090")
+#: Left out, it is the first that there was.
+FIRST = {"generation"}
 #: Cards for games run above the clock that their datasheet names: an RTX 4090 at 2.81 to 2.85 GHz of 2.52 in
 #: games, https://www.tweaktown.com/news/88568, of which a matrix product leaves less.
 GAMES, GAMES_REACH = "GeForce", 1.08
@@ -32,7 +34,7 @@ def constants_of(device: Device, name: str) -> Any:
     if found is None:
         raise InputError(f"{device.name} is not calibrated for {name}: run `ridgeline calibrate` first")
     wanted = {f.name for f in fields(kind(name).constants)}
-    if wanted != found.keys():
+    if wanted - FIRST != found.keys() - FIRST:
         odd = ", ".join(sorted(wanted ^ found.keys()))
         raise InputError(f"calibration.{name} of {device.name} lacks or misnames {odd}: calibrate it again")
     return kind(name).constants(**found)

@@ -44,7 +44,14 @@ class Driver:
         return self.target
 
 
-def report(kernel: JITFunction, compiled: object) -> None:
+def size_of(kernel: JITFunction, args: tuple[object, ...], options: dict[str, object]) -> str:
+    """A head's elements and the type of a query's, where the kernel has them, like 128 bf16."""
+    query = str(getattr(args[0], "dtype", "")).removeprefix("torch.").removesuffix("_e4m3fn")
+    short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float8": "fp8"}.get(query, query)
+    return f"{options['DIM']} {short}" if "DIM" in options else ""
+
+
+def report(kernel: JITFunction, compiled: object, size: str) -> None:
     ptx = compiled.asm["ptx"]
     info = compiled.metadata
     spilled = registers = 0
@@ -61,7 +68,13 @@ def report(kernel: JITFunction, compiled: object) -> None:
         registers = int(found[1])
     if found := re.search(r"STACK:(\d+)", said):
         spilled = int(found[1])
-    row = {"kernel": kernel.__name__, "registers": registers, "stack": spilled, "shared": info.shared}
+    row = {
+        "kernel": kernel.__name__,
+        "size": size,
+        "registers": registers,
+        "stack": spilled,
+        "shared": info.shared,
+    }
     row |= {"wgmma": "wgmma" in ptx, "mma": "mma.sync" in ptx, "cp_async": "cp.async.cg" in ptx}
     row |= {"bulk": "cp.async.bulk.tensor" in ptx, "tcgen05": "tcgen05.mma" in ptx}
     print(json.dumps(row), flush=True)
@@ -83,7 +96,7 @@ def prepare(capability: int) -> None:
             compiled = kernel.warmup(*args, grid=(1,), **options)
             if id(compiled) not in done:
                 done.add(id(compiled))
-                report(kernel, compiled)
+                report(kernel, compiled, size_of(kernel, args, options))
 
         return launch
 

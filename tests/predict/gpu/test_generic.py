@@ -57,6 +57,12 @@ def test_constants_that_are_not_the_models_are_refused():
         constants_of(load_device("h200"), "gemm")
 
 
+def test_a_file_from_before_there_were_generations_has_the_first():
+    device = load_device("a40")
+    older = {name: value for name, value in device.calibration["elementwise"].items() if name != "generation"}
+    assert constants_of(replace(device, calibration={"elementwise": older}), "elementwise").generation == 1
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(InputError, match="unknown kind of kernel 'fft'; choose one of: gemm, elementwise"):
         kind("fft")
