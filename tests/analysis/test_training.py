@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from io import StringIO
+from math import prod
 
 import pytest
 from rich.console import Console
@@ -215,3 +216,19 @@ def test_the_command_prints_json():
     found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert found["memory"]["fits"] is True
     assert found["recipe"]["optimizer"] == "adamw"
+
+
+@pytest.mark.parametrize("name", ["t5-small", "llama-3.2-1b", "gemma-3-1b", "deepseek-v2-lite", "latte-1"])
+def test_every_parameter_is_updated_once(name):
+    """What all layers read, such as T5's table of biases, has one update, however often a loop runs."""
+    model = declare(load_config(name), "bf16")
+    trace = count_training(model, Span(8), Recipe(optimizer="sgd", precision="bf16"))
+    updated = sum(
+        op.repeat * prod(access.value.shape)
+        for op in trace.ops
+        if op.kind == "optimizer"
+        for part in op.parts
+        for access in part.writes
+        if access.value.role == "weight"
+    )
+    assert updated == model.parameter_count()
