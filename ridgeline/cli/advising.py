@@ -15,7 +15,9 @@ from ridgeline.errors import InputError
 @app.command(epilog="Example: ridgeline advise llama-3-8b --on rtx-4090 --goal throughput --prompt 1024")
 def advise(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     goal: Annotated[
         str, typer.Option(help="What is to be better: latency, throughput or memory.")
     ] = "latency",
@@ -87,7 +89,9 @@ def _verify(found, model: str, weights: str, text: Path | None, device: str):
 @app.command(epilog="Example: ridgeline decoding llama-2-13b --on phone --weights int4-g128 --output 256")
 def decoding(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     prompt: Annotated[int, typer.Option(help="Prompt tokens of the request.")] = 512,
     output: Annotated[int, typer.Option(help="New tokens of the request.")] = 128,
     weights: CountedWeights = "auto",

@@ -13,7 +13,9 @@ from ridgeline.cli.app import CountedWeights, Json, Model, app
 @app.command(epilog="Example: ridgeline breakdown opt-1.3b --on a100 --prompt 2048")
 def breakdown(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     prompt: Annotated[
         int | None, typer.Option(help="Tokens of each sequence; 2048, or the window if shorter.")
     ] = None,

@@ -68,7 +68,9 @@ def compare(
 @app.command(epilog="Example: ridgeline capacity llama-3-70b --on h200 --context 8192 --batch 16")
 def capacity(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     context: Annotated[
         int | None, typer.Option(help="Tokens of a sequence, to find the batch; the window if not given.")
     ] = None,
@@ -118,7 +120,9 @@ def _write(path: Path | None, draw) -> None:
 )
 def report(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     prompt: Annotated[
         int | None, typer.Option(help="Prompt tokens of each request; 512 if not given.")
     ] = None,

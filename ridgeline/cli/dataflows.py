@@ -17,7 +17,9 @@ def dataflows(
     model: Annotated[
         str | None, typer.Argument(help="A model folder, hub id or built-in config; or give --heads.")
     ] = None,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     prompt: Annotated[
         int | None,
         typer.Option("--prompt", "--length", help="Queries of each sequence; 4096, of images all they have."),

@@ -17,14 +17,19 @@ if TYPE_CHECKING:
     from ridgeline.ops.gpu import Gpu
 
 
+#: Heads that caches after the first are timed with: each is a kernel to compile.
+FEW_HEADS = 2
+
+
 def attention_work(plan: GpuPlan, ops: Gpu) -> list[list[Work]]:
     """Work for the tables ``decode.FORMAT``, ``prompt.FORMAT`` and ``encode.FORMAT``, a list for each."""
     heads = [Heads(*given) for given in plan.heads]
     found = []
-    for format in plan.caches:
-        spans = product(plan.decode_keys, plan.decode_sequences, heads)
+    for number, format in enumerate(plan.caches):
+        mine = heads[:FEW_HEADS] if number else heads
+        spans = product(plan.decode_keys, plan.decode_sequences, mine)
         decodes = [_cached(plan, ops, format, h, Span(1, keys - 1), n) for keys, n, h in spans]
-        prompts = [_cached(plan, ops, format, h, Span(*p), 1) for p, h in product(plan.prompts, heads)]
+        prompts = [_cached(plan, ops, format, h, Span(*p), 1) for p, h in product(plan.prompts, mine)]
         found += [[work for work in decodes if work], [work for work in prompts if work]]
     encodes = [_plain(plan, ops, h, rows, n) for (rows, n), h in product(plan.encodes, heads)]
     return [*found, [work for work in encodes if work]]

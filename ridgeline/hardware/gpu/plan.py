@@ -50,11 +50,12 @@ class GpuPlan:
     @classmethod
     def usual(cls) -> GpuPlan:
         """Every format of weights and caches that the kernels read."""
+        from ridgeline import loading
         from ridgeline.kernels.triton import KV_FORMATS
-        from ridgeline.loading import FORMATS
         from ridgeline.ops.formats import get_format
 
-        quantised = [name for name in FORMATS if get_format(name).is_quantised]
+        names = (*loading.FORMATS, *getattr(loading, "GPU_FORMATS", ()))
+        quantised = [name for name in names if get_format(name).is_quantised]
         rare = tuple(name for name in quantised if name not in cls.formats)
         return cls(rare_formats=rare, caches=("bf16", *(c for c in KV_FORMATS if get_format(c).bits < 16)))
 

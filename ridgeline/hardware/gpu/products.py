@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PLAIN = "bf16"
 #: Outputs that are packed; larger weights repeat them.
-PACKED = 64
+PACKED = 128
 
 
 def product_work(plan: GpuPlan, ops: Gpu) -> list[list[Work]]:
@@ -73,11 +73,12 @@ def random_linear(format: str, outputs: int, inputs: int, device: torch.device) 
     times = -(-outputs // few)
 
     def along(x: torch.Tensor | None, dim: int) -> torch.Tensor | None:
-        if x is None or x.shape[dim] != few:
-            return x
+        if x is None:
+            return None
         copies = [1] * x.dim()
         copies[dim] = times
-        return x.repeat(copies).narrow(dim, 0, outputs).contiguous()
+        size = -(-outputs * x.shape[dim] // few)  # several outputs may share a scale
+        return x.repeat(copies).narrow(dim, 0, size).contiguous()
 
     return replace(
         packed,
