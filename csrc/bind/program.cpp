@@ -153,6 +153,30 @@ void bind_experts_calls(nb::class_<Program>& program) {
             "first_down"_a, "activation"_a, "residual"_a.none(), "out"_a);
 }
 
+void bind_latents(nb::module_& m, nb::class_<Program>& program) {
+    nb::class_<LatentHeads>(m, "LatentHeads")
+        .def("__init__", [](LatentHeads* x, int64_t count, int64_t rank, int64_t content, int64_t rotated,
+                            int64_t value) { new (x) LatentHeads{count, rank, content, rotated, value}; });
+    nb::class_<LatentCache>(m, "LatentCache")
+        .def("__init__", [](LatentCache* x, Dtype dtype, int64_t columns, int64_t block) {
+            new (x) LatentCache{dtype, columns, block};
+        });
+    nb::class_<LatentCall>(m, "LatentCall")
+        .def("__init__", [](LatentCall* x, const LatentHeads& heads, NormKind norm, int64_t weight,
+                            Dtype weight_dtype, double eps, const Layout& up, int64_t up_number,
+                            KvFormat format, int64_t cache, const LatentCache& stored, int64_t cut,
+                            int64_t rotation, bool interleaved, const Mask& mask, const Score& score) {
+            new (x) LatentCall{heads,  norm,     {weight, weight_dtype},
+                               eps,    up,       up_number,
+                               format, cache,    stored,
+                               cut,    rotation, interleaved,
+                               mask,   score};
+        });
+    program.def("attend_latent", [](Program& p, Operand q, Operand kv, const LatentCall& call, Operand out) {
+        p.add(attend_latent_call(q, kv, call, out));
+    });
+}
+
 void bind_records(nb::module_& m) {
     nb::enum_<Place>(m, "Place")
         .value("workspace", Place::workspace)
@@ -187,6 +211,7 @@ void bind_program(nb::module_& m) {
     bind_rows_calls(program);
     bind_calls(program);
     bind_experts_calls(program);
+    bind_latents(m, program);
     program.def("run", with_frame<&Program::run>()).def("profile", with_frame<&Program::profile>());
 }
 

@@ -74,6 +74,42 @@ struct ExpertsCall {
     Activation activation;
 };
 
+/// Heads whose keys of `content` elements and values are made of latents of `rank`; `rotated` further
+/// elements of every key are shared by all heads.
+struct LatentHeads {
+    int64_t count;
+    int64_t rank;
+    int64_t content;
+    int64_t rotated;
+    int64_t value;
+};
+
+/// How a cache of latents is kept: [blocks][block][columns].
+struct LatentCache {
+    Dtype dtype;
+    int64_t columns;
+    int64_t block;  // tokens
+};
+
+/// Attention to latents: their norm, the matrix that makes keys and values of them, what these are multiplied
+/// in, and numbers as in `Attended`. Where angles are `interleaved`, neighbours turn together.
+struct LatentCall {
+    LatentHeads heads;
+    NormKind norm;
+    Stored norm_weight;
+    double eps;
+    Layout up;
+    int64_t up_number;
+    KvFormat format;
+    int64_t cache;
+    LatentCache stored;
+    int64_t cut;
+    int64_t rotation;
+    bool interleaved;
+    Mask mask;
+    Score score;
+};
+
 /// Two kinds of rows, sequence by sequence.
 struct TwoCuts {
     int64_t first;
@@ -107,5 +143,7 @@ Program::Call split_rows_call(Operand x, const TwoCuts& cuts, Operand a, Operand
 Program::Call route_call(Operand logits, const RouterCall& router, Operand routes);
 Program::Call experts_call(Operand x, Operand routes, const ExpertsCall& experts,
                            std::optional<Operand> residual, Operand out);
+/// Rotates q and the keys that all heads share, normalises latents, stores both, and attends.
+Program::Call attend_latent_call(Operand q, Operand kv, const LatentCall& call, Operand out);
 
 }  // namespace ridgeline

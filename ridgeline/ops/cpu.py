@@ -3,7 +3,7 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
-A pass with latents is walked through, since the caches of a program hold none.
+What a recording does not serve, such as latents cached in fp16, is walked through.
 """
 
 from __future__ import annotations

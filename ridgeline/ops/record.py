@@ -18,11 +18,11 @@ from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
 from ridgeline.ops.batch import Batch, Memory
-from ridgeline.ops.latent import Latent
 from ridgeline.ops.layers import Layer
 from ridgeline.ops.profile import Fold
 from ridgeline.ops.record_diffusion import RecordedDiffusion
 from ridgeline.ops.record_experts import RecordedExperts
+from ridgeline.ops.record_latent import RecordedLatents
 from ridgeline.ops.recording import (
     Call,
     Cut,
@@ -31,7 +31,6 @@ from ridgeline.ops.recording import (
     Places,
     Recording,
     Rows,
-    Unrecordable,
     Value,
     assemble,
 )
@@ -64,7 +63,7 @@ def record(
     attention multiplies as ``attention_format``, bf16 or fp32, says. ``memory`` is what a decoder reads of
     its encoder, by a cache or by its states.
 
-    Raises Unrecordable for a pass with an operator that no call does: latents.
+    Raises Unrecordable for a pass that asks for what no call does, such as a cache of latents in fp16.
     """
     ops = Record(attention_format)
     return ops.finish(model.forward(ops, ops.batch(all_rows, cache, memory)))
@@ -94,7 +93,7 @@ class _RecordedCache:
         return self.like, self.first + index
 
 
-class Record(RecordedDiffusion, RecordedExperts):
+class Record(RecordedDiffusion, RecordedExperts, RecordedLatents):
     """The operators, noted. One instance records one pass."""
 
     def __init__(self, attention_format: str) -> None:
@@ -248,9 +247,6 @@ class Record(RecordedDiffusion, RecordedExperts):
         op = self._fold.note("softcap")
         # In place, since nothing else reads what is capped: logits of a large vocabulary are held once.
         return self._call(op, (x,), x, lambda program, at: program.softcap(at.operand(x), cap, at.operand(x)))
-
-    def attend_latent(self, q: Matrix, kv: Matrix, latent: Latent, **options: object) -> Matrix:
-        raise Unrecordable("the native caches hold no latents")
 
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")

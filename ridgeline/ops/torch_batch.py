@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -203,6 +204,11 @@ class TorchCache:
         self._layers = [
             TorchLayerCache(tuple(kept[i] for kept in storage), spec.block_size) for i in range(spec.layers)
         ]
+
+    @property
+    def addresses(self) -> array:
+        """Those of the layers' latents."""
+        return array("Q", (layer.stored[0].data_ptr() for layer in self._layers))
 
     def layer(self, index: int) -> TorchLayerCache:
         return self._layers[index]
