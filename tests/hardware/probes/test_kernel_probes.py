@@ -227,7 +227,7 @@ def test_weights_of_the_last_level_cache_are_tried_where_the_cores_own_would_hol
 
 
 def test_all_of_the_ring_is_read_before_a_weight_that_the_last_level_cache_shall_hold(ring, monkeypatch):
-    """A round reads a few weights of it, and by the next round other probes have passed through the caches."""
+    """A round reads a few weights of it, and by the next one other probes have passed through the caches."""
     near, read = Ring(1 << 20), []
     monkeypatch.setattr(linear._Layer, "seconds", lambda layer, rows: read.append(layer.bytes) or 1e-6)
     probes = linear_probes("bf16", (1,), (32,), ring, nothing, near)
