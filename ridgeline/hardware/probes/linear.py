@@ -20,6 +20,8 @@ from ridgeline.ops.records import Weight
 WEIGHT = PRODUCT = 1
 #: Beyond so many rows a product takes as long whichever cache its weight is in.
 MOST_ROWS_OF_LAST = 64
+#: Inputs of the weight that a whole ring is read as, and outputs that are packed together.
+SWEEP_INPUTS, PANEL = 1024, 32
 
 
 def linear_probes(
@@ -36,6 +38,7 @@ def linear_probes(
     which the last-level cache holds, for few rows and weights of at most the ``own`` bytes of the cores' own
     caches. ``between`` runs before each call."""
     probes = []
+    read_last = _Sweep(last).read if last else None
     for width in widths:
         layer = _Layer(format, (width, width), ring, last)
         of_last = [n for n in rows if n <= MOST_ROWS_OF_LAST] if last and layer.bytes <= own else []
@@ -46,7 +49,9 @@ def linear_probes(
         ):
             for n in ns:
 
-                def prepare(aim: Callable[[], None] = aim) -> Sequence[Any]:
+                def prepare(aim: Callable[[], None] = aim, near: bool = place == "last") -> Sequence[Any]:
+                    if near and read_last:
+                        read_last()
                     aim()
                     return between()
 
@@ -54,6 +59,19 @@ def linear_probes(
                 figure, call = _figure(format, place, n, width), partial(layer.seconds, n)
                 probes.append(KernelProbe(figure, call, prepare=prepare, twin=twin, memory=layer.bytes))
     return probes
+
+
+class _Sweep:
+    """Reads a whole ring as a weight: then the last-level cache holds it, and the nearer ones only its end.
+    Without that, what a few calls of a round leave unread is out of every cache by the next round."""
+
+    def __init__(self, ring: Ring) -> None:
+        panel = 2 * PANEL * SWEEP_INPUTS
+        self._ring = _Layer("bf16", (ring.memory.numel() // panel * PANEL, SWEEP_INPUTS), ring)
+        self._ring.stay()
+
+    def read(self) -> None:
+        self._ring.seconds(1)
 
 
 def shaped_probes(

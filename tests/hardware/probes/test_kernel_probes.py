@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ridgeline.hardware.kernels import ASPECT, Affine
+from ridgeline.hardware.probes import linear
 from ridgeline.hardware.probes import streamed_parts as parts_behind
 from ridgeline.hardware.probes.attend import (
     SHORT,
@@ -223,6 +224,17 @@ def test_weights_of_the_last_level_cache_are_tried_where_the_cores_own_would_hol
     nbytes = table.weight_bytes[0]
     assert table.seconds(1, nbytes, cached=True) == 3.0
     assert table.seconds(1, nbytes, cached=True, own=True) == table.seconds(1, nbytes, cached=False) == 1.0
+
+
+def test_all_of_the_ring_is_read_before_a_weight_that_the_last_level_cache_shall_hold(ring, monkeypatch):
+    """A round reads a few weights of it, and by the next one other probes have passed through the caches."""
+    near, read = Ring(1 << 20), []
+    monkeypatch.setattr(linear._Layer, "seconds", lambda layer, rows: read.append(layer.bytes) or 1e-6)
+    probes = linear_probes("bf16", (1,), (32,), ring, nothing, near)
+    for place in ("warm", "fresh", "last"):
+        read.clear()
+        run([probe for probe in probes if probe.figure == f"kernels.linear.bf16.{place}[1, 32]"])
+        assert read == [near.memory.numel()] * (place == "last") + [2 * 32 * 32]
 
 
 def test_weights_are_counted_with_their_padding():
