@@ -19,7 +19,7 @@ from ridgeline.hardware.kernels import Affine, Kernels
 from ridgeline.hardware.measured import is_measured_gpu
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import Access, Flops, Kernel, Role, SequenceWork
-from ridgeline.ops.lowering import CPU, FUSED, GPU_ENGINE
+from ridgeline.ops.lowering import CPU, FUSED, GPU_ENGINE, NAIVE_ATTENTION
 from ridgeline.ops.numbers import Number, is_array, maximum, where
 from ridgeline.ops.trace import OpCost, Trace, op_class
 from ridgeline.predict.residency import PlacedKernel, bandwidth_at, footprint, input_distances, place
@@ -238,13 +238,14 @@ def _on_gpu(trace: Trace, device: Device, tier: Tier) -> Prediction:
 
 
 def as_engines_run(trace: Trace, tier: Tier | None) -> Trace:
-    """A pass of fused operators as engines run it on a GPU whose kernels have time models: rotations and gated
-    activations are kernels of their own. A training step, another lowering and other tiers are left as they
-    are: a datasheet's bound is that of the fewest kernels."""
+    """A pass of fused operators, or one with naive attention, as engines run it on a GPU whose kernels have
+    time models: rotations and gated activations are kernels of their own. A training step, the lowering of a
+    reading and other tiers are left as they are: a datasheet's bound is that of the fewest kernels."""
     modelled = tier in (Tier.GENERIC, Tier.CALIBRATED) and trace.forward is None
-    if not modelled or trace.lowering.fused != FUSED.fused:
+    if not modelled or trace.lowering.name not in (FUSED.name, NAIVE_ATTENTION.name):
         return trace
-    return trace.lowered(replace(trace.lowering, name=GPU_ENGINE.name, fused=GPU_ENGINE.fused))
+    apart = FUSED.fused - GPU_ENGINE.fused
+    return trace.lowered(replace(trace.lowering, name=GPU_ENGINE.name, fused=trace.lowering.fused - apart))
 
 
 def _on_measured_gpu(trace: Trace, device: Device) -> Prediction:

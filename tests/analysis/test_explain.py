@@ -101,7 +101,7 @@ def test_what_windows_leave_unseen_is_told_beside_what_the_engine_keeps():
 
 def test_layers_with_and_without_a_window_take_different_time():
     (prefill,) = explain("gemma-2-9b", "h100", prompt=8000, output=0).phases
-    calls = {k.seconds: k.repeat for k in prefill.kernels if k.name == "attention"}
+    calls = {k.seconds: k.repeat for k in prefill.kernels if k.name == "attention" and k.flops.matrix}
     assert list(calls.values()) == [21, 21]
 
 

@@ -16,6 +16,7 @@ from ridgeline.predict import predict
 from ridgeline.predict.gpu.elementwise import seconds as elementwise_seconds
 from ridgeline.predict.gpu.gemm import gemm_time, seconds
 from ridgeline.predict.gpu.generic import constants_of
+from ridgeline.predict.prediction import as_engines_run
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
 
 LLAMA = declare(load_config("llama-2-7b"), "fp16")
@@ -44,12 +45,11 @@ def test_every_prediction_says_of_each_kind_where_its_constants_come_from():
 
 
 @pytest.mark.parametrize("span", [Span(1, 512), Span(700), Span(1, 100, count=32)])
-@pytest.mark.parametrize("lowering", [None, NAIVE_ATTENTION, UNFUSED])
+@pytest.mark.parametrize("lowering", [FUSED, NAIVE_ATTENTION, UNFUSED])
 def test_no_kernel_but_one_in_cache_beats_the_datasheet_by_much(span, lowering):
     """The A100's constants lie below its rates; what goes beyond them does so through the L2."""
     device = load_device("a100-80gb")
-    trace = trace_step(LLAMA, [span])
-    trace = trace if lowering is None else trace.lowered(lowering)
+    trace = as_engines_run(trace_step(LLAMA, [span]).lowered(lowering), Tier.CALIBRATED)
     best, found = (predict(trace, device, tier) for tier in ("datasheet", "calibrated"))
     assert found.seconds > best.seconds
     for least, kernel in zip(best.kernels, found.kernels, strict=True):
@@ -120,7 +120,9 @@ def test_a_slow_exponential_unit_is_the_bound_of_a_softmax_on_a_gpu_too():
 
 def test_a_fused_activation_waits_for_slow_exponentials():
     slow = replace(H100, exp_rate=1e9)
-    gate_up = next(k for k in predict_step(LLAMA, slow, [Span(512)]).kernels if k.op == "mlp.gate_up")
+    epilogue = replace(FUSED, name="with an epilogue")
+    kernels = predict_step(LLAMA, slow, [Span(512)], lowering=epilogue).kernels
+    gate_up = next(k for k in kernels if k.op == "mlp.gate_up")
     assert gate_up.bound == "exp"
     assert gate_up.seconds > gate_up.flops.exp / 1e9
 
