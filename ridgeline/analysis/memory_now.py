@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: operators wait for.
 STEADY, STEADY_RATE = 0.05, 0.2
 #: How often a phase is predicted and run anew because memory moved meanwhile.
-ATTEMPTS = 3
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)

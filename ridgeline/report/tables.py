@@ -285,6 +285,10 @@ def show_check(console: Console, found: Check, *, by_class: bool = False) -> Non
         console.print(class_checks(phase) if by_class else _operator_checks(phase))
 
 
+#: From this change of memory's rate on, carrying the measured times over shows.
+CARRIED_FAR = 0.25
+
+
 def _memory_lines(found: Check) -> list[str]:
     """What the predictions take memory's rate to be, and where it moved meanwhile."""
     readings = [p.memory for p in found.phases if p.memory is not None]
@@ -294,6 +298,8 @@ def _memory_lines(found: Check) -> list[str]:
         f"Times that wait for memory go by its rate read before each phase; when the machine was measured "
         f"it was {readings[0].measured / 1e9:.0f} GB/s."
     ]
+    if any(abs(r.before / r.measured - 1) > CARRIED_FAR for r in readings):
+        lines.append("That is far from it: after another `ridgeline measure` predictions are better.")
     for p in found.phases:
         if p.memory is not None and p.memory.moved:
             lines.append(

@@ -80,7 +80,14 @@ def test_a_check_says_what_memorys_rate_it_goes_by_and_where_it_moved(console, c
     assert "48, 47 GB/s" in words
     assert "48, 80 GB/s" in words
     assert words.count("Memory moved while") == 1
+    assert "far from it" not in words
     assert "Memory moved while decode" in words
+
+
+def test_a_check_far_from_the_measured_rate_asks_for_a_new_measurement(console, cpu, checked):
+    found = checked(explain("smollm2-135m", cpu, prompt=64, output=2))
+    show_check(console, with_memory(found, *[MemoryReading(5e10, 8e10, 8e10, False)] * 2))
+    assert " ".join(said(console).split()).count("far from it: after another `ridgeline measure`") == 1
 
 
 def test_a_check_by_the_file_as_it_is_says_so(console, cpu, checked):

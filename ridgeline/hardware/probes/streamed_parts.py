@@ -200,9 +200,9 @@ class _Behind:
 
     def move(self) -> None:
         """The next call reads a weight and a norm's vector that are out of every cache."""
-        self._replay.exchange(_WEIGHT, self._take())
-        if self._vector is not None:
+        if self._vector is not None:  # taken first: what lies behind the weight is fetched ahead of its turn
             self._replay.exchange(_VECTOR, self._vector())
+        self._replay.exchange(_WEIGHT, self._take())
 
     def seconds(self, rows: int) -> float:
         ids = [i % self._rows for i in range(rows)]
