@@ -15,13 +15,6 @@ ON_TWO = "--on h100-sxm,epyc-9654"
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("training t5-small --on h100-sxm", "t5-small is an encoder-decoder"),
-        ("breakdown t5-small --on h100-sxm --prompt 64", "t5-small is an encoder-decoder"),
-        ("dataflows t5-small --on h100-sxm", "t5-small is an encoder-decoder"),
-        (f"place t5-small {ON_TWO}", "t5-small is an encoder-decoder"),
-        (f"place dit-xl-2 {ON_TWO}", "dit-xl-2 is a diffusion Transformer"),
-        (f"place bert-base {ON_TWO}", "bert-base is an encoder"),
-        (f"place gemma-3-27b {ON_TWO}", "a model with fewer kinds of layers"),
         (f"place llama-3.2-1b {ON_TWO} --latency inf", "a latency that is finite"),
         ("dataflows llama-3.2-1b --on h100-sxm --on-chip nan", "finite number of bytes, not nan"),
         ("dataflows llama-3.2-1b --on h100-sxm --on-chip inf", "finite number of bytes, not inf"),

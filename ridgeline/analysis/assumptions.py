@@ -42,8 +42,8 @@ def common_assumptions(
         yield f"quantised weights are expanded to {multiplied} on chip and multiplied so"
     if tier in (Tier.GENERIC, Tier.CALIBRATED):
         yield (
-            "kernels follow each other without a gap, as in a recorded graph; those that no library would "
-            "merge are merged"
+            "kernels follow each other without a gap, as in a recorded graph; activations and rotations are "
+            "kernels of their own, as engines have them"
         )
     if tier is Tier.GENERIC:
         yield "kernels reach as much of the rates as on other devices, calibrated ones of this class"

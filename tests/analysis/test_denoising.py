@@ -211,7 +211,7 @@ def test_the_terminal_names_steps_images_and_multiply_adds():
         "8 x 256 x 256 pixels, guided",
         "250 steps",
         "119B multiply-adds",
-        "modulation",
+        "mlp.up/activation",
     ):
         assert part in said
 

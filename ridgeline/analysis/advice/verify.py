@@ -90,13 +90,13 @@ def _try(
         other = load(
             model, weights=f"random:{trial}" if weights.startswith("random") else trial, device=device
         )
-        now = _request(advice, plain, advice.batch)
-        better = _request(advice, other, suggestion.plan.batch)
-        seconds = [(next(now), next(better)) for _ in range(rounds)]
-        a, b = (statistics.median(column) for column in zip(*seconds, strict=True))
-        ratio = a / b
-        if advice.goal == Goal.THROUGHPUT:
-            ratio *= suggestion.plan.batch / advice.batch
+    now = _request(advice, plain, advice.batch)
+    better = _request(advice, other, suggestion.plan.batch)
+    seconds = [(next(now), next(better)) for _ in range(rounds)]
+    a, b = (statistics.median(column) for column in zip(*seconds, strict=True))
+    ratio = a / b
+    if advice.goal == Goal.THROUGHPUT:
+        ratio *= suggestion.plan.batch / advice.batch
     return Trial(suggestion.technique, suggestion.gain, ratio)
 
 
