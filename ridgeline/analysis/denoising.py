@@ -30,8 +30,8 @@ from ridgeline.ops.lowering import FUSED, Lowering
 from ridgeline.ops.numbers import Number
 from ridgeline.ops.trace import Trace
 from ridgeline.predict import Prediction
-from ridgeline.predict.prediction import predict
 from ridgeline.predict.tiers import Tier, tier_of
+from ridgeline.predict.times import predict
 
 #: The name of the phase that is explained and checked.
 STEP = "denoise"

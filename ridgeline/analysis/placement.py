@@ -23,8 +23,9 @@ from ridgeline.ops.kernel import Role, Value
 from ridgeline.ops.lowering import Lowering
 from ridgeline.ops.trace import OpCost, Trace
 from ridgeline.predict.placement import Costs, Flow, Placement, best, flows, given
-from ridgeline.predict.prediction import Prediction, predict
+from ridgeline.predict.prediction import Prediction
 from ridgeline.predict.tiers import Tier, tier_of
+from ridgeline.predict.times import predict
 
 #: What links unlike devices unless it is said: PCIe 4 x16 in one direction, and the time that a copy takes to
 #: begin.

@@ -16,7 +16,8 @@ from ridgeline.ops.formats import get_format
 from ridgeline.ops.lowering import FUSED, GPU, GPU_QUANTISED, Lowering
 from ridgeline.ops.numbers import Number, is_array
 from ridgeline.ops.trace import Trace
-from ridgeline.predict.prediction import Prediction, predict
+from ridgeline.predict.prediction import Prediction
+from ridgeline.predict.times import predict
 
 if TYPE_CHECKING:
     from ridgeline.ops.count_context import Context

@@ -17,7 +17,7 @@ from ridgeline.ops.batch import Span
 from ridgeline.ops.lowering import FUSED, Lowering
 from ridgeline.ops.trace import Trace
 from ridgeline.predict import predict
-from ridgeline.predict.prediction import resource_seconds
+from ridgeline.predict.roofline import resource_seconds
 
 if TYPE_CHECKING:
     from ridgeline.loading import Loaded

@@ -10,7 +10,8 @@ from ridgeline.ops.numbers import Number, maximum
 from ridgeline.ops.trace import Trace
 from ridgeline.predict.collectives import Links, constants_of, seconds
 from ridgeline.predict.layout import Layout
-from ridgeline.predict.prediction import KernelTime, Prediction, predict
+from ridgeline.predict.prediction import KernelTime, Prediction
+from ridgeline.predict.times import predict
 
 #: What a kernel that communicates is bound by.
 LINK = "link"
@@ -35,7 +36,7 @@ def comm_seconds(comm: Comm, cluster: Cluster, layout: Layout) -> Number:
 def predict_shard(trace: Trace, cluster: Cluster, layout: Layout) -> Prediction:
     """The time of one rank's trace; what overlaps with the rest of its operator counts where it is longer.
 
-    Raises InputError as :func:`~ridgeline.predict.prediction.predict` does.
+    Raises InputError as :func:`~ridgeline.predict.predict` does.
     """
     found = predict(trace, cluster.device)
     comms = {

@@ -19,7 +19,7 @@ from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
 from ridgeline.ops.cpu import Cpu
 from ridgeline.predict import predict
-from ridgeline.predict.prediction import resource_seconds
+from ridgeline.predict.roofline import resource_seconds
 from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.pack import random_packed
 from tests.ops.small_models import small
