@@ -1,8 +1,8 @@
 """The roofline of a kernel: what each resource of a device needs for it by itself.
 
 A kernel takes its launch plus the longest of: matrix operations at the dense matrix rate, vector operations
-at the vector rate, exponentials at theirs, and bytes at the bandwidth of the level that serves them (Williams,
-Waterman, Patterson 2009, with two more ceilings).
+at the vector rate, exponentials at theirs, and bytes at the bandwidth of the level that serves them
+(Williams, Waterman, Patterson 2009, with two more ceilings).
 """
 
 from __future__ import annotations

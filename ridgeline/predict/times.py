@@ -1,8 +1,8 @@
 """Time of every kernel of a trace on a device, at one of the device's tiers.
 
 A datasheet takes every kernel to reach the device's rates, which real ones do in part. On a GPU time models
-of kernels say how far they do, with constants fitted to the device or taken from others. On a measured machine
-the time is looked up in what its kernels were measured to take.
+of kernels say how far they do, with constants fitted to the device or taken from others. On a measured
+machine the time is looked up in what its kernels were measured to take.
 """
 
 from __future__ import annotations
