@@ -222,11 +222,6 @@ def test_a_cache_in_a_format_that_kernels_do_not_read_is_refused(device, format)
         Gpu(torch.float32, device).alloc_cache(CacheSpec(1, 1, 8, format), 3)
 
 
-def test_a_diffusion_model_is_refused_on_a_gpu():
-    with pytest.raises(InputError, match="dit-s-2 is a diffusion Transformer, which runs on the cpu only"):
-        load("dit-s-2", weights="random", device="cuda")
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_cuda_is_refused_in_a_line(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")

@@ -81,4 +81,5 @@ def test_a_long_prompts_attention_is_bound_by_whichever_unit_is_slower(slower, b
     h100 = load_device("h100")
     device = replace(h100, exp_rate=h100.exp_rate / slower)
     trace = count(declare(load_config("llama-3.2-1b")), Span(2**17))
-    assert {k.bound for k in predict(trace, device).kernels if k.op == "attention"} == {bound}
+    attention = [k for k in predict(trace, device).kernels if k.op == "attention" and k.flops.matrix]
+    assert {k.bound for k in attention} == {bound}
