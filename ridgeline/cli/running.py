@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Device, DraftThreads, DraftWeights, Json, Model, Speculate, Weights, app
+from ridgeline.cli.app import (
+    Device,
+    DraftThreads,
+    DraftWeights,
+    Invariant,
+    Json,
+    Model,
+    Speculate,
+    Weights,
+    app,
+)
 
 
 @app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
@@ -29,6 +39,7 @@ def generate(
     ] = None,
     weights: Weights = "auto",
     device: Device = "cpu",
+    invariant: Invariant = False,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -37,7 +48,7 @@ def generate(
     """Continue a prompt; the text streams as it is made."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     schema = None if json_schema is None else support.json_text("--json-schema", json_schema)
-    loaded = support.load_to_generate(model, weights, options, device)
+    loaded = support.load_to_generate(model, weights, options, device, invariant)
     wanted = {
         "max_tokens": max_tokens,
         "sampling": loaded.sampling(**options),
@@ -70,6 +81,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     weights: Weights = "auto",
     device: Device = "cpu",
+    invariant: Invariant = False,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -77,7 +89,7 @@ def chat(
     """Talk with a model, or let it continue your text; /help lists what it takes."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     support.refuse_encoder_decoder(model)
-    loaded = support.load_to_generate(model, weights, options, device)
+    loaded = support.load_to_generate(model, weights, options, device, invariant)
     from ridgeline.chat.terminal import chat as run
     from ridgeline.engine.speculation.choice import choose
 

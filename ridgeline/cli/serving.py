@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Device, DraftThreads, DraftWeights, Model, Speculate, Weights, app
+from ridgeline.cli.app import Device, DraftThreads, DraftWeights, Invariant, Model, Speculate, Weights, app
 
 
 @app.command(epilog="Example: ridgeline serve demo --port 8000 --api-key secret")
@@ -43,6 +43,7 @@ def serve(
     ] = 30.0,
     weights: Weights = "auto",
     device: Device = "cpu",
+    invariant: Invariant = False,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
@@ -62,7 +63,7 @@ def serve(
     listening = bind(host, port)  # before the weights are loaded for nothing
     with ExitStack() as held:
         held.enter_context(listening)
-        loaded = support.load(model, weights, device)
+        loaded = support.load(model, weights, device, invariant)
         support.note_ignored(loaded)
         if threads is not None:
             from ridgeline.hardware.threads import threads as computing_threads

@@ -16,6 +16,7 @@ import torch
 
 from ridgeline.errors import InputError
 from ridgeline.kernels import triton as kernels
+from ridgeline.kernels.fp8 import Fp8Linear
 from ridgeline.kernels.linear import PackedLinear
 from ridgeline.kernels.triton.arguments import MOST_HEAD_DIM
 from ridgeline.kernels.triton.runtime import default_device
@@ -23,7 +24,8 @@ from ridgeline.ops import torch_cpu
 from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.gpu_batch import NO_ANGLES, Angles, GpuCache, GpuSpans, free_bytes, gigabytes
 from ridgeline.ops.gpu_graph import DecodeGraphs
-from ridgeline.ops.lowering import GPU, GPU_QUANTISED
+from ridgeline.ops.latent import Mla
+from ridgeline.ops.lowering import GPU, GPU_INVARIANT, GPU_QUANTISED
 from ridgeline.ops.records import Activation, Mask, Norm, RelativeBias, Rope, Score, Weight
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.relative import bias_by_distance
@@ -37,18 +39,29 @@ if TYPE_CHECKING:
 
 class Gpu(Reference):
     """The operators on a GPU, for weights that lie there (:func:`to_gpu`). ``dtype`` is that of activations;
-    ``quantised`` says whether the weights of linear layers are, which decides what its kernels merge.
+    ``quantised`` says whether the weights of linear layers are, which decides what its kernels merge. With
+    ``invariant`` a row's bits do not depend on the other rows of a step, nor on how its sequence was cut into
+    steps: products and attention sum in one order, and latents are always expanded.
 
     Raises InputError where there is no GPU, or no Triton.
     """
 
     def __init__(
-        self, dtype: torch.dtype, device: torch.device | str | None = None, *, quantised: bool = False
+        self,
+        dtype: torch.dtype,
+        device: torch.device | str | None = None,
+        *,
+        quantised: bool = False,
+        invariant: bool = False,
     ) -> None:
-        super().__init__(dtype, default_device() if device is None else device)
-        self.lowering = GPU_QUANTISED if quantised else GPU
+        mla = Mla.EXPANDED if invariant else Mla.AUTO
+        super().__init__(dtype, default_device() if device is None else device, mla)
+        self.lowering = GPU_INVARIANT if invariant else GPU_QUANTISED if quantised else GPU
+        self.invariant = invariant
+        self._schedule = "invariant" if invariant else "auto"
         self._graphs = DecodeGraphs(self)
         self._made: dict[int, tuple[Weight, torch.Tensor]] = {}
+        self._units: dict[int, torch.Tensor] = {}
 
     # -- whole passes ---------------------------------------------------------------------------------
 
@@ -139,14 +152,15 @@ class Gpu(Reference):
         scale: torch.Tensor | None = None,
         spans: TorchSpans | None = None,
     ) -> torch.Tensor:
-        if norm.weight is None:
-            return super().norm(x, norm, shift=shift, scale=scale, spans=spans)
-        if norm.kind == "rms":
-            y = kernels.rms_norm(x, self._norm_weight(norm), norm.eps)
+        bias = None if norm.bias is None else norm.bias.data
+        if norm.weight is None:  # PyTorch's own means are summed in an order that depends on the rows
+            weight = self._ones(x.shape[-1])
         else:
-            y = kernels.layer_norm(
-                x, norm.weight.data, None if norm.bias is None else norm.bias.data, norm.eps
-            )
+            weight = self._norm_weight(norm)
+        if norm.kind == "rms":
+            y = kernels.rms_norm(x, weight, norm.eps)
+        else:
+            y = kernels.layer_norm(x, weight, bias, norm.eps)
         return y if shift is None else modulate(y, shift, scale, spans)
 
     def linear(
@@ -162,7 +176,13 @@ class Gpu(Reference):
         spans: TorchSpans | None = None,
     ) -> torch.Tensor:
         packed, vector = weight.data, None if bias is None else bias.data
-        if isinstance(packed, kernels.GpuLinear) and packed.scales is not None and gate is None:
+        is_quantised = isinstance(packed, kernels.GpuLinear) and packed.scales is not None
+        if self.invariant and gate is None:
+            if not is_quantised:
+                gated = activation is not None and activation.endswith("_gated")
+                packed = kernels.GpuLinear.plain(self._data(weight), gated=gated)
+            return kernels.linear_invariant(x, packed, vector, activation, residual)
+        if is_quantised and gate is None:
             return kernels.linear(x, packed, vector, activation, residual)
         matrix = self._data(weight)
         y = torch.nn.functional.linear(x, matrix, None if vector is None else vector.to(self.dtype))
@@ -187,7 +207,7 @@ class Gpu(Reference):
     ) -> torch.Tensor:
         spans = GpuSpans.of(spans)
         angles = NO_ANGLES if rope is None else spans.angles(rope)
-        options = _options(mask, score) | {"distance_bias": self._by_distance(score.bias)}
+        options = self._options(mask, score) | {"distance_bias": self._by_distance(score.bias)}
         if cache is not None and k is None:
             return kernels.attend_stored(q, cache, spans.sequences(cache.tokens), **options).flatten(1)
         if rope is not None and (cache is None or rope.dim < q.shape[-1]):
@@ -217,7 +237,7 @@ class Gpu(Reference):
             return torch_cpu.attention(q, keys, values, mask, score)
         k, v = (x.transpose(0, 1)[None] for x in (keys, values))
         return kernels.attention(
-            q[None].contiguous(), k.contiguous(), v.contiguous(), **_options(mask, score)
+            q[None].contiguous(), k.contiguous(), v.contiguous(), **self._options(mask, score)
         )[0]
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -236,8 +256,17 @@ class Gpu(Reference):
             return norm.weight.data
         return self._once(norm.weight, lambda: (norm.weight.data.float() + norm.offset) * norm.scale)
 
+    def _options(self, mask: Mask, score: Score) -> dict[str, Any]:
+        policy = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        return policy | {"softcap": score.softcap, "schedule": self._schedule}
+
     def _by_distance(self, bias: RelativeBias | None) -> torch.Tensor | None:
         return None if bias is None else self._once(bias.table, lambda: bias_by_distance(bias))
+
+    def _ones(self, size: int) -> torch.Tensor:
+        if size not in self._units:
+            self._units[size] = torch.ones(size, device=self.device)
+        return self._units[size]
 
     def _once(self, weight: Weight, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         if id(weight) not in self._made:
@@ -247,10 +276,6 @@ class Gpu(Reference):
     def _data(self, weight: Weight) -> torch.Tensor:
         packed = isinstance(weight.data, kernels.GpuLinear)
         return (weight.data.unpack() if packed else weight.data).to(self.dtype)
-
-
-def _options(mask: Mask, score: Score) -> dict[str, Any]:
-    return {"causal": mask.causal, "window": mask.window, "scale": score.scale, "softcap": score.softcap}
 
 
 def _turned(x: torch.Tensor, angles: Angles) -> torch.Tensor:
@@ -283,4 +308,6 @@ def to_gpu(model: Model, device: torch.device | str | None = None) -> Model:
 def _moved(data: Any, device: torch.device) -> Any:
     if isinstance(data, tuple):
         return tuple(_moved(one, device) for one in data)
-    return kernels.GpuLinear.of(data, device) if isinstance(data, PackedLinear) else data.to(device)
+    if isinstance(data, PackedLinear | Fp8Linear):
+        return kernels.GpuLinear.of(data, device)
+    return data.to(device)

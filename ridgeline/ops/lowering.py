@@ -70,3 +70,5 @@ TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 GPU = Lowering("gpu", frozenset({("linear", "bias"), ("attend", "append")}) | _ATTENTION)
 #: The same with quantised weights, whose kernel has the epilogue in it.
 GPU_QUANTISED = Lowering("gpu, quantised", GPU.fused | _NATIVE_EPILOGUE)
+#: The same where a row's bits depend on that row alone: a kernel of that kind takes plain weights, too.
+GPU_INVARIANT = Lowering("gpu, invariant", GPU_QUANTISED.fused, mla=Mla.EXPANDED)

@@ -9,6 +9,8 @@ What differs from the CPU's:
   from ``max_keys``, not from the lengths: with both bounds given one CUDA graph serves all lengths. ``auto``
   takes it where a sequence's rows fit one tile and its keys more than a split. Its bits depend neither on the
   batch nor on ``max_keys``; ``flash`` differs from it by rounding.
+- ``invariant`` takes one tile for every number of rows, and splits wherever there is more than one, so that a
+  row of a prompt has the bits that it has alone. Its partial results take splits * rows * heads * dim floats.
 - An infinity or a NaN in a value that a row does not see may spoil that row if a neighbour in its tile sees
   it. Keys and values beyond a sequence's length are never read.
 """
@@ -244,16 +246,24 @@ def launch(
     heads, dim = q.shape[-2:]
     kv_heads, value_dim = v.shape[-2:]
     group = heads // kv_heads
+    fixed = schedule == "invariant"
     one_tile = layout.max_rows * group <= tiles("decode", dim, q.element_size(), q.device).m
-    split = schedule == "split_kv" or (schedule == "auto" and one_tile and layout.max_keys > SPLIT)
+    # One split alone has the bits of its merging, but for a sink's logit, which is added elsewhere; and only
+    # splits take a window's tiles in their order.
+    splitting = layout.max_keys > SPLIT or policy.left >= 0 or policy.sink_logits is not None
+    split = schedule == "split_kv" or (
+        splitting if fixed else schedule == "auto" and one_tile and layout.max_keys > SPLIT
+    )
     splits = max(1, -(-layout.max_keys // SPLIT)) if split else 1
-    tile = tiles("decode" if one_tile else "attention", max(dim, value_dim), q.element_size(), q.device)
+    kernel = "attention_invariant" if fixed else "decode" if one_tile else "attention"
+    tile = tiles(kernel, max(dim, value_dim), q.element_size(), q.device)
     o, o_lse = out, lse
     if split:
         o = torch.empty(splits, *out.shape, dtype=torch.float32, device=q.device)
         o_lse = torch.empty(splits, *lse.shape, dtype=torch.float32, device=q.device)
     cells = -(-layout.max_rows * group // tile.m)
-    _forward(q, k, v, layout, policy, tile, o, o_lse, (cells * splits, kv_heads, layout.batch), split, splits)
+    grid = cells * splits, kv_heads, layout.batch
+    _forward(q, k, v, layout, policy, tile, o, o_lse, grid, split, splits, not fixed)
     if split:
         _merge(o, o_lse, layout, policy, out, lse)
 
@@ -270,6 +280,7 @@ def _forward(
     grid: tuple[int, int, int],
     split: bool,
     splits: int,
+    fused: bool,
 ) -> None:
     dim, value_dim = q.shape[-1], v.shape[-1]
     paged = layout.tables is not None
@@ -292,7 +303,7 @@ def _forward(
         **policy.constants(),
         SINK=policy.sink_logits is not None and not split,  # enters once, not once a split
         SPLIT=SPLIT if split else 0,
-        **tile.options(),
+        **tile.options(fused=fused),
     )  # fmt: skip
 
 

@@ -209,6 +209,7 @@ def attend_stored(
     scale: float | None = None,
     softcap: float = 0.0,
     distance_bias: torch.Tensor | None = None,
+    schedule: str = "auto",
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """:func:`attend` to what :func:`store` has stored, and to nothing new: ``[rows, heads, dim]``."""
@@ -220,7 +221,7 @@ def attend_stored(
     policy = Policy.of(q, causal, window, 0, scale, softcap, None, None, distance_bias)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     stored = cache.keys, cache.values
-    return run(q.to(cache.keys.dtype), *stored, sequences.layout(), policy, "auto", False, out)
+    return run(q.to(cache.keys.dtype), *stored, sequences.layout(), policy, schedule, False, out)
 
 
 def _check_rows(sequences: Sequences, rows: int, name: str) -> None:

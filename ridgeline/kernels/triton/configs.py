@@ -39,12 +39,14 @@ class Tiles:
     stages: int
     k: int = 0
 
-    def options(self) -> dict[str, int]:
-        return {**OPTIONS, "num_warps": self.warps, "num_stages": self.stages}
+    def options(self, *, fused: bool = True) -> dict[str, int]:
+        """Those of a launch. ``fused``: a multiplication and an addition may become one instruction."""
+        return {**OPTIONS, "num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": fused}
 
 
 #: What the interpreter runs: small, so that short inputs make several tiles.
 INTERPRETED = Tiles(16, 32, 1, 1, 32)
+_INTERPRETED_PROCESSORS = 4
 
 
 def tiles(kernel: str, size: int, itemsize: int, device: torch.device) -> Tiles:
@@ -65,6 +67,17 @@ def tiles(kernel: str, size: int, itemsize: int, device: torch.device) -> Tiles:
     if found is None:
         raise InputError(f"no configuration of {kernel} for heads of {size} elements of {itemsize} bytes")
     return found
+
+
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of the device; a few where it is interpreted."""
+    return _INTERPRETED_PROCESSORS if is_interpreted() else _processors(device.index or 0)
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device multiplies and converts FP8 (compute capability 8.9 and newer). The interpreter
+    stands for one that does."""
+    return is_interpreted() or _device(device.index or 0)[1] >= (8, 9)
 
 
 #: What is being tried out, by entry.
@@ -117,6 +130,11 @@ def _generation(capability: tuple[int, int]) -> str:
 @cache
 def _device(index: int) -> tuple[str, tuple[int, int]]:
     return torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+
+
+@cache
+def _processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
 
 
 @cache

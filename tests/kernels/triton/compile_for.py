@@ -1,8 +1,8 @@
 """Runs GPU functions with launches replaced by compilation for a GPU that need not be there.
 
 Run as a program, in a process in which Triton does not interpret, because the interpreter takes what the
-compiler does not. Prints a line of JSON for each kernel: registers, bytes of stack, shared memory, and
-whether it uses the tensor cores of Hopper (wgmma).
+compiler does not. Prints a line of JSON for each kernel: registers, bytes of stack, shared memory,
+whether it uses the tensor cores of Hopper (wgmma), and the shapes and types of its tensor instructions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,18 @@ def report(kernel: JITFunction, compiled: object) -> None:
         spilled = int(found[1])
     row = {"kernel": kernel.__name__, "registers": registers, "stack": spilled, "shared": info.shared}
     row |= {"wgmma": "wgmma" in ptx, "mma": "mma.sync" in ptx, "cp_async": "cp.async" in ptx}
+    row["instructions"] = sorted(set(re.findall(r"(?:wgmma\.mma_async|mma\.sync)\S*(m\d+n\d+k\d+\S*)", ptx)))
+    row["call"] = calling[-1]
     print(json.dumps(row), flush=True)
+
+
+#: What is being compiled, as the functions below name it.
+calling: list[str] = [""]
+
+
+def announce(*parts: object) -> None:
+    calling.append(" ".join(map(str, parts)))
+    print(calling[-1], flush=True)
 
 
 def prepare(capability: int) -> None:
@@ -78,6 +89,7 @@ def prepare(capability: int) -> None:
     found = (NAMES[capability], divmod(capability, 10))
     configs._device = lambda index: found
     configs._tuned = lambda name: {}
+    configs._processors = lambda index: 100
 
 
 def attention_calls() -> None:
@@ -124,15 +136,33 @@ def row_calls() -> None:
 
 
 def linear_calls() -> None:
+    """A few rows leave a GPU's processors without work, so that they are summed in parallel; the last weight
+    is too large for that."""
     from ridgeline.kernels import triton as gpu
 
-    for format in ("int8", "int4-g32", "int4-g128-zp"):
+    for format in ("int8", "int4-g32", "int4-g128-zp", "fp8", "fp8-128x128"):
         for gated in (False, True):
-            packed = gpu.gpu_linear(torch.ones(256, 512), format, gated=gated, device="cpu")
-            for rows in (1, 64):
-                print(format, gated, rows, flush=True)
-                x = torch.zeros(rows, 512, dtype=torch.bfloat16)
+            packed = gpu.gpu_linear(torch.ones(256, 2048), format, gated=gated, device="cpu")
+            for rows in (1, 17, 8192):
+                announce("linear", format, gated, rows)
+                x = torch.zeros(rows, 2048, dtype=torch.bfloat16)
                 gpu.linear(x, packed, x.new_zeros(256), "silu_gated" if gated else "gelu")
+    announce("linear fp16")
+    packed = gpu.gpu_linear(torch.ones(256, 2048), "fp8", device="cpu")
+    gpu.linear(torch.zeros(1, 2048, dtype=torch.float16), packed)
+
+
+def invariant_calls() -> None:
+    from ridgeline.kernels import triton as gpu
+
+    for format in ("bf16", "fp32", "int4-g128", "fp8"):
+        dtype = torch.float32 if format == "fp32" else torch.bfloat16
+        for gated in (False, True):
+            packed = gpu.gpu_linear(torch.ones(256, 2048), format, gated=gated, device="cpu")
+            for rows in (1, 8192):
+                announce("invariant", format, gated, rows)
+                x = torch.zeros(rows, 2048, dtype=dtype)
+                gpu.linear_invariant(x, packed, x.new_zeros(256), "silu_gated" if gated else None)
 
 
 def gradient_calls() -> None:
