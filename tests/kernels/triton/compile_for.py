@@ -112,9 +112,25 @@ def attention_calls() -> None:
     gpu.attention(q, k, v, window=(9, 4), sinks=2, schedule="split_kv", **everything)
 
 
+def invariant_attention_calls() -> None:
+    from ridgeline.kernels import triton as gpu
+
+    for dtype, dim in (
+        (torch.bfloat16, 64),
+        (torch.bfloat16, 128),
+        (torch.bfloat16, 256),
+        (torch.float32, 64),
+    ):
+        for rows in (1, 512):
+            announce("invariant attention", dtype, dim, rows)
+            q, k, v = (torch.zeros(1, n, h, dim, dtype=dtype) for n, h in ((rows, 8), (600, 2), (600, 2)))
+            gpu.attention(q, k, v, causal=True, schedule="invariant")
+
+
 def row_calls() -> None:
     from ridgeline.kernels import triton as gpu
 
+    announce("rows")
     x, residual, weight = (
         torch.zeros(*shape, dtype=torch.bfloat16) for shape in ((4, 4096), (4, 4096), (4096,))
     )
@@ -132,7 +148,7 @@ def row_calls() -> None:
     gpu.attend(q, k, k, cache, sequences, cos=angles, sin=angles, positions=positions)
     gpu.attend(q, k, k, cache, sequences)
     logits = torch.zeros(4, 32000)
-    gpu.sample(logits, 0.7, 1, 2)
+    gpu.sample(logits, 0.7, 1, 2, top_p=0.9)
 
 
 def linear_calls() -> None:
@@ -168,6 +184,7 @@ def invariant_calls() -> None:
 def gradient_calls() -> None:
     from ridgeline.kernels import triton as gpu
 
+    announce("gradients")
     for dtype, dim in (
         (torch.bfloat16, 64),
         (torch.bfloat16, 128),

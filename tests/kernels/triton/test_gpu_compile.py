@@ -17,9 +17,19 @@ import pytest
 #: technical specifications).
 SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
 KERNELS = {
-    *("forward", "merge", "keys_and_values", "queries", "linear"),
-    *("norm", "activate", "rotate", "rotate_append", "best_of_chunk"),
+    *("forward", "merge", "keys_and_values", "queries", "linear", "partial", "finish"),
+    *("norm", "activate", "rotate", "rotate_append", "best_of_chunk", "running"),
 }
+
+
+def instructions(rows):
+    """The tensor instructions of each invariant call, as often as they differ between numbers of rows."""
+    found = {}
+    for row in rows:
+        call = row["call"].rpartition(" ")[0]
+        if call.startswith("invariant ") and row["kernel"] in ("forward", "linear", "partial"):
+            found.setdefault(call, set()).add(tuple(row["instructions"]))
+    return found
 
 
 @pytest.mark.slow
@@ -34,8 +44,14 @@ def test_kernels_compile_and_fit(capability, tmp_path):
     )
     assert said.returncode == 0, said.stderr[-3000:]
     rows = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
-    assert {row["kernel"] for row in rows} == KERNELS
+    has_fp8 = capability >= 89
+    assert {row["kernel"] for row in rows} == KERNELS | ({"quantise"} if has_fp8 else set())
     assert max(row["shared"] for row in rows) <= SHARED[capability]
+    assert any("e4m3" in shape for row in rows for shape in row["instructions"]) == has_fp8
+    used = instructions(rows)
+    assert len(used) > 8
+    # Few rows and many are summed by the same instructions.
+    assert all(len(found) == 1 for found in used.values()), used
     if capability == 90:  # 16-bit prompts run on the tensor cores that warp groups share
         assert any(row["kernel"] == "forward" and row["wgmma"] for row in rows)
         assert any(row["kernel"] == "keys_and_values" and row["wgmma"] for row in rows)
