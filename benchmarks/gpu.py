@@ -8,7 +8,7 @@
 Every check draws fresh inputs and fills the output with NaN before the call. Times are medians of CUDA
 events; a call takes its inputs from a ring that is larger than the L2 cache. A contestant that is not
 installed, or does not run a case, is left out. ``model`` decodes a random Llama-3-8B, beside the bound that a
-copy's bandwidth sets.
+copy's bandwidth sets. ``invariant`` has products whose bits depend on a row alone beside PyTorch's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ridgeline.errors import InputError
 SAMPLES, SECONDS = 50, 1.0
 #: Tensors of a ring are at least this many times the L2 cache.
 RING = 3
-PARTS = ("attention", "backward", "decode", "linear", "rows", "model")
+PARTS = ("attention", "backward", "decode", "linear", "fp8", "invariant", "rows", "model")
 
 
 @dataclass

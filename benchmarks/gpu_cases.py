@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from benchmarks.gpu_linear_cases import fp8_cases, invariant_cases
 from ridgeline.kernels import triton as gpu
 from ridgeline.kernels.triton import naive
 from ridgeline.kernels.triton.arguments import Policy
@@ -323,5 +324,7 @@ PARTS: dict[str, Callable[[torch.device, bool], Iterator[Case]]] = {
     "backward": backward_cases,
     "decode": decode_cases,
     "linear": linear_cases,
+    "fp8": partial(fp8_cases, Case, DensePeer),
+    "invariant": partial(invariant_cases, Case),
     "rows": row_cases,
 }

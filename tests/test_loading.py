@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ridgeline.errors import InputError
-from ridgeline.loading import FORMATS, load
+from ridgeline.loading import FORMATS, GPU_FORMATS, load
 from ridgeline.models.products import products
 
 LLAMA = {
@@ -119,6 +119,20 @@ def test_what_is_multiplied_is_quantised_on_demand_and_the_rest_as_it_was(folder
 @pytest.mark.parametrize("weights", FORMATS)
 def test_pytorch_runs_what_the_native_kernels_do_not(folder, weights):
     assert load(folder, weights=weights).ops.lowering.name == ("torch-cpu" if weights == "fp16" else "cpu")
+
+
+@pytest.mark.parametrize("weights", [*GPU_FORMATS, "random:fp8"])
+def test_what_only_a_gpu_runs_is_refused_on_the_cpu(folder, weights):
+    with pytest.raises(InputError, match="fp8.*only a GPU runs: choose int8 or bf16, or device cuda"):
+        load(folder, weights=weights)
+
+
+def test_invariance_is_the_cpus_already_but_not_pytorchs(folder):
+    prompt, options = [5, 6, 7], {"max_tokens": 5, "stop_ids": ()}
+    plain, asked = (load(folder, invariant=x).generate(prompt, **options)[0].ids for x in (False, True))
+    assert plain == asked
+    with pytest.raises(InputError, match="fp16 weights run on PyTorch's operators on the cpu"):
+        load(folder, weights="fp16", invariant=True)
 
 
 @pytest.mark.parametrize("weights", ["random:bf16", "random:int4-g32"])
