@@ -123,7 +123,7 @@ def test_pytorch_runs_what_the_native_kernels_do_not(folder, weights):
 
 @pytest.mark.parametrize("weights", [*GPU_FORMATS, "random:fp8"])
 def test_what_only_a_gpu_runs_is_refused_on_the_cpu(folder, weights):
-    with pytest.raises(InputError, match="fp8.*only a GPU runs: choose int8 or bf16, or device cuda"):
+    with pytest.raises(InputError, match=r"fp8.*only a GPU runs: choose int8 or bf16, or device cuda"):
         load(folder, weights=weights)
 
 
