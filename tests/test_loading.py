@@ -241,7 +241,7 @@ def test_a_built_in_config_without_random_weights_is_refused():
 
 
 @pytest.mark.parametrize(
-    "weights", ["fp8", "int4", "int4-g128-z", "random:", "random:fp8", "auto:bf16", "", None]
+    "weights", ["fp4", "int4", "int4-g128-z", "random:", "random:fp4", "auto:bf16", "", None]
 )
 def test_unknown_weights_are_refused_with_the_known_ones(folder, weights):
     with pytest.raises(InputError, match=r"weights is .*, expected auto, random, .* bf16, .*int4-g128"):
