@@ -20,6 +20,8 @@ from typing import Any
 from benchmarks.record import write_result
 
 PAIRS = 3
+#: The rates of memory that go with a phase: of the measured file, and around the phase.
+RATES = ("measured", "before", "after")
 #: Model, weights, and what is asked of them.
 CASES = (
     ("demo", "auto", "--prompt 512 --context 512 --context 1024"),
@@ -63,14 +65,19 @@ def _row(model: str, weights: str, name: str, context: int, phases: list[dict[st
         "error": [round(p["error"], 4) for p in phases],
         "median_absolute_error": round(statistics.median(abs(p["error"]) for p in phases), 4),
         "operator_mape": [round(p["operator_mape"], 4) for p in phases],
+        "median_operator": [round(p["median_operator"], 4) for p in phases],
+        "memory_gbs": [[round(p["memory"][when] / 1e9, 1) for when in RATES] for p in phases],
+        "memory_moved": [p["memory"]["moved"] for p in phases],
     }
 
 
 def _show(number: int, model: str, phase: dict[str, Any]) -> None:
+    rates = (f"{phase['memory'][when] / 1e9:.0f}" for when in RATES)
     print(
         f"pair {number + 1}: {model:30} {phase['name']:8} context {phase['context']:5} "
         f"predicted {phase['predicted'] * 1e3:9.3f} ms measured {phase['measured'] * 1e3:9.3f} ms "
-        f"error {phase['error']:+7.1%}",
+        f"error {phase['error']:+7.1%} median operator {phase['median_operator']:6.1%} memory "
+        f"{', '.join(rates)} GB/s",
         flush=True,
     )
 

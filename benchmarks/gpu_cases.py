@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from benchmarks.gpu_linear_cases import fp8_cases, invariant_cases
+from benchmarks.gpu_linear_cases import fp8_cases as fp8_linear_cases
+from benchmarks.gpu_linear_cases import invariant_cases
+from ridgeline.hardware.gpu.products import random_linear
 from ridgeline.kernels import triton as gpu
 from ridgeline.kernels.triton import naive
 from ridgeline.kernels.triton.arguments import Policy
+from ridgeline.kernels.triton.runtime import has_fp8
 
 Call = Callable[..., torch.Tensor]
 
@@ -23,7 +26,8 @@ Call = Callable[..., torch.Tensor]
 class Case:
     """One shape of a kernel. ``inputs`` draws new arguments from a generator; ``ours`` takes them, and
     ``out`` where it can write into one; ``exact`` gives the result in float64. ``flops`` and ``bytes`` are
-    those of a call. Peers take the same arguments; one that cannot run raises, and is left out."""
+    those of a call. ``ring_inputs`` draws what is timed, where that is much sooner made. Peers take the same
+    arguments; one that cannot run raises, and is left out."""
 
     name: str
     inputs: Callable[[torch.Generator], tuple[Any, ...]]
@@ -34,6 +38,7 @@ class Case:
     bytes: float = 0.0
     peers: dict[str, Call] = field(default_factory=dict)
     writes_out: bool = True
+    ring_inputs: Callable[[torch.Generator], tuple[Any, ...]] | None = None
 
 
 def normal(
@@ -99,15 +104,16 @@ def attention_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
     shapes = (
         [(1, 24, 2, 1, 32)]
         if tiny
-        else [(4, 2048, 32, 8, 128), (1, 8192, 32, 32, 128), (4, 4096, 16, 16, 64)]
+        else [(1, 8192, 32, 32, 128), (4, 2048, 32, 8, 128), (4, 4096, 16, 16, 64)]
     )
     for batch, tokens, heads, kv_heads, dim in shapes:
-        for causal in (False, True):
+        for causal in (True, False):
             dtype = torch.float16 if tiny else torch.bfloat16
             flops = 4 * batch * heads * tokens * tokens * dim * (0.5 if causal else 1.0)
             ours = partial(gpu.attention, causal=causal)
             peers = {name: partial(sdpa, backend, causal=causal) for name, backend in SDPA.items()}
-            peers["flex"] = partial(flex, [], causal=causal)
+            if causal and dim == 128:  # it takes long to compile
+                peers["flex"] = partial(flex, [], causal=causal)
             peers["flashinfer"] = partial(flashinfer_prompt, causal=causal)
             yield Case(
                 f"{batch}x{tokens} h{heads}/{kv_heads} d{dim}{' causal' if causal else ''}",
@@ -130,7 +136,7 @@ def with_gradients(call: Call, *inputs: torch.Tensor) -> torch.Tensor:
 
 
 def backward_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
-    shapes = [(1, 20, 2, 1, 16)] if tiny else [(4, 2048, 32, 8, 128), (1, 8192, 32, 32, 128)]
+    shapes = [(1, 20, 2, 1, 16)] if tiny else [(1, 8192, 32, 32, 128), (4, 2048, 32, 8, 128)]
     dtype = torch.float16 if tiny else torch.bfloat16
     for batch, tokens, heads, kv_heads, dim in shapes:
         ours = partial(with_gradients, partial(gpu.attention_with_gradient, causal=True))
@@ -139,7 +145,7 @@ def backward_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
             for name, backend in SDPA.items()
         }
         yield Case(
-            f"{batch}x{tokens} h{heads}/{kv_heads} d{dim} causal, both ways",
+            f"{batch}x{tokens} h{heads}/{kv_heads} d{dim} causal",
             partial(_qkv, batch, tokens, tokens, heads, kv_heads, dim, dtype, device, True),
             ours, partial(with_gradients, partial(differentiable, causal=True)), 2e-2,
             flops=3.5 * 4 * batch * heads * tokens * tokens * dim * 0.5, peers=peers, writes_out=False,
@@ -175,7 +181,7 @@ def decode_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
     shapes = (
         [(2, 70, 4, 2, 32)]
         if tiny
-        else [(1, 8192, 32, 8, 128), (16, 32768, 32, 8, 128), (64, 4096, 32, 8, 128)]
+        else [(16, 32768, 32, 8, 128), (1, 8192, 32, 8, 128), (64, 4096, 32, 8, 128)]
     )
     dtype, tokens = (torch.float16 if tiny else torch.bfloat16), 32
     for batch, keys, heads, kv_heads, dim in shapes:
@@ -200,6 +206,64 @@ def decode_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
         )  # fmt: skip
 
 
+def byte_cache_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
+    """Decodes over int8 and FP8 caches, beside bf16 ones of the same blocks: bytes are what they store."""
+    shapes = [(2, 70, 4, 2, 32, 16)] if tiny else [(16, 32768, 32, 8, 128, 32), (16, 32768, 32, 8, 128, 128)]
+    for format in ("bf16", "int8", "fp8"):
+        for batch, keys, heads, kv_heads, dim, tokens in shapes:
+            blocks = -(-keys // tokens)
+
+            def inputs(generator, format=format, shape=(batch, keys, heads, kv_heads, dim, tokens), n=blocks):
+                batch, keys, heads, kv_heads, dim, tokens = shape
+                cache = gpu.KVCache.empty(batch * n, kv_heads, dim, format, device=device, tokens=tokens)
+                order = torch.randperm(batch * n, generator=generator, device=generator.device)
+                tables = order.view(batch, n).int().to(device)
+                starts = torch.arange(batch + 1, dtype=torch.int32, device=device)
+                lengths = torch.full((batch,), keys, dtype=torch.int32, device=device)
+                places = torch.arange(keys, device=device)
+                for table in tables.long():  # a sequence at a time, whose keys take memory as bf16
+                    slots = table[places // tokens] * tokens + places % tokens
+                    whole = gpu.Sequences(starts[:2], lengths[:1], table[None].int(), slots, keys, keys)
+                    draw = partial(
+                        normal, generator, keys, kv_heads, dim, dtype=torch.bfloat16, device=device
+                    )
+                    gpu.store(draw(), draw(), cache, whole)
+                slots = torch.full((batch,), -1, device=device)  # nothing new
+                q = normal(generator, batch, heads, dim, dtype=torch.bfloat16, device=device)
+                return q, cache, gpu.Sequences(starts, lengths, tables, slots, 1, keys)
+
+            size = {"bf16": 2 * dim, "int8": dim + 4, "fp8": dim + 4}[format]
+            yield Case(
+                f"{format} {batch}x1 over {keys} h{heads}/{kv_heads} d{dim}, blocks of {tokens}",
+                inputs, gpu.attend_stored, exact_stored, 2e-2, flops=4 * batch * heads * keys * dim,
+                bytes=2 * batch * keys * kv_heads * size,
+            )  # fmt: skip
+
+
+def exact_stored(q: torch.Tensor, cache: gpu.KVCache, sequences: gpu.Sequences) -> torch.Tensor:
+    """In float64, of keys and values as they are stored."""
+    outs, group = [], q.shape[1] // cache.keys.shape[2]
+    for b, n in enumerate(sequences.lengths.tolist()):
+        k, v = (x.double().repeat_interleave(group, 1) for x in cache.read(sequences.tables[b], n))
+        scores = torch.einsum("hd,jhd->hj", q[b].double(), k) / math.sqrt(q.shape[2])
+        outs.append(torch.einsum("hj,jhd->hd", scores.softmax(-1), v))
+    return torch.stack(outs)
+
+
+def fp8_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
+    """Prompts whose scores are products of FP8; the error against float64 is theirs, not the kernel's."""
+    if not has_fp8(device):
+        return
+    batch, tokens, heads, kv_heads, dim = (1, 24, 2, 1, 32) if tiny else (1, 8192, 32, 32, 128)
+    yield Case(
+        f"fp8 scores {batch}x{tokens} h{heads}/{kv_heads} d{dim} causal",
+        partial(_qkv, batch, tokens, tokens, heads, kv_heads, dim, torch.bfloat16, device, False),
+        partial(gpu.attention_fp8, causal=True), partial(exact_attention, causal=True), 0.1,
+        flops=4 * batch * heads * tokens * tokens * dim * 0.5,
+        peers={"bf16": partial(gpu.attention, causal=True)},
+    )  # fmt: skip
+
+
 def exact_paged(q, k_pages, v_pages, starts, lengths, tables) -> torch.Tensor:
     policy, outs = Policy.of(q, True, (-1, -1), 0, None, 0.0, None, None), []
     for b, n in enumerate(lengths.tolist()):
@@ -212,21 +276,22 @@ def exact_paged(q, k_pages, v_pages, starts, lengths, tables) -> torch.Tensor:
 
 
 class FlashInferDecode:
-    """FlashInfer's paged decode; it plans once."""
+    """FlashInfer's paged decode; it plans once for each step."""
 
     def __init__(self) -> None:
-        self.wrapper: Any = None
+        self.planned: dict[int, Any] = {}
 
     def __call__(self, q, k_pages, v_pages, starts, lengths, tables) -> torch.Tensor:
         import flashinfer
 
-        if self.wrapper is None:
-            workspace = torch.empty(128 << 20, dtype=torch.uint8, device=q.device)
-            self.wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD")
+        if id(tables) in self.planned:
+            return self.planned[id(tables)].run(q, (k_pages, v_pages))
+        workspace = torch.empty(128 << 20, dtype=torch.uint8, device=q.device)
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD")
         tokens, blocks = k_pages.shape[1], tables.shape[1]
         indptr = torch.arange(len(lengths) + 1, dtype=torch.int32, device=q.device) * blocks
         last = (lengths - 1) % tokens + 1
-        self.wrapper.plan(
+        wrapper.plan(
             indptr,
             tables.flatten(),
             last,
@@ -236,13 +301,15 @@ class FlashInferDecode:
             tokens,
             data_type=q.dtype,
         )
-        return self.wrapper.run(q, (k_pages, v_pages))
+        self.planned[id(tables)] = wrapper
+        return wrapper.run(q, (k_pages, v_pages))
 
 
 # -- linear ---------------------------------------------------------------------------------------
 
 
 def linear_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
+    """One row of the format that a target is set for comes first."""
     outputs, inner = (64, 96) if tiny else (14336, 4096)
     dtype = torch.float16 if tiny else torch.bfloat16
     for format in ("int4-g128", "int4-g32-zp", "int8"):
@@ -254,6 +321,12 @@ def linear_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
                     weight, format, device=device
                 )
 
+            def repeated(generator, format=format, rows=rows):
+                return (
+                    normal(generator, rows, inner, dtype=dtype, device=device),
+                    random_linear(format, outputs, inner, device),
+                )
+
             bits = 8 if format == "int8" else 4 + 16 / int(format.split("-g")[1].split("-")[0])
             yield Case(
                 f"{format} {rows}x{inner} -> {outputs}",
@@ -262,6 +335,7 @@ def linear_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
                 lambda x, packed: x.double() @ packed.unpack().double().T,
                 1e-2, flops=2 * rows * outputs * inner, bytes=outputs * inner * bits / 8,
                 peers={f"{str(dtype).removeprefix('torch.')} cublas": DensePeer()},
+                ring_inputs=None if tiny else repeated,
             )  # fmt: skip
 
 
@@ -323,8 +397,10 @@ PARTS: dict[str, Callable[[torch.device, bool], Iterator[Case]]] = {
     "attention": attention_cases,
     "backward": backward_cases,
     "decode": decode_cases,
+    "caches": byte_cache_cases,
+    "fp8": fp8_cases,
     "linear": linear_cases,
-    "fp8": partial(fp8_cases, Case, DensePeer),
+    "fp8_linear": partial(fp8_linear_cases, Case, DensePeer),
     "invariant": partial(invariant_cases, Case),
     "rows": row_cases,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ README = Path(__file__).parent.parent / "README.md"
 def check_table(result: dict[str, Any]) -> str:
     """Prediction against measurement, a line a phase; the times are those of the median pair."""
     machine = result["machine"]
+    of_operators = all("median_operator" in p for p in result["phases"])
     lines = [
         "| model | weights | step | context | predicted | measured | median error |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
+    if of_operators:
+        lines = [f"{line}{cell}" for line, cell in zip(lines, (" median operator |", " ---: |"), strict=True)]
     for p in result["phases"]:
         middle = _median_pair(p)
         predicted, measured = p["predicted_ms"][middle], p["measured_ms"][middle]
         error = f"{p['median_absolute_error']:.1%}"
         step = f"| {p['model']} | {p['weights']} | {p['phase']} | {p['context']:,} "
         lines.append(f"{step}| {predicted:,.2f} ms | {measured:,.2f} ms | {error} |")
+        if of_operators:
+            lines[-1] += f" {statistics.median(p['median_operator']):.1%} |"
     lines += [
         "",
         f"Measured {machine['date']} on {machine['cpu']}, {machine['threads']} threads; "

@@ -7,3 +7,8 @@ class InputError(ValueError):
     The command line prints the message alone and exits with code 2; a library caller
     gets a ``ValueError`` like any other.
     """
+
+
+class OutOfMemory(InputError):
+    """Memory that a model, a cache or a step takes is not there; the message says how much, and what to
+    lower."""

@@ -65,6 +65,11 @@ class Loaded:
     generation: GenerationDefaults
     folder: Path | None
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model runs on the gpu reading."""
+        return self.ops.lowering.name.startswith("gpu")
+
     def requests(self) -> Requests:
         """What makes requests for this model, with the defaults that its folder suggests.
 
@@ -204,10 +209,6 @@ def load(
         )
     require_run_extra()
     if device == "cuda":
-        if config.is_diffusion:
-            raise InputError(
-                f"{model} is a diffusion Transformer, which runs on the cpu only: leave out device"
-            )
         require_gpu()
     from ridgeline.kernels import runtime
 

@@ -1,19 +1,17 @@
 """What tests of GPU kernels share: the device, which is a GPU where there is one, else Triton's interpreter
-on the CPU. It must be chosen before Triton is imported, so this is imported first."""
+on the CPU. ``tests/conftest.py`` chooses it, before anything imports Triton."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install 'ridgeline[gpu]'")
+
+import ridgeline.kernels.triton  # noqa: E402, F401  before a test takes the choice out of the environment
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ inline void read_vector(const HeadRows& x, const void* from, int64_t dim, const 
     std::fill_n(to + dim, kPadding, 0.0f);
     if (angles.cos == nullptr) return;
     const int64_t angle = angles.row(row);
-    rotate_half(to, angles.cos + angle, angles.sin + angle, dim);
+    rotate_half(to, angles.cos + angle, angles.sin + angle, angles.dim);
 }
 
 /// Where the vector of `head` of row `row` of a sequence lies; `first_row` is the sequence's first packed

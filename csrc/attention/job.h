@@ -65,14 +65,15 @@ struct Score {
     int64_t reach;
 };
 
-/// Half-rotation by tables of [.., dim] float32: x cos + (-x2, x1) sin, x = (x1, x2).
+/// Half-rotation of a head's first `dim` elements by tables of [.., dim] float32: x cos + (-x2, x1) sin,
+/// x = (x1, x2).
 struct Angles {
     const float* cos;  // null: no rotation
     const float* sin;
-    int64_t stride;
+    int64_t dim;
     const int64_t* rows;  // the table's row for each row of the call; null: its own number
 
-    int64_t row(int64_t i) const { return (rows == nullptr ? i : rows[i]) * stride; }
+    int64_t row(int64_t i) const { return (rows == nullptr ? i : rows[i]) * dim; }
 };
 
 /// The order of the work. Scores of all keys in memory; or tiles of keys with a running softmax, whose

@@ -46,13 +46,17 @@ void bind_records(nb::module_& m) {
             "__init__",
             [](Score* score, float scale, float softcap, uintptr_t alibi_slopes, uintptr_t sinks,
                uintptr_t bias, int64_t reach) {
-                new (score) Score{scale, softcap, pointer<const float>(alibi_slopes),
-                                  pointer<const float>(sinks), pointer<const float>(bias), reach};
+                new (score) Score{scale,
+                                  softcap,
+                                  pointer<const float>(alibi_slopes),
+                                  pointer<const float>(sinks),
+                                  pointer<const float>(bias),
+                                  reach};
             },
             "scale"_a, "softcap"_a, "alibi_slopes"_a, "sinks"_a, "bias"_a = 0, "reach"_a = 0);
     nb::class_<Angles>(m, "Angles")
-        .def("__init__", [](Angles* angles, uintptr_t cos, uintptr_t sin, int64_t stride, uintptr_t rows) {
-            new (angles) Angles{pointer<const float>(cos), pointer<const float>(sin), stride,
+        .def("__init__", [](Angles* angles, uintptr_t cos, uintptr_t sin, int64_t dim, uintptr_t rows) {
+            new (angles) Angles{pointer<const float>(cos), pointer<const float>(sin), dim,
                                 pointer<const int64_t>(rows)};
         });
     nb::class_<KvSource>(m, "KvSource")

@@ -14,6 +14,7 @@ T* pointer(uintptr_t address) {
 }
 
 void bind_attention(nanobind::module_& m);
+void bind_experts(nanobind::module_& m);
 void bind_linear(nanobind::module_& m);
 void bind_program(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);

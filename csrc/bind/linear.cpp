@@ -12,7 +12,8 @@ namespace {
 
 Job make_job(const Layout& layout, uintptr_t weight, uintptr_t x, int64_t x_stride, Dtype x_dtype,
              int64_t rows, uintptr_t bias, Dtype bias_dtype, Activation activation, uintptr_t residual,
-             int64_t residual_stride, uintptr_t out, int64_t out_stride, Dtype out_dtype) {
+             int64_t residual_stride, uintptr_t out, int64_t out_stride, Dtype out_dtype,
+             const SequenceGate& gate) {
     Job job{};
     job.layout = layout;
     job.weight = pointer<const uint8_t>(weight);
@@ -21,6 +22,7 @@ Job make_job(const Layout& layout, uintptr_t weight, uintptr_t x, int64_t x_stri
     job.bias = pointer<const void>(bias);
     job.bias_dtype = bias_dtype;
     job.activation = activation;
+    job.sequence_gate = gate;
     job.residual = {pointer<const void>(residual), residual_stride, out_dtype};
     job.out = pointer<void>(out);
     job.out_stride = out_stride;
@@ -32,9 +34,10 @@ Job make_job(const Layout& layout, uintptr_t weight, uintptr_t x, int64_t x_stri
 template <void (*run)(Job)>
 void call(const Layout& layout, uintptr_t weight, uintptr_t x, int64_t x_stride, Dtype x_dtype, int64_t rows,
           uintptr_t bias, Dtype bias_dtype, Activation activation, uintptr_t residual,
-          int64_t residual_stride, uintptr_t out, int64_t out_stride, Dtype out_dtype) {
+          int64_t residual_stride, uintptr_t out, int64_t out_stride, Dtype out_dtype,
+          const SequenceGate& gate) {
     run(make_job(layout, weight, x, x_stride, x_dtype, rows, bias, bias_dtype, activation, residual,
-                 residual_stride, out, out_stride, out_dtype));
+                 residual_stride, out, out_stride, out_dtype, gate));
 }
 
 }  // namespace
@@ -53,6 +56,13 @@ void bind_linear(nb::module_& m) {
         .value("gelu_tanh", Activation::gelu_tanh)
         .value("relu", Activation::relu)
         .value("tanh", Activation::tanh);
+    nb::class_<SequenceGate>(m, "SequenceGate")
+        .def("__init__",
+             [](SequenceGate* gate, uintptr_t data, int64_t stride, uintptr_t sequences) {
+                 new (gate)
+                     SequenceGate{pointer<const float>(data), stride, pointer<const int64_t>(sequences)};
+             })
+        .def_static("none", [] { return SequenceGate{}; });
     nb::class_<Layout>(m, "Layout")
         .def("__init__",
              [](Layout* layout, Format format, int64_t out, int64_t in, int64_t group, bool zero_points,

@@ -51,6 +51,7 @@ NB_MODULE(_native, m) {
     bind_threads(m);
     bind_isa(m);
     bind_linear(m);
+    bind_experts(m);
     bind_attention(m);
     bind_rows(m);
     bind_program(m);

@@ -17,12 +17,21 @@ void bind_rows(nb::module_& m) {
                  new (vectors) Vectors{pointer<void>(data), row_stride, head_stride, dtype};
              })
         .def_static("none", [] { return Vectors{}; });
+    nb::class_<Modulation>(m, "Modulation")
+        .def("__init__",
+             [](Modulation* modulation, uintptr_t shift, int64_t shift_stride, uintptr_t scale,
+                int64_t scale_stride, uintptr_t sequences) {
+                 new (modulation) Modulation{pointer<const float>(shift), pointer<const float>(scale),
+                                             shift_stride, scale_stride, pointer<const int64_t>(sequences)};
+             })
+        .def_static("none", [] { return Modulation{}; });
     m.def(
         "norm",
         [](NormKind kind, int64_t rows, int64_t heads, int64_t dim, const Vectors& x, const Vectors& residual,
-           uintptr_t weight, uintptr_t bias, Dtype weight_dtype, double eps, const Vectors& out) {
+           uintptr_t weight, uintptr_t bias, Dtype weight_dtype, double eps, const Vectors& out,
+           const Modulation& modulation) {
             norm({kind, rows, heads, dim, x, residual, pointer<const void>(weight), pointer<const void>(bias),
-                  weight_dtype, eps, out});
+                  weight_dtype, eps, out, modulation});
         },
         unlocked);
     m.def(

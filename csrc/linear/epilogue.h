@@ -8,7 +8,7 @@
 #include "simd/activation.h"
 #include "simd/half.h"
 
-// What happens to a tile of sums before it is stored: row scale, bias, activation, gate, residual.
+// What happens to a tile of sums before it is stored: row scale, bias, activation, gates, residual.
 // Each is a pass over the tile, which lies in the first-level cache.
 namespace ridgeline {
 namespace {
@@ -73,6 +73,14 @@ inline void multiply_by_gate(const Tile& tile) {
         }
 }
 
+/// sums times n factors.
+inline void multiply_elements(float* sums, const float* factors, int64_t n) {
+    int64_t c = 0;
+    for (; c + Arch::kLanes <= n; c += Arch::kLanes)
+        Arch::store(sums + c, Arch::mul(Arch::load(factors + c), Arch::load(sums + c)));
+    for (; c < n; ++c) sums[c] = factors[c] * sums[c];
+}
+
 /// n elements from `at` as float32, n a multiple of the lanes unless the panel is the last.
 inline void add_elements(float* sums, const void* at, Dtype dtype, int64_t n) {
     int64_t c = 0;
@@ -112,6 +120,10 @@ inline void finish(const Job& job, const Tile& tile) {
     for (int r = 0; r < tile.rows; ++r) {
         float* sums = tile.sums + r * kPanel;
         const int64_t row = tile.first_row + r;
+        if (job.sequence_gate.data != nullptr) {
+            const SequenceGate& gate = job.sequence_gate;
+            multiply_elements(sums, gate.data + gate.sequences[row] * gate.stride + column, columns);
+        }
         if (job.residual.data != nullptr) {
             const int64_t at = (row * job.residual.stride + column) * element_bytes(job.residual.dtype);
             add_elements(sums, static_cast<const uint8_t*>(job.residual.data) + at, job.residual.dtype,

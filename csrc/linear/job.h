@@ -16,13 +16,21 @@ struct Matrix {
     Dtype dtype;
 };
 
-/// One product: out = residual + gate(activation(x weight^T + bias)), for `rows` rows.
+/// What a row's product is multiplied with before the residual is added: the vector of its sequence.
+struct SequenceGate {
+    const float* data;  // [sequences, product columns]; null if there is none
+    int64_t stride;
+    const int64_t* sequences;  // the sequence of each row
+};
+
+/// One product: out = residual + sequence gate * gate(activation(x weight^T + bias)), for `rows` rows.
 struct Job {
     Layout layout;
     const uint8_t* weight;
     Matrix x;
     const void* bias;  // [layout.out], or null
     Dtype bias_dtype;
+    SequenceGate sequence_gate;
     Matrix residual;  // of the product's shape, data null if there is none
     void* out;
     int64_t out_stride;

@@ -35,6 +35,7 @@ Job block_of(const Job& job, int64_t begin, int64_t rows, int max_rows) {
     block.tiles = (rows + max_rows - 1) / max_rows;
     block.x.data = row_of(job.x.data, begin, job.x.stride, job.x.dtype);
     block.out = const_cast<uint8_t*>(row_of(job.out, begin, job.out_stride, job.out_dtype));
+    if (job.sequence_gate.data != nullptr) block.sequence_gate.sequences += begin;
     if (job.residual.data != nullptr)
         block.residual.data = row_of(job.residual.data, begin, job.residual.stride, job.residual.dtype);
     return block;

@@ -4,51 +4,50 @@
 #include <functional>
 #include <vector>
 
+#include "attention/job.h"
 #include "program/step.h"
 
 namespace ridgeline {
 
-/// Which rows of a step a matrix has: all of them, those whose results are wanted, or the first of each
-/// sequence.
-enum class Rows { all, wanted, first };
+/// What a matrix's numbers lie in: the step's workspace, or what its inputs or outputs name.
+enum class Place { workspace, input, output };
 
-/// A float32 matrix of a step. It lies in the workspace, behind `offset` bytes for every row of the step,
-/// or is output number `-1 - offset`. Rows are `stride` floats apart; a view begins at `column`.
+/// A float32 matrix of a step. In the workspace it lies in the region of its kind of rows, behind `offset`
+/// bytes for every row of that kind; otherwise `offset` is the number of the input or output. Rows are
+/// `stride` floats apart; a view begins at `column`, and has as many rows as kind `rows` has, which may be
+/// another than the region's.
 struct Operand {
+    Place place;
+    int64_t region;
     int64_t offset;
     int64_t stride;
     int64_t column;
     int64_t columns;
-    Rows rows;
+    int64_t rows;
 };
 
-/// Where a step's calls find what they work on. Weights, caches and outputs are addresses by number, so that
-/// they may be elsewhere in the next step.
+/// Where a step's calls find what they work on. Weights, caches, inputs and outputs are addresses by number,
+/// so that they may be elsewhere in the next step.
 struct Frame {
     Step step;
     uint8_t* workspace;
+    std::vector<int64_t> regions;  // where in the workspace those of each kind of rows begin
     const uint64_t* weights;
     const uint64_t* caches;
-    const uint64_t* outputs;
-    const float* cosines;  // [rotations, angles, dim], of rotary embedding
-    const float* sines;
-    int64_t angles;
+    std::vector<uint64_t> inputs;
+    std::vector<uint64_t> outputs;
 
-    /// Where table number `rotation` of cosines or sines begins.
-    const float* table(const float* tables, int64_t rotation, int64_t dim) const {
-        return tables + rotation * angles * dim;
-    }
-
-    int64_t rows(const Operand& x) const {
-        switch (x.rows) {
-            case Rows::wanted: return step.wanted;
-            case Rows::first: return step.sequences;
-            default: return step.rows;
-        }
-    }
+    int64_t rows(const Operand& x) const { return step.rows[x.rows]; }
     float* at(const Operand& x) const {
-        const auto base = x.offset < 0 ? reinterpret_cast<float*>(outputs[-1 - x.offset])
-                                       : reinterpret_cast<float*>(workspace + x.offset * step.rows);
+        const auto base = [&]() -> float* {
+            switch (x.place) {
+                case Place::input: return reinterpret_cast<float*>(inputs[x.offset]);
+                case Place::output: return reinterpret_cast<float*>(outputs[x.offset]);
+                default:
+                    return reinterpret_cast<float*>(workspace + regions[x.region] +
+                                                    x.offset * step.rows[x.region]);
+            }
+        }();
         return base + x.column;
     }
     template <class T>

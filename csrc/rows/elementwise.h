@@ -34,6 +34,25 @@ void add_rows(const Sum& job, int64_t begin, int64_t end) {
                 vector_at(job.out, row), job.out.dtype, job.columns);
 }
 
+/// Products are rounded before they are added.
+void weighted_sum_rows(const WeightedSum& job, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t* places = job.places + row * job.terms;
+        const float* weights = job.weights + row * job.weight_stride;
+        const auto x = [&](int64_t i) { return static_cast<const float*>(vector_at(job.x, places[i])); };
+        const auto residual =
+            static_cast<const float*>(job.residual.data == nullptr ? nullptr : vector_at(job.residual, row));
+        const auto out = static_cast<float*>(vector_at(job.out, row));
+        each_vector(job.columns, [&](int64_t c, auto part) {
+            Arch::F sum = Arch::mul(load<Fp32Elements>(x(0) + c, part), Arch::set(weights[0]));
+            for (int64_t i = 1; i < job.terms; ++i)
+                sum = Arch::add(sum, Arch::mul(load<Fp32Elements>(x(i) + c, part), Arch::set(weights[i])));
+            if (residual != nullptr) sum = Arch::add(load<Fp32Elements>(residual + c, part), sum);
+            store<Fp32Elements>(out + c, sum, part);
+        });
+    }
+}
+
 void softcap_rows(const Softcap& job, int64_t begin, int64_t end) {
     const Arch::F cap = Arch::set(job.cap), inverse = Arch::set(1.0f / job.cap);
     with_elements(job.x.dtype, [&](auto ex) {

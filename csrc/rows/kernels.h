@@ -11,6 +11,7 @@ namespace ridgeline {
 struct RowKernels {
     void (*norm)(const Norm& job, int64_t begin, int64_t end);
     void (*add)(const Sum& job, int64_t begin, int64_t end);
+    void (*weighted_sum)(const WeightedSum& job, int64_t begin, int64_t end);
     void (*activate)(const Activate& job, int64_t begin, int64_t end);
     void (*softcap)(const Softcap& job, int64_t begin, int64_t end);
     void (*rotate)(const Rotation& job, int64_t begin, int64_t end);

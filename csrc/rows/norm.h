@@ -66,29 +66,48 @@ Moments layer_moments(const typename X::T* x, const Norm& job) {
     return {mean, static_cast<float>(rest), static_cast<float>(1.0 / std::sqrt(variance + job.eps))};
 }
 
-template <class X, class W, class O>
-void scale_vector(const typename X::T* x, const Moments& moments, const Norm& job, typename O::T* out) {
+/// (x - mean) scale weight + bias, each vector of which is handed to `finish` before it is stored.
+template <class X, class W, class O, class Finish>
+[[gnu::always_inline]] inline void scale_vector(const typename X::T* x, const Moments& moments,
+                                                const Norm& job, typename O::T* out, const Finish& finish) {
     const typename W::T* weight = static_cast<const typename W::T*>(job.weight);
     const typename W::T* bias = static_cast<const typename W::T*>(job.bias);
     const Arch::F mean = Arch::set(moments.mean), rest = Arch::set(moments.rest);
-    const Arch::F scale = Arch::set(moments.scale);
+    const Arch::F scale = Arch::set(moments.scale), one = Arch::set(1.0f);
     each_vector(job.dim, [&](int64_t i, auto part) {
         const Arch::F centred = Arch::sub(Arch::sub(load<X>(x + i, part), mean), rest);
-        const Arch::F scaled = Arch::mul(centred, scale), w = load<W>(weight + i, part);
+        const Arch::F scaled = Arch::mul(centred, scale);
+        const Arch::F w = weight == nullptr ? one : load<W>(weight + i, part);
         const Arch::F y =
             bias == nullptr ? Arch::mul(scaled, w) : Arch::fma(scaled, w, load<W>(bias + i, part));
-        store<O>(out + i, y, part);
+        store<O>(out + i, finish(i, y, part), part);
+    });
+}
+
+template <class X, class W, class O>
+void scale_vector(const typename X::T* x, const Moments& moments, const Norm& job, int64_t row,
+                  typename O::T* out) {
+    const Modulation& modulation = job.modulation;
+    if (modulation.shift == nullptr)
+        return scale_vector<X, W, O>(x, moments, job, out, [](int64_t, Arch::F y, auto) { return y; });
+    const int64_t sequence = modulation.sequences[row];
+    const float* shift = modulation.shift + sequence * modulation.shift_stride;
+    const float* scale = modulation.scale + sequence * modulation.scale_stride;
+    const Arch::F one = Arch::set(1.0f);
+    scale_vector<X, W, O>(x, moments, job, out, [=](int64_t i, Arch::F y, auto part) {
+        const Arch::F factor = Arch::add(one, load<Fp32Elements>(scale + i, part));
+        return Arch::fma(y, factor, load<Fp32Elements>(shift + i, part));
     });
 }
 
 template <class X>
-void norm_vector(const void* from, const Norm& job, void* to) {
+void norm_vector(const void* from, const Norm& job, int64_t row, void* to) {
     const typename X::T* x = static_cast<const typename X::T*>(from);
     const Moments moments = job.kind == NormKind::rms ? rms_moments<X>(x, job) : layer_moments<X>(x, job);
     with_elements(job.weight_dtype, [&](auto ew) {
         with_elements(job.out.dtype, [&](auto eo) {
             using O = decltype(eo);
-            scale_vector<X, decltype(ew), O>(x, moments, job, static_cast<typename O::T*>(to));
+            scale_vector<X, decltype(ew), O>(x, moments, job, row, static_cast<typename O::T*>(to));
         });
     });
 }
@@ -100,8 +119,9 @@ void norm_vectors(const Norm& job, int64_t begin, int64_t end) {
         const int64_t row = item / job.heads, head = item % job.heads;
         void* x = vector_at(from, row, head);
         if (adds) add_run(x, from.dtype, vector_at(job.x, row, head), job.x.dtype, x, from.dtype, job.dim);
-        with_elements(from.dtype,
-                      [&](auto ex) { norm_vector<decltype(ex)>(x, job, vector_at(job.out, row, head)); });
+        with_elements(from.dtype, [&](auto ex) {
+            norm_vector<decltype(ex)>(x, job, row, vector_at(job.out, row, head));
+        });
     }
 }
 

@@ -73,6 +73,26 @@ void add(const Sum& job) {
     share(job.rows, job.columns, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
+void copy(const Copy& job) {
+    const auto convert = kernels().convert;
+    const bool same = job.x.dtype == job.out.dtype;
+    const int64_t row_bytes = job.columns * element_bytes(job.x.dtype);
+    share(job.rows, job.columns, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const uint8_t* from = row_of(job.x, i);
+            if (same)
+                std::memcpy(row_of(job.out, i), from, row_bytes);
+            else
+                convert(from, job.x.dtype, row_of(job.out, i), job.out.dtype, job.columns);
+        }
+    });
+}
+
+void weighted_sum(const WeightedSum& job) {
+    const auto kernel = kernels().weighted_sum;
+    share(job.rows, job.columns * job.terms, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
+}
+
 void activate(const Activate& job) {
     const auto kernel = kernels().activate;
     share(job.rows, job.columns, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });

@@ -21,8 +21,17 @@ struct Vectors {
 
 enum class NormKind { rms, layer };
 
+/// Vectors of a row's sequence that scale and shift it, float32: x (1 + scale) + shift.
+struct Modulation {
+    const float* shift;  // [sequences, dim]; null: nothing is modulated
+    const float* scale;
+    int64_t shift_stride;
+    int64_t scale_stride;
+    const int64_t* sequences;  // the sequence of each row
+};
+
 /// out = (x - mean) / sqrt(variance + eps) * weight + bias over each vector, or, for rms,
-/// x / sqrt(mean of x^2 + eps) * weight.
+/// x / sqrt(mean of x^2 + eps) * weight; then modulated, if there is a modulation.
 struct Norm {
     NormKind kind;
     int64_t rows;
@@ -30,11 +39,12 @@ struct Norm {
     int64_t dim;
     Vectors x;
     Vectors residual;    // if there is one (data not null), residual += x first, which is then normalised
-    const void* weight;  // [dim]
+    const void* weight;  // [dim], or null for ones
     const void* bias;    // [dim], or null
     Dtype weight_dtype;  // of the bias too
     double eps;
     Vectors out;
+    Modulation modulation{};  // of matrices alone
 };
 void norm(const Norm& job);
 
@@ -47,6 +57,29 @@ struct Sum {
     Vectors out;
 };
 void add(const Sum& job);
+
+/// out = x, in another dtype or elsewhere.
+struct Copy {
+    int64_t rows;
+    int64_t columns;
+    Vectors x;
+    Vectors out;
+};
+void copy(const Copy& job);
+
+/// out = residual + the sum over i of weights[row][i] times row places[row][i] of x, float32, term by term.
+struct WeightedSum {
+    int64_t rows;
+    int64_t columns;
+    int64_t terms;
+    Vectors x;
+    const int64_t* places;  // [rows][terms]
+    const float* weights;
+    int64_t weight_stride;
+    Vectors residual;  // data null if there is none
+    Vectors out;
+};
+void weighted_sum(const WeightedSum& job);
 
 /// out = act(x), or, gated, act(first half of x's columns) * second half.
 struct Activate {
@@ -69,7 +102,8 @@ struct Softcap {
 };
 void softcap(const Softcap& job);
 
-/// Every vector x = (x1, x2) turned: out = (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2).
+/// The first `dim` elements of every vector, x = (x1, x2), turned: out = (x1 cos1 - x2 sin1, x2 cos2 + x1
+/// sin2). What comes after them is left alone.
 struct Rotation {
     int64_t rows;
     int64_t heads;

@@ -11,8 +11,8 @@
 namespace ridgeline {
 namespace {
 
-constexpr RowKernels kRowKernels = {norm_vectors, add_rows,       activate_rows,
-                                    softcap_rows, rotate_vectors, convert};
+constexpr RowKernels kRowKernels = {norm_vectors,   add_rows, weighted_sum_rows, activate_rows, softcap_rows,
+                                    rotate_vectors, convert};
 
 }  // namespace
 }  // namespace ridgeline

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ridgeline.analysis.explanation import MemoryUse, Phase
 from ridgeline.hardware import Device
+from ridgeline.hardware.measured import is_measured_gpu
 from ridgeline.models import Model
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format
@@ -54,7 +55,12 @@ def common_assumptions(
     unmeasured = dict.fromkeys(name for p in phases for name in p.unmeasured)
     if unmeasured:
         names = ", ".join(unmeasured)
-        yield f"no kernel was measured for {names}: these reach the machine's measured rates"
+        rest = (
+            "are as time models have them"
+            if is_measured_gpu(device)
+            else "reach the machine's measured rates"
+        )
+        yield f"no kernel was measured for {names}: these {rest}"
     if memory.cache_in_windows is not None:
         yield (
             "the cache keeps every token of every layer, as the engine does; one that forgot what no window "

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ridgeline.analysis.here import gpu_name, runs_on_gpu
+from ridgeline.analysis.memory_now import MemoryNow
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.hardware.fingerprint import Fingerprint, fingerprint
 from ridgeline.hardware.host import this_host
-from ridgeline.hardware.kernels import Kernels
+from ridgeline.hardware.measured import is_measured_gpu, measured_kernels
 from ridgeline.hardware.threads import threads as computing_threads
 from ridgeline.models import Model, ModelConfig
 from ridgeline.models.model import refuse_diffusion
@@ -110,23 +112,34 @@ def bench(
     """Time every test of :func:`bench_tests` ``repeat`` times, after a step that warms up.
 
     ``loaded`` is what :func:`ridgeline.load` returned. ``threads`` is by default what ``on`` was measured
-    with, or else the cores of this machine. ``on``, this machine's hardware file, predicts the tests, unless
-    it was measured with another number of threads. ``progress`` is called with what is being done and the
-    share that is done.
+    with, or else the cores of this machine; a GPU takes none. ``on``, this machine's hardware file or its
+    GPU's, predicts the tests, unless it was measured with another number of threads, or is of the other; the
+    machine's at the rate that memory is read at right before each.
+    ``progress`` is called with what is being done and the share that is done.
 
-    Raises InputError as :func:`bench_tests` does, and if repeat or threads is below 1 or threads beyond 1024.
+    Raises InputError as :func:`bench_tests` does, and if repeat or threads is below 1 or threads beyond 1024,
+    or given for a GPU.
     """
     tests = bench_tests(loaded.config, prompts, generates, depths, batches)
     if repeat < 1:
         raise InputError(f"repeat must be at least 1, not {repeat}")
-    measured_with = None if on is None else Kernels.from_dict(on.kernels).threads
+    on_gpu = runs_on_gpu(loaded)
+    if on_gpu and threads is not None:
+        raise InputError("threads are the CPU's: leave them out with device cuda")
+    if on is not None and is_measured_gpu(on) != on_gpu:
+        on = None
+    measured_with = None if on is None or on_gpu else measured_kernels(on).threads
     if threads is None:
         threads = measured_with or this_host().cores
+    comparable = on is not None and (on_gpu or threads == measured_with)
+    memory = MemoryNow(on) if comparable else None
     results = []
     with computing_threads(threads):
-        machine = fingerprint(threads)
+        machine = fingerprint(threads, gpu_name(loaded) if on_gpu else "")
         for i, test in enumerate(tests):
-            predicted = _predict(loaded.model, on, test) if threads == measured_with else None
+            predicted = None
+            if memory is not None:
+                predicted = _predict(loaded.model, memory.device(memory.read()), test)
             seconds = []
             for n, elapsed in enumerate(islice(repetitions(loaded, test), repeat)):
                 seconds.append(elapsed)
@@ -243,6 +256,7 @@ class _Run:
         with torch.inference_mode():
             ids = self.ids[: _rows(chunks)]
             self.ops.run(self.model, ids, spans, logits=self.logits, cache=self.cache)
+            self.ops.synchronise()
 
     def _span(self, chunk: Chunk) -> Span:
         first = chunk.sequence * self.blocks

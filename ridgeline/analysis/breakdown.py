@@ -2,7 +2,8 @@
 
 Attention is the whole module with its projections, fully connected the products of the MLP with their
 biases, activation and norm all that works element by element between them: norms, activations, sums of
-residuals. What stands outside the layers, embedding and output matrix, is none of the three.
+residuals; and in a diffusion Transformer what makes the shifts, scales and gates of these. What stands
+outside the layers, embedding and output matrix, is none of the three.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ridgeline.analysis.arguments import device_of, whole_number
+from ridgeline.analysis.overtake import is_attention
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, rates_only
-from ridgeline.models import declare, load_config
-from ridgeline.models.model import refuse_diffusion, refuse_two_passes
+from ridgeline.models import ModelConfig, declare, load_config
+from ridgeline.models.denoising import count_denoising, grid_of
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_pairs import Pairs
@@ -61,11 +63,25 @@ def group_of(op: str, op_kind: str, part: str) -> str | None:
     """The group of a part of an operator, by their names and kinds; None outside the layers."""
     if op_kind == "linear" and part in BETWEEN_LAYERS:
         return ACTIVATION_AND_NORM
-    if op == "attention" or op.startswith("attention.") or op_kind == "split":
-        return ACTIVATION_AND_NORM if op_kind in ("norm", "add") else ATTENTION
     if op_kind in ("norm", "add"):
         return ACTIVATION_AND_NORM
-    return FULLY_CONNECTED if op.startswith("mlp.") or op_kind in ("route", "experts") else None
+    if is_attention(op) or op_kind == "split":
+        return ATTENTION
+    if op_kind in ("route", "experts") or "mlp" in op.split("."):
+        return FULLY_CONNECTED
+    return ACTIVATION_AND_NORM if "modulation" in op and not op.startswith("final") else None
+
+
+def _length(config: ModelConfig, given: int | None) -> int:
+    """Tokens of a sequence: 2,048, or the window if that is shorter, unless given; all of an image."""
+    if config.is_diffusion:
+        if given is not None:
+            raise InputError(f"{config.name} denoises images as trained: it has no prompt, so leave it out")
+        return grid_of(config).tokens
+    length = min(2048, config.window) if given is None else given
+    if not 1 <= length <= config.window:
+        raise InputError(f"prompt must be 1 to {config.window} tokens for {config.name}, not {length}")
+    return length
 
 
 def breakdown(pieces: Iterable[tuple[str, str, str, float]]) -> Breakdown:
@@ -104,31 +120,32 @@ def predict_breakdown(
     model: str,
     on: str | Device = "this",
     *,
-    prompt: int = 2048,
+    prompt: int | None = None,
     batch: int = 1,
     training: bool = False,
     weights: str | None = None,
     tier: str | None = None,
 ) -> PredictedBreakdown:
-    """Divide the predicted time of a pass over ``batch`` whole sequences of ``prompt`` tokens; with
-    ``training`` its backward pass belongs to it. ``tier`` is what times stand on, the best that the device
-    has unless given. Implementations that keep scores compute all pairs.
+    """Divide the predicted time of a pass over ``batch`` whole sequences of ``prompt`` tokens (of an
+    encoder-decoder, over so long sources and targets); with ``training`` its backward pass belongs to it.
+    ``tier`` is what times stand on, the best that the device has unless given.
+    Implementations that keep scores compute all pairs.
 
     Raises InputError for lengths out of range and formats that nothing is stored in.
     """
     config = load_config(model)
-    refuse_diffusion(config)
-    refuse_two_passes(config)
     device = rates_only(device_of(on))
-    if not 1 <= prompt <= config.window:
-        raise InputError(f"prompt must be 1 to {config.window} tokens for {config.name}, not {prompt}")
+    prompt = _length(config, prompt)
     whole_number("batch", batch)
     built = declare(config, None if weights is None else storage_format(weights))
     ways, basis = {}, {}
     for lowering in (UNFUSED, NAIVE_ATTENTION, FUSED):
         pairs = Pairs.VISIBLE if lowering is FUSED else Pairs.SQUARE
         ops = Count(activations=built.plain_format, lowering=lowering, pairs=pairs, train=training)
-        trace = ops.trace(built.forward(ops, ops.batch([Span(prompt, 0, batch)], logits="all")))
+        if config.is_diffusion:
+            trace = ops.trace(built.forward(ops, count_denoising(ops, config, grid_of(config), batch)))
+        else:
+            trace = ops.trace(built.whole(ops, ops.batch([Span(prompt, 0, batch)], logits="all")))
         prediction = predict(trace.backward() if training else trace, device, tier)
         name = lowering.name.removesuffix(" attention")
         ways[name] = breakdown(

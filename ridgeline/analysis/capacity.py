@@ -6,22 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ridgeline.analysis.arguments import config_of, device_of, whole_number
-from ridgeline.analysis.setting import settle
+from ridgeline.analysis.explanation import OUTPUT, Workload
+from ridgeline.analysis.search import largest
+from ridgeline.analysis.setting import Setting, settle
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.batch import Span
+from ridgeline.ops.numbers import Number, maximum
 
 #: Tokens of the largest step, whose activations must fit beside weights and cache.
 STEP_TOKENS = 2048
+#: Tokens of a sequence where the model sets no limit: prompt and output that `explain` takes unless told.
+REQUEST = Workload().prompt + OUTPUT
+#: Lengths at which growth is told, and the longest of them where the model sets no limit.
+POINTS, LONGEST_ENCODED = 65, 1 << 14
 
 
 @dataclass(frozen=True)
 class Holding:
     """What is left for the cache with weights and cache in these formats. ``tokens`` fit in it, 0 if weights
     and activations do not fit themselves; ``largest_batch`` of sequences of ``context`` tokens, and
-    ``longest_context`` of each of ``batch`` sequences, at most the model's window."""
+    ``longest_context`` of each of ``batch`` sequences, at most the model's window. Of an encoder ``cache`` is
+    empty, ``activation_bytes`` are those of one sequence, and ``tokens`` those of the largest batch."""
 
     weights: str
     cache: str
@@ -32,11 +39,14 @@ class Holding:
     tokens: int
     largest_batch: int
     longest_context: int
+    growth: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What :func:`capacity` found; ``usable_bytes`` of the device's ``memory_bytes`` may be taken."""
+    """What :func:`capacity` found; ``usable_bytes`` of the device's ``memory_bytes`` may be taken.
+    ``lengths`` are those at which each holding's ``growth`` says what ``batch`` sequences take of memory in
+    all."""
 
     model: str
     device: str
@@ -47,6 +57,7 @@ class Capacity:
     context: int
     batch: int
     step_tokens: int
+    lengths: tuple[int, ...]
     holdings: tuple[Holding, ...]
 
 
@@ -67,14 +78,16 @@ def capacity(
     the sequences when the length is sought. Activations are those of a step of ``step_tokens``, which longer
     prompts are cut into. ``share`` of the memory may be used; what a driver keeps is not known here.
 
-    Raises InputError for anything unknown, an encoder, numbers below 1, and a context beyond the window.
+    An encoder keeps nothing: its sequences run in one pass, and its activations are what grows. One of an
+    encoder-decoder reads each prompt whole, as long as ``context`` if that is more than a step.
+
+    Raises InputError for anything unknown, numbers below 1, and a context beyond the window.
     """
     config = config_of(model)
     device = device_of(on)
     refuse_diffusion(config)
-    if not config.is_decoder:
-        raise InputError(f"{config.name} is an encoder: it keeps no cache; `explain` tells its memory")
-    context = config.window if context is None else context
+    if context is None:
+        context = REQUEST if config.is_encoder_decoder else config.window
     for name, n in (("context", context), ("batch", batch), ("step_tokens", step_tokens)):
         whole_number(name, n)
     if context > config.window:
@@ -83,28 +96,14 @@ def capacity(
         raise InputError(f"share must be above 0 and at most 1, not {share!r}")
     usable = share * device.memory_bytes
     rows = min(step_tokens, config.window)
-    holdings = []
-    for weight in weights:
-        for cache in caches:
-            setting = settle(config, device, weight, cache)
-            activations = float(setting.activation_bytes(Span(rows)))
-            weight_bytes = setting.model.weight_bytes()
-            token = setting.cache_bytes_per_token
-            free = usable - weight_bytes - activations
-            tokens = max(int(free // token), 0)
-            holdings.append(
-                Holding(
-                    weights=setting.weights,
-                    cache=setting.cache,
-                    weight_bytes=weight_bytes,
-                    activation_bytes=activations,
-                    cache_bytes_per_token=token,
-                    free_bytes=max(free, 0.0),
-                    tokens=tokens,
-                    largest_batch=tokens // context,
-                    longest_context=min(tokens // batch, config.window),
-                )
-            )
+    holding = _holding if config.is_decoder else _encoders_holding
+    drawn = LONGEST_ENCODED if config.is_encoder_decoder else config.window
+    lengths = tuple(max(drawn * n // (POINTS - 1), 1) for n in range(POINTS))
+    holdings = [
+        holding(settle(config, device, weight, cache), usable, rows, context, batch, lengths)
+        for weight in weights
+        for cache in (caches if config.is_decoder else (None,))
+    ]
     return Capacity(
         model=config.name,
         device=device.name,
@@ -115,5 +114,63 @@ def capacity(
         context=context,
         batch=batch,
         step_tokens=rows,
+        lengths=lengths,
         holdings=tuple(dict.fromkeys(holdings)),
+    )
+
+
+def _holding(
+    setting: Setting, usable: float, rows: int, context: int, batch: int, lengths: tuple[int, ...]
+) -> Holding:
+    """A decoder's: all that is left goes to the cache, token by token."""
+    import numpy
+
+    token, window = setting.cache_bytes_per_token, setting.config.window
+    weights = setting.model.weight_bytes()
+
+    def free(longest: Number) -> Number:
+        """Bytes beside weights and activations; an encoder reads the longest sequence whole."""
+        read = maximum(rows, longest) if setting.config.is_encoder_decoder else rows
+        return usable - weights - setting.activation_bytes(read)
+
+    left = float(free(context))
+    tokens = max(int(left // token), 0)
+    longest = min(tokens // batch, window)
+    if setting.config.is_encoder_decoder:
+        longest = largest(lambda n: free(n) >= token * n * batch, window)
+    return Holding(
+        weights=setting.weights,
+        cache=setting.cache,
+        weight_bytes=weights,
+        activation_bytes=usable - weights - left,
+        cache_bytes_per_token=token,
+        free_bytes=max(left, 0.0),
+        tokens=tokens,
+        largest_batch=tokens // context,
+        longest_context=longest,
+        growth=tuple((usable - free(numpy.array(lengths)) + token * batch * numpy.array(lengths)).tolist()),
+    )
+
+
+def _encoders_holding(
+    setting: Setting, usable: float, rows: int, context: int, batch: int, lengths: tuple[int, ...]
+) -> Holding:
+    """An encoder's: activations of one pass over all sequences."""
+    import numpy
+
+    weights = setting.model.weight_bytes()
+    free = usable - weights
+    most = largest(lambda n: setting.activation_bytes(context, n) <= free)
+    longest = largest(lambda n: setting.activation_bytes(n, batch) <= free, setting.config.window)
+    return Holding(
+        weights=setting.weights,
+        cache="",
+        weight_bytes=weights,
+        activation_bytes=float(setting.activation_bytes(context)),
+        cache_bytes_per_token=0.0,
+        free_bytes=max(free, 0.0),
+        tokens=most * context,
+        largest_batch=most,
+        longest_context=longest,
+        growth=tuple((weights + setting.activation_bytes(numpy.array(lengths), batch)).tolist()),
     )

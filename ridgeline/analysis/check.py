@@ -1,7 +1,7 @@
 """``ridgeline check``: predict first, then run, then hold the two against each other.
 
-The prediction is made from the stored hardware file alone, before anything is run. Totals are
-measured without instruments, operators with the profile reading.
+The prediction is made before anything of the model is run, from the stored hardware file and the rate that
+memory is read at in that moment. Totals are measured without instruments, operators with the profile reading.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ridgeline.analysis.arguments import device_of
 from ridgeline.analysis.breakdown import Breakdown, breakdown
+from ridgeline.analysis.here import measured_device, runs_on_gpu
+from ridgeline.analysis.memory_now import MemoryNow, MemoryReading
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
-from ridgeline.hardware.kernels import Kernels
-from ridgeline.hardware.threads import threads
 from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.batch import Span
 from ridgeline.predict import Prediction
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 WARM_UP, ROUNDS, ROUND_SECONDS = 2, 5, 0.4
 #: A round is at least this many steps, however long they take.
 LEAST_STEPS = 3
+
+
+#: What operators' times are on a GPU.
+GPU_NOTE = (
+    "Operators are timed on the device, one behind another; a total also has what the host takes, or a graph "
+    "to replay."
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class PhaseCheck:
 
     ``predicted`` and ``measured`` are seconds. Steps are timed in rounds: ``measured`` is the best
     of the rounds' medians, since what else runs on a machine only ever adds time, and ``spread`` is
-    how much longer the worst median is, relative to the best.
+    how much longer the worst median is, relative to the best. ``memory`` is the rate of memory that the
+    prediction goes by, None if it goes by the file as it is.
     """
 
     name: str
@@ -67,10 +75,18 @@ class PhaseCheck:
     measured: float
     spread: float
     operators: tuple[OperatorCheck, ...]
+    memory: MemoryReading | None = None
 
     @property
     def error(self) -> float:
         return self.predicted / self.measured - 1
+
+    @property
+    def median_operator(self) -> float:
+        """Median over the operators, each counted once, of their relative errors' sizes; views, which take
+        no time, are none."""
+        errors = [abs(o.error) for o in self.operators if o.measured or o.predicted]
+        return statistics.median(errors) if errors else 0.0
 
     @property
     def operator_mape(self) -> float:
@@ -95,12 +111,13 @@ class PhaseCheck:
 
 @dataclass(frozen=True)
 class Check:
-    """What :func:`check` found on one machine."""
+    """What :func:`check` found on one machine. ``note`` says what operators' times leave out, if anything."""
 
     model: str
     device: str
     device_date: str
     phases: tuple[PhaseCheck, ...]
+    note: str = ""
 
     @property
     def mape(self) -> float:
@@ -118,6 +135,7 @@ def check(
     on: str | Device = "this",
     prompt: int = 512,
     contexts: tuple[int, ...] | None = None,
+    as_measured: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Check:
     """Predict a prefill of ``prompt`` tokens and a decode step at each of ``contexts``, then run them.
@@ -127,35 +145,39 @@ def check(
     only encodes, with logits of all rows, and takes no contexts. ``progress`` is called with what is
     being done and the share that is done.
 
+    Each phase is predicted before it runs, at the rate that memory is read at then (see
+    :mod:`ridgeline.hardware.drift`), unless ``as_measured`` says to take the file as it is. If memory has
+    moved so far by its end that the prediction would be another, the phase is predicted and run anew, a few
+    times at most.
+
     The measured time of a phase is the best of ``ROUNDS`` rounds' medians, with as many threads as
-    the machine was measured with.
+    the machine was measured with. A model on a GPU is held against the GPU's own file: a decode step replays
+    a CUDA graph, and operators are timed on the device, without what the host takes to issue them.
 
     Raises InputError if a length is below 1 or beyond the model's window, if contexts are given for
     an encoder, if ``on`` is a datasheet, or if this machine has not been measured, or not with weights in
     the format that they are loaded in.
     """
     refuse_diffusion(loaded.model.config)
-    device = measured_device(on)
+    device = measured_device(on, loaded)
     steps = _steps(loaded.model.config, prompt, contexts)
-    predictions = [predict_step(loaded.model, device, [step.span], logits=step.logits) for step in steps]
+    memory = MemoryNow(device, as_measured=as_measured)
     phases = []
-    measured_with = Kernels.from_dict(device.kernels).threads
-    for i, (step, prediction) in enumerate(zip(steps, predictions, strict=True)):
+    for i, step in enumerate(steps):
         if progress is not None:
             rows, context = step.span.rows, step.span.keys
             progress(f"running {step.name} of {rows} rows at context {context}", i / len(steps))
-        with threads(measured_with):
-            phases.append(_run(loaded, step, prediction))
-    return Check(loaded.model.config.name, device.name, device.date, tuple(phases))
+
+        def predict(device: Device, step: _Step = step) -> Prediction:
+            return predict_step(loaded.model, device, [step.span], logits=step.logits)
+
+        phases.append(memory.timed(predict, partial(_run, loaded, step)))
+    return Check(loaded.model.config.name, device.name, device.date, tuple(phases), note_on(loaded))
 
 
-def measured_device(on: str | Device) -> Device:
-    """The device's file; raises InputError for a datasheet."""
-    device = device_of(on)
-    if not device.kernels:
-        way_out = "check runs here: use `this`, after `ridgeline measure`"
-        raise InputError(f"{device.name} is a datasheet; {way_out}")
-    return device
+def note_on(loaded: Loaded) -> str:
+    """What is to be known of operators' times."""
+    return GPU_NOTE if runs_on_gpu(loaded) else ""
 
 
 class _Step(NamedTuple):
@@ -195,6 +217,7 @@ def _run(loaded: Loaded, step: _Step, prediction: Prediction) -> PhaseCheck:
 
     def run() -> None:
         ops.run(model, ids, placed, logits=step.logits, cache=cache)
+        ops.synchronise()
 
     def profile() -> list[OpTime]:
         return ops.profile(model, ids, placed, logits=step.logits, cache=cache)

@@ -12,13 +12,11 @@ from itertools import product
 from typing import Any
 
 from ridgeline.analysis.arguments import config_of, device_of, whole_number
-from ridgeline.analysis.generation import mean_step
 from ridgeline.analysis.setting import Setting, settle
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.batch import Span
 
 #: Points of one comparison at most: more would only fill memory.
 MOST_POINTS = 200_000
@@ -169,15 +167,17 @@ def _points(setting: Setting, workloads: Sequence[tuple[int, int, int]]) -> Iter
     import numpy
 
     prompt, output, batch = numpy.array(workloads).T
-    prefill = Span(prompt, 0, batch)
-    ttft = _array(setting.predict(prefill).seconds, prompt)
-    decoding = _decode_seconds(setting, prompt, output, batch)
-    total = ttft + decoding
+    ttft = _array(setting.first(prompt, batch).seconds, prompt)
+    steps = numpy.maximum(output - 1, 0)
+    tpot = numpy.zeros(len(prompt))
+    if steps.any():
+        tpot = setting.mean_next(prompt, steps, batch)
+    total = ttft + steps * tpot
     tokens = numpy.where(output > 0, output, prompt) * batch
     memory = (
         setting.model.weight_bytes()
-        + setting.cache_bytes_per_token * batch * (prompt + output)
-        + setting.activation_bytes(prefill)
+        + setting.cache_bytes(prompt, output, batch)
+        + setting.activation_bytes(prompt, batch)
     )
     price = setting.device.price_per_hour
     for i, (n, out, b) in enumerate(workloads):
@@ -191,28 +191,13 @@ def _points(setting: Setting, workloads: Sequence[tuple[int, int, int]]) -> Iter
             output=out,
             batch=b,
             ttft_seconds=float(ttft[i]),
-            tpot_seconds=float(decoding[i] / (out - 1)) if out > 1 else None,
+            tpot_seconds=float(tpot[i]) if out > 1 else None,
             total_seconds=float(total[i]),
             tokens_per_second=rate,
             memory_bytes=float(memory[i]),
             fits=bool(memory[i] <= setting.device.memory_bytes),
             dollars_per_million=None if price is None else price / 3600 / rate * 1e6,
         )
-
-
-def _decode_seconds(setting: Setting, prompt: Any, output: Any, batch: Any) -> Any:
-    """Seconds of the steps after the first token."""
-    import numpy
-
-    steps = numpy.maximum(output - 1, 0)
-    if not steps.any():
-        return numpy.zeros(len(prompt))
-
-    def seconds(past: Any) -> Any:
-        span = Span(1, past.ravel(), numpy.repeat(batch, past.shape[-1]))
-        return _array(setting.predict(span).seconds, span.past).reshape(past.shape)
-
-    return steps * mean_step(seconds, prompt, steps)
 
 
 def _array(x: Any, like: Any) -> Any:

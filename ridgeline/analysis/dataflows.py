@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 from ridgeline.analysis.arguments import config_of, device_of, whole_number
 from ridgeline.analysis.overtake import Overtaking, attention_overtakes
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig, declare
-from ridgeline.models.model import refuse_diffusion, refuse_two_passes
+from ridgeline.models.denoising import grid_of
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.dataflows import (
@@ -27,6 +28,9 @@ from ridgeline.predict.dataflows import (
     outcome,
 )
 from ridgeline.predict.dataflows.evaluate import fastest, least_traffic, smallest
+
+if TYPE_CHECKING:
+    from ridgeline.models.diffusion import DiffusionConfig
 
 #: The most that a size may be, so that a slip of the hand is not swept.
 MOST = 2**40
@@ -83,30 +87,33 @@ def shape_of(
     heads: int | None = None,
     kv_heads: int | None = None,
     head_dim: int | None = None,
-    prompt: int = 4096,
+    prompt: int | None = None,
     past: int = 0,
     batch: int = 1,
     causal: bool | None = None,
     format: str | None = None,
 ) -> AttentionShape:
-    """The attention of a model, or of the sizes given: ``prompt`` new tokens after ``past`` cached ones.
+    """The attention of a model, or of the sizes given: ``prompt`` new tokens after ``past`` cached ones,
+    4,096 unless given, of a diffusion Transformer all that an image as trained has, with its text's where
+    they attend together.
 
     Raises InputError if both or neither are given, or if a size is out of range.
     """
+    config = None if model is None else config_of(model)
+    if prompt is None:
+        prompt = image_tokens(config) if config is not None and config.is_diffusion else 4096
     for name, value, least in (("prompt", prompt, 1), ("past", past, 0), ("batch", batch, 1)):
         whole_number(name, value, least, MOST)
-    if model is None:
+    if config is None:
         if heads is None or head_dim is None:
             raise InputError("name a model, or give the attention itself: --heads N --head-dim N")
         causal, format = True if causal is None else causal, "bf16" if format is None else format
     else:
         if heads is not None or kv_heads is not None or head_dim is not None:
             raise InputError(f"{model} has its own heads: leave out --heads, --kv-heads and --head-dim")
-        config = config_of(model)
-        refuse_diffusion(config)
-        refuse_two_passes(config)
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-        causal = config.is_decoder if causal is None else causal
+        if causal is None:  # of an encoder-decoder, its encoder's attention
+            causal = config.is_decoder and not config.is_encoder_decoder
         format = declare(config).plain_format if format is None else format
     return AttentionShape(
         heads=heads,
@@ -139,8 +146,9 @@ def compare_dataflows(
     overtaking, config = None, None
     if model is not None:
         config = config_of(model)
-        built = declare(config)
-        overtaking = attention_overtakes(built, pairs=Pairs.VISIBLE if shape.causal else Pairs.SQUARE)
+        if not config.is_diffusion:  # whose pass is over images
+            pairs = Pairs.VISIBLE if shape.causal else Pairs.SQUARE
+            overtaking = attention_overtakes(declare(config), pairs=pairs)
     return Comparison(
         model=None if config is None else config.name,
         device=device.name,
@@ -155,7 +163,7 @@ def compare_dataflows(
         curves=_curves(shape, chip),
         overtaking=overtaking,
         basis={s: str(device.provenance[s]) for s in SECTIONS if s in device.provenance},
-        assumptions=tuple(_assumptions(chip)),
+        assumptions=(*_of_model(config), *_assumptions(chip)),
     )
 
 
@@ -186,6 +194,34 @@ def _curves(shape: AttentionShape, chip: Chip) -> Curves:
 
 def _least_live(flow, shape: AttentionShape) -> float:
     return flow.live(shape, smallest(flow, shape))
+
+
+def image_tokens(config: DiffusionConfig) -> int:
+    """The most keys that a row of an image as trained sees."""
+    return declare(config).context(grid_of(config), config.text_tokens if config.text_width else 0)
+
+
+def _of_model(config: ModelConfig | None) -> Iterator[str]:
+    """Which of a model's attentions is shown, where it has several."""
+    if config is None:
+        return
+    if config.is_encoder_decoder:
+        yield (
+            "the encoder's attention is shown; the decoder's has a causal mask, and in its cross-attention "
+            "every token sees the whole prompt"
+        )
+        return
+    if config.is_diffusion:
+        return
+    model = declare(config)
+    masks = {layer.mask for layer in model.layers if hasattr(layer, "mask")}
+    windows = {mask.window[0] + 1 for mask in masks if mask.window[0] >= 0}
+    if windows:
+        seen = " or ".join(f"{n:,}" for n in sorted(windows))
+        yield f"layers with a window see at most {seen} keys; a layer that sees all is shown"
+    spec = model.cache_spec(model.plain_format) if config.is_decoder else None
+    if spec is not None and spec.is_latent:
+        yield f"latent attention is shown expanded, with keys and values of {config.head_dim} elements a head"
 
 
 def _assumptions(chip: Chip) -> Iterator[str]:

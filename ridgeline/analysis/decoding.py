@@ -13,7 +13,6 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig
 from ridgeline.models.model import refuse_diffusion
-from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import get_format
 
 BATCHES = tuple(2**n for n in range(9))
@@ -94,7 +93,8 @@ class ContextPoint:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What :func:`decoding` found; ``offloading`` is empty where the device has no storage."""
+    """What :func:`decoding` found; ``offloading`` is empty where the device has no storage, ``contexts`` of
+    an encoder-decoder, which reads all of its prompt at every step."""
 
     model: str
     device: str
@@ -127,7 +127,9 @@ def decoding(
     device = device_of(on)
     refuse_diffusion(config)
     if not config.is_decoder:
-        raise InputError(f"{config.name} is an encoder: it decodes nothing")
+        raise InputError(
+            f"{config.name} is an encoder: it decodes nothing; `explain`, `compare` and `advise` take it"
+        )
     for name, value, least in (("prompt", prompt, 1), ("output", output, 2)):
         whole_number(name, value, least)
     if prompt + output > config.window:
@@ -174,8 +176,9 @@ def _speculation(bench: Workbench, plan: Plan) -> Iterator[SpeculationPoint]:
 
     setting = settle(bench.config, bench.device, plan.weights)
     proposed = numpy.arange(MOST_DRAFTED + 1)
-    past = bench.prompt + bench.output // 2
-    passes = setting.predict(Span(1 + proposed, min(past, bench.config.window - 1 - MOST_DRAFTED))).seconds
+    longest = bench.config.window - bench.prompt - MOST_DRAFTED  # of the output, with all proposals behind it
+    prompt, given = bench.prompt + min(longest - 1, 0), max(min(bench.output // 2, longest), 1)
+    passes = setting.next(prompt, given, 1, 1 + proposed).seconds
     for acceptance in ACCEPTANCES:
         tokens = numpy.array([expected_tokens(acceptance, int(k)) for k in proposed])
         for cost in COSTS:
@@ -190,9 +193,9 @@ def _offloading(bench: Workbench, plan: Plan, acceptance: float) -> Iterator[Off
     if storage is None:
         return
     setting = settle(bench.config, bench.device, plan.weights)
-    past = bench.prompt + bench.output // 2
-    proposed = min(4, bench.config.window - 1 - past)
-    one, several = (float(setting.predict(Span(1 + k, past)).seconds) for k in (0, proposed))
+    middle = max(bench.output // 2, 1)
+    proposed = min(4, bench.config.window - bench.prompt - middle)
+    one, several = (float(setting.next(bench.prompt, middle, 1, 1 + k).seconds) for k in (0, proposed))
     for lacking in LACKING:
         streamed = lacking * setting.model.weight_bytes()
         plain = max(one, streamed / storage)
@@ -212,11 +215,13 @@ def _formats(bench: Workbench) -> Iterator[FormatPoint]:
 
 
 def _contexts(bench: Workbench, plan: Plan) -> Iterator[ContextPoint]:
+    if bench.config.is_encoder_decoder:  # it reads all of its prompt at every step
+        return
     setting = settle(bench.config, bench.device, plan.weights)
     token = setting.cache_bytes_per_token
     context = 1024
     while context < bench.config.window:
         kept = min(context, SINKS + WINDOW)
-        full, short = (float(setting.predict(Span(1, n)).seconds) for n in (context, kept))
+        full, short = (float(setting.next(n, 1).seconds) for n in (context, kept))
         yield ContextPoint(context, full, short, context * token, kept * token)
         context *= 2

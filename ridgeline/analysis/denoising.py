@@ -17,7 +17,7 @@ from ridgeline.analysis.assumptions import common_assumptions
 from ridgeline.analysis.explain import NAIVE, Attention
 from ridgeline.analysis.explanation import MemoryUse, Phase
 from ridgeline.analysis.phases import phase_of
-from ridgeline.analysis.step import activation_format, default_lowering
+from ridgeline.analysis.step import activation_format, default_lowering, lowering_of
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import Model, ModelConfig, declare
@@ -88,11 +88,22 @@ class DenoisingExplanation:
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
 
+    @property
+    def active_parameters(self) -> int:
+        """All of them: there is no mixture."""
+        return self.parameters
+
+    @property
+    def request(self) -> None:
+        """It has none of tokens."""
+        return None
+
 
 def trace_denoising(
     model: Model, grid: Grid, sequences: Number = 1, text: Number | None = None, lowering: Lowering = FUSED
 ) -> Trace:
     """Count one step over ``sequences`` images of ``grid``; they and ``text`` may be NumPy arrays."""
+    lowering = lowering_of(model, lowering)
     ops = Count(
         activations=activation_format(model, lowering), attention=model.plain_format, lowering=lowering
     )

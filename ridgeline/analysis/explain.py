@@ -83,6 +83,7 @@ def explain(
             raise InputError(f"{config.name} has no latent attention, so mla is not for it: leave it out")
         lowering = replace(lowering, mla=choice("mla", mla, Mla))
     shown = choice("pairs", pairs, Pairs)
+    setting = replace(setting, lowering=lowering, tier=chosen)
     options = {"cache_format": cache_format, "lowering": lowering}
 
     def phase(name: str, span: Span, logits: str = "last") -> Phase:
@@ -91,15 +92,14 @@ def explain(
         return phase_of(name, span.rows * span.count, span.keys, prediction, trace, device)
 
     if config.is_encoder_decoder:
-        phases, request = encode_and_decode(built, device, workload, shown, chosen, options)
+        phases = encode_and_decode(setting, workload, shown)
     elif config.is_decoder:
         phases = [phase("prefill", Span(prompt, 0, batch))]
         if workload.output > 1:
             phases.append(phase("decode", Span(1, prompt, batch)))
-        request = request_of(built, device, workload, phases[0].seconds, {**options, "tier": chosen})
     else:
         phases = [phase("encode", Span(prompt, 0, batch), "all")]
-        request = None
+    request = request_of(setting, workload, phases[0].seconds) if config.is_decoder else None
     memory = _memory(built, device, workload, cache_format, max(p.activation_bytes for p in phases))
     return Explanation(
         model=config.name,

@@ -277,6 +277,8 @@ def _contexts(task: Task, fixed: Fixed, most: int) -> Iterator[int]:
         yield fixed.context
         return
     yield 1
+    if task.model.config.is_encoder_decoder:
+        return
     ranks = 2
     while task.prompt >= LONG_PROMPT and ranks <= min(most, MOST_CONTEXT):
         yield ranks
@@ -301,5 +303,7 @@ def _pipelines(task: Task, fixed: Fixed) -> list[int]:
     if fixed.pipeline is not None:
         return [fixed.pipeline]
     layers = task.model.config.layers
+    if task.model.config.is_encoder_decoder:  # a step passes through the decoder only
+        return [1]
     smallest = {-(-layers // stages): stages for stages in range(layers, 0, -1)}
     return sorted(smallest.values())

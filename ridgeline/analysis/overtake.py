@@ -10,8 +10,10 @@ from ridgeline.ops.batch import Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.numbers import Number
-from ridgeline.ops.trace import MATRIX_PARTS, OpCost
+from ridgeline.ops.trace import MATRIX_PARTS
 
+#: What operators of attention are called, in some part of their name.
+ATTENTION_NAMES = frozenset({"attention", "cross", "joint"})
 #: Lengths beyond this are not looked at.
 LONGEST = 2**30
 
@@ -72,16 +74,17 @@ def matrix_flops(model: Model, length: int, pairs: Pairs) -> tuple[Number, Numbe
     """FLOPs of the matrix products of one sequence, all layers: of attention with its projections, and
     of the layers' other products."""
     ops = Count(pairs=pairs)
-    trace = ops.trace(model.forward(ops, ops.batch([Span(length)])))
+    trace = ops.trace(model.whole(ops, ops.batch([Span(length)])))
     attention = mlp = 0
     for op in (op for run in trace.runs for op in trace.ops[run.start : run.stop]):
         work = sum(part.flops.matrix for part in op.parts if part.kind in MATRIX_PARTS) * op.repeat
-        if _is_attention(op):
+        if is_attention(op.name):
             attention += work
         else:
             mlp += work
     return attention, mlp
 
 
-def _is_attention(op: OpCost) -> bool:
-    return op.name == "attention" or op.name.startswith("attention.")
+def is_attention(op: str) -> bool:
+    """Whether the operator of that name is attention's, a projection of its own included."""
+    return not ATTENTION_NAMES.isdisjoint(op.split("."))

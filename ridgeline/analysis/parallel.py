@@ -21,12 +21,10 @@ from ridgeline.analysis.replica import (
     decode_sizes,
     prefill_sizes,
 )
-from ridgeline.analysis.step import trace_step
-from ridgeline.engine.request import refuse_encoder
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster, load_cluster
 from ridgeline.models import ModelConfig, declare
-from ridgeline.ops.batch import Span
+from ridgeline.models.model import refuse_diffusion
 from ridgeline.ops.formats import storage_format
 from ridgeline.predict.collectives import Links, chosen, constants_of
 from ridgeline.predict.layout import Layout
@@ -153,7 +151,12 @@ def best_layouts(
 
 def _task(model, cluster, prompt, output, batch, weights, cache) -> tuple[Task, Workload, str]:
     config = config_of(model)
-    refuse_encoder(config)
+    refuse_diffusion(config)
+    if not config.is_decoder:
+        raise InputError(
+            f"{config.name} is an encoder, and a layout is judged by the tokens that it generates: `compare` "
+            "predicts it on one device, of which replicas are as many times as fast"
+        )
     workload = Workload(prompt, output, batch)
     if output < 1:
         raise InputError("output must be 1 or more: a layout is judged by the tokens that it generates")
@@ -163,11 +166,15 @@ def _task(model, cluster, prompt, output, batch, weights, cache) -> tuple[Task, 
         )
     built = declare(config, None if weights is None else storage_format(weights))
     cache_format = built.plain_format if cache is None else storage_format(cache)
-    trace_step(built, [Span(1)], cache_format=cache_format)  # refuses what has no step of its own
     return Task(built, cluster, prompt, output, cache_format), workload, weights or config.format
 
 
 def _explain(task: Task, workload: Workload, weight_format: str, layout: Layout) -> Parallel:
+    if task.model.config.is_encoder_decoder and (layout.pipeline > 1 or layout.context > 1):
+        raise InputError(
+            f"{task.model.config.name} is an encoder-decoder, whose layers or sequences are not shared among "
+            "stages or ranks of a context: give --tensor and --data only"
+        )
     replicas = min(layout.data, workload.batch)
     if layout.expert > 1 and not task.sharding.experts:
         raise InputError(f"{task.model.config.name} has no experts to share: leave expert ranks out")
@@ -189,9 +196,12 @@ def _explain(task: Task, workload: Workload, weight_format: str, layout: Layout)
     )
     timing = replica.timing(layout.pipeline, batches)
     shown = figures(task, layout, workload.batch, timing, 0)
-    passes = {"decode": replica.decode_span(int(replica.decode_sizes[0]))} if task.output > 1 else {}
-    passes["prefill"] = replica.prefill_span(int(replica.prefill_sizes[-1]))
-    predictions = {phase: replica.predict(span, prefill=phase == "prefill") for phase, span in passes.items()}
+    predictions = {}
+    if task.output > 1:
+        middle = (task.output + 1) // 2
+        predictions["decode"] = replica.step(int(replica.decode_sizes[0]), middle)
+    reading = "encode" if task.model.config.is_encoder_decoder else "prefill"
+    predictions[reading] = replica.read(int(replica.prefill_sizes[-1]))
     first = next(iter(predictions.values())).prediction
     return Parallel(
         model=task.model.config.name,

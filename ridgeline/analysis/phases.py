@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ridgeline.analysis.explanation import Phase, Request, Workload
+from ridgeline.analysis.generation import mean_of_steps
+from ridgeline.analysis.setting import Setting
 from ridgeline.analysis.step import predict_encode, predict_step, trace_encode, trace_step
 from ridgeline.hardware import Device
-from ridgeline.models import EncoderDecoder, Model
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.trace import Trace
 from ridgeline.predict import Prediction, predict
-from ridgeline.predict.tiers import Tier, tiers_of
-
-#: Context lengths at which a long generation's steps are predicted.
-SAMPLES = 17
+from ridgeline.predict.tiers import tiers_of
 
 
 def phase_of(
@@ -49,63 +45,43 @@ def phase_of(
     )
 
 
-def encode_and_decode(
-    model: EncoderDecoder,
-    device: Device,
-    workload: Workload,
-    pairs: Pairs,
-    tier: Tier,
-    options: dict[str, object],
-) -> tuple[list[Phase], Request | None]:
+def encode_and_decode(setting: Setting, workload: Workload, pairs: Pairs) -> list[Phase]:
     """An encoder-decoder's phases. Its decoder begins with a token that is no part of the prompt."""
+    model, device = setting.model, setting.device
+    timed = {"cache_format": setting.cache, "lowering": setting.lowering, "pairs": pairs}
+    counted = {"cache_format": setting.cache, "lowering": setting.lowering}
 
     def phase(name: str, span: Span, prediction: Prediction, trace: Trace) -> Phase:
         return phase_of(name, span.rows * span.count, span.keys, prediction, trace, device)
 
     source = Span(workload.prompt, 0, workload.batch)
-    encoding = predict_encode(model, device, [source], pairs=pairs, tier=tier, **options)
-    phases = [phase("encode", source, encoding, trace_encode(model, [source], **options))]
-    decoding = {**options, "encoded": [source]}
+    encoding = predict_encode(model, device, [source], tier=setting.tier, **timed)
+    phases = [phase("encode", source, encoding, trace_encode(model, [source], **counted))]
     if workload.output > 0:
         span = Span(1, min(1, workload.output - 1), workload.batch)
-        step = predict_step(model, device, [span], pairs=pairs, tier=tier, **decoding)
-        phases.append(phase("decode", span, step, trace_step(model, [span], **decoding)))
-    return phases, request_of(model, device, workload, encoding.seconds, {**decoding, "tier": tier})
+        step = predict_step(model, device, [span], tier=setting.tier, encoded=[source], **timed)
+        trace = trace_step(model, [span], encoded=[source], **counted)
+        phases.append(phase("decode", span, step, trace))
+    return phases
 
 
-def request_of(
-    model: Model, device: Device, workload: Workload, first: float, options: dict[str, object]
-) -> Request | None:
+def request_of(setting: Setting, workload: Workload, first: float) -> Request | None:
     """Prefill, which takes ``first`` seconds, yields the first token; every further one is a step at its own
     context length. Behind an encoder's ``first`` seconds, the first token takes a step as well."""
     if workload.output < 1:
         return None
+    prompt, batch = workload.prompt, workload.batch
 
-    def step_seconds(past: int) -> float:
-        return predict_step(model, device, [Span(1, past, workload.batch)], **options).seconds
+    def step_seconds(given: int) -> float:
+        return setting.next(prompt, given, batch).seconds
 
     steps = workload.output - 1
-    encoded = model.config.is_encoder_decoder
-    ttft = first + step_seconds(0) if encoded else first
-    begin = 1 if encoded else workload.prompt
-    decoding = _sum_over(step_seconds, begin, begin + steps)
-    total = ttft + decoding
+    ttft = first + step_seconds(0) if setting.config.is_encoder_decoder else first
+    tpot = mean_of_steps(step_seconds, 1, steps) if steps else None
+    total = ttft + steps * (tpot or 0.0)
     return Request(
         ttft_seconds=ttft,
-        tpot_seconds=decoding / steps if steps else None,
+        tpot_seconds=tpot,
         total_seconds=total,
         output_tokens_per_second=workload.batch * workload.output / total,
     )
-
-
-def _sum_over(function: Callable[[int], float], start: int, stop: int) -> float:
-    """The sum of function(n) over start <= n < stop, straight between at most SAMPLES points:
-    a step's time is piecewise linear in its context, so little is lost."""
-    if stop - start <= SAMPLES:
-        return sum(function(n) for n in range(start, stop))
-    points = sorted({start + round(i * (stop - 1 - start) / (SAMPLES - 1)) for i in range(SAMPLES)})
-    values = [function(n) for n in points]
-    total = values[-1]
-    for n, m, a, b in zip(points, points[1:], values, values[1:], strict=False):
-        total += (m - n) * (a + b) / 2 + (a - b) / 2  # n..m-1 on the line from a to b
-    return total

@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 import numpy
 
 from ridgeline.analysis.arguments import config_of, device_of
+from ridgeline.analysis.denoising import STEP, trace_denoising
 from ridgeline.analysis.explanation import Workload
 from ridgeline.analysis.replica import MEMORY_SHARE
-from ridgeline.analysis.step import default_lowering, trace_step
-from ridgeline.engine.request import refuse_encoder
+from ridgeline.analysis.step import default_lowering, trace_encode, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import Model, ModelConfig, declare
+from ridgeline.models.denoising import grid_of
 from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import storage_format
 from ridgeline.ops.kernel import Role, Value
-from ridgeline.ops.trace import Trace
+from ridgeline.ops.lowering import Lowering
+from ridgeline.ops.trace import OpCost, Trace
 from ridgeline.predict.placement import Costs, Flow, Placement, best, flows, given
 from ridgeline.predict.prediction import Prediction, predict
 from ridgeline.predict.tiers import Tier, tier_of
@@ -80,7 +82,7 @@ def place(
     model: str | ModelConfig,
     on: Sequence[str | Device],
     *,
-    phase: str = "decode",
+    phase: str | None = None,
     prompt: int = 512,
     output: int = 128,
     batch: int = 1,
@@ -89,8 +91,10 @@ def place(
     link_bandwidth: float = LINK_BANDWIDTH,
     link_latency: float = LINK_LATENCY,
 ) -> Placed:
-    """Put every operator of a ``decode`` step (in the middle of the output) or of ``prefill`` on that of
-    the devices where the step takes least, transfers included, within 90 % of their memory.
+    """Put every operator of a ``decode`` step (in the middle of the output), of ``prefill``, of an encoder's
+    ``encode``, or of a diffusion Transformer's ``denoise`` (of ``batch`` images, each with its condition and
+    without) on that of the devices where it takes least, transfers included, within 90 % of their memory.
+    ``phase`` is by default that which a model is judged by: the step that comes again.
 
     Raises InputError for fewer than two devices, devices given twice, and anything unknown.
     """
@@ -99,19 +103,16 @@ def place(
     names = [device.name for device in devices]
     if len(devices) < 2 or len(set(names)) < len(names):
         raise InputError("a placement takes two or more unlike devices, like h100-sxm,epyc-9654")
-    refuse_encoder(config)
-    if phase not in ("decode", "prefill"):
-        raise InputError(f"phase must be decode or prefill, not {phase!r}")
+    known = _phases(config)
+    phase = known[0] if phase is None else phase
+    if phase not in known:
+        raise InputError(f"phase must be {' or '.join(known)} for {config.name}, not {phase!r}")
     if not (link_bandwidth > 0 and 0 <= link_latency < math.inf):
         raise InputError("a link needs a bandwidth above 0 and a latency that is finite and not negative")
     workload = Workload(prompt, output, batch)
     built = declare(config, None if weights is None else storage_format(weights))
     cache_format = built.plain_format if cache is None else storage_format(cache)
-    span = Span(prompt, 0, batch) if phase == "prefill" else Span(1, prompt + output // 2, batch)
-    traces = [
-        trace_step(built, [span], cache_format=cache_format, lowering=default_lowering(device))
-        for device in devices
-    ]
+    traces = [_trace(built, phase, workload, cache_format, default_lowering(device)) for device in devices]
     predictions = [predict(trace, device) for trace, device in zip(traces, devices, strict=True)]
     used = [index for index, op in enumerate(traces[0].ops) if op.parts]
     seconds, held = _tables(built, traces, predictions, used, workload, cache_format)
@@ -130,8 +131,32 @@ def place(
         best=shown[0],
         choices=tuple(shown),
         basis={p.device: {s: str(source) for s, source in p.basis.items()} for p in predictions},
-        assumptions=tuple(_assumptions(shown[0], devices, link_bandwidth, link_latency)),
+        assumptions=tuple(_assumptions(shown[0], devices, link_bandwidth, link_latency, found.proven)),
     )
+
+
+def _phases(config: ModelConfig) -> tuple[str, ...]:
+    if config.is_diffusion:
+        return (STEP,)
+    if config.is_encoder_decoder:
+        return "decode", "encode"
+    return ("decode", "prefill") if config.is_decoder else ("encode",)
+
+
+def _trace(model: Model, phase: str, workload: Workload, cache_format: str, lowering: Lowering) -> Trace:
+    """The pass that is placed."""
+    config, prompt, batch = model.config, workload.prompt, workload.batch
+    if phase == STEP:
+        return trace_denoising(model, grid_of(config), 2 * batch, lowering=lowering)
+    options = {"cache_format": cache_format, "lowering": lowering}
+    source, middle = Span(prompt, 0, batch), workload.output // 2
+    if config.is_encoder_decoder:
+        if phase == "encode":
+            return trace_encode(model, [source], **options)
+        return trace_step(model, [Span(1, middle, batch)], encoded=[source], **options)
+    if phase == "decode":
+        return trace_step(model, [Span(1, prompt + middle, batch)], **options)
+    return trace_step(model, [source], logits="last" if config.is_decoder else "all", **options)
 
 
 def _tables(
@@ -144,31 +169,41 @@ def _tables(
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Seconds, and bytes of weights and cache, of the ``used`` operators on each device, in all layers."""
     seconds, held = (numpy.zeros((len(used), len(traces))) for _ in range(2))
-    token = model.cache_spec(cache_format).bytes_per_token
-    cache = token * workload.batch * (workload.prompt + workload.output)
-    calls = sum(traces[0].ops[index].repeat for index in used if _reads(traces[0], index, Role.CACHE))
+    rows = {index: row for row, index in enumerate(used)}
+    token = model.cache_spec(cache_format).bytes_per_token if model.config.is_decoder else 0.0
+    layers = model.config.layers
     for column, (trace, prediction) in enumerate(zip(traces, predictions, strict=True)):
         for kernel in prediction.kernels:
-            if kernel.op_index in used:
-                seconds[used.index(kernel.op_index), column] += float(kernel.seconds) * kernel.repeat
+            if kernel.op_index in rows:
+                seconds[rows[kernel.op_index], column] += float(kernel.seconds) * kernel.repeat
         for row, index in enumerate(used):
-            repeat = trace.ops[index].repeat
-            held[row, column] = repeat * sum(v.nbytes for v in _reads(trace, index, Role.WEIGHT))
-            if _reads(trace, index, Role.CACHE):
-                held[row, column] += cache * repeat / calls
+            op = trace.ops[index]
+            held[row, column] = op.repeat * sum(v.nbytes for v in _touched(op, Role.WEIGHT))
+            if _touched(op, Role.CACHE):
+                tokens = _cached(model.config, op, workload)
+                held[row, column] += token * workload.batch * tokens * op.repeat / layers
     return seconds, held
 
 
-def _reads(trace: Trace, index: int, role: Role) -> set[Value]:
-    """The values of that role that an operator reads."""
-    return {a.value for part in trace.ops[index].parts for a in part.reads if a.value.role is role}
+def _cached(config: ModelConfig, op: OpCost, workload: Workload) -> int:
+    """How many tokens of a sequence an operator's cache holds in the end: of an encoder-decoder, the
+    decoder's own, or those of the prompt."""
+    if not config.is_encoder_decoder:
+        return workload.prompt + workload.output
+    return workload.output if op.name == "attention" else workload.prompt
+
+
+def _touched(op: OpCost, role: Role) -> set[Value]:
+    """The values of that role that an operator reads or writes."""
+    accesses = (a for part in op.parts for a in (*part.reads, *part.writes))
+    return {a.value for a in accesses if a.value.role is role}
 
 
 def _flows(trace: Trace, used: Sequence[int]) -> Iterator[Flow]:
     """What the ``used`` operators hand to each other, by their places among them."""
+    rows = {index: row for row, index in enumerate(used)}
     for flow in flows(trace):
-        targets = tuple(used.index(target) for target in flow.targets)
-        yield replace(flow, source=used.index(flow.source), targets=targets)
+        yield replace(flow, source=rows[flow.source], targets=tuple(rows[target] for target in flow.targets))
 
 
 def _rules(
@@ -180,7 +215,7 @@ def _rules(
     for device, name in enumerate(names):
         for other, rest in enumerate(names):
             if other != device:
-                chosen = [device if trace.ops[i].kind == "attend" else other for i in used]
+                chosen = [device if trace.ops[i].kind.startswith("attend") else other for i in used]
                 yield f"attention on {name}, the rest on {rest}", given(costs, chosen)
 
 
@@ -213,10 +248,12 @@ def _operators(
 
 
 def _assumptions(
-    chosen: Choice, devices: Sequence[Device], bandwidth: float, latency: float
+    chosen: Choice, devices: Sequence[Device], bandwidth: float, latency: float, proven: bool
 ) -> Iterator[str]:
     yield f"devices exchange {bandwidth / 1e9:,.3g} GB/s after {latency * 1e6:,.3g} µs"
-    yield "operators run one after another, each on one device, the same in every layer"
+    yield "operators run one after another, each on one device, the same in every layer of a kind"
+    if not proven:
+        yield "memory is short, so the placement is the best of those tried, and not proven to be the best"
     rated = [device.name for device in devices if tier_of(device) is Tier.DATASHEET]
     if rated:
         yield f"every kernel reaches the rates of {', '.join(rated)}: an optimistic estimate there"

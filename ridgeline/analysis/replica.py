@@ -6,14 +6,15 @@ look their timing up here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy
 
-from ridgeline.analysis.step import default_lowering, trace_step
+from ridgeline.analysis.generation import SAMPLES, mean_step, positions
+from ridgeline.analysis.step import default_lowering, trace_encode, trace_step
 from ridgeline.errors import InputError
 from ridgeline.hardware.cluster import Cluster
 from ridgeline.models import Model
@@ -110,40 +111,67 @@ class Replica:
         data = max(self.expert // self.tensor, 1)
         return Layout(self.tensor, 1, data, self.context, self.context_kind, self.expert)
 
-    def predict(self, span: Span, *, prefill: bool) -> Pass:
-        """A pass over ``span`` on one rank."""
-        task = self.task
+    def read(self, sequences: Any) -> Pass:
+        """The pass of one rank that reads so many prompts: prefill, or an encoder-decoder's encoding."""
+        span = Span(self.task.prompt, 0, sequences)
+        if self.model.config.is_encoder_decoder:
+            return self._pass(trace_encode(self.model, [span], **self._options))
+        return self._step(span, prefill=True)
+
+    def step(self, sequences: Any, given: Any) -> Pass:
+        """The step of so many sequences behind ``given`` tokens of their output."""
+        if self.model.config.is_encoder_decoder:
+            return self._step(Span(1, given, sequences), [Span(self.task.prompt, 0, sequences)])
+        return self._step(Span(1, self.task.prompt + given - 1, sequences))
+
+    def _step(self, span: Span, encoded: Sequence[Span] = (), *, prefill: bool = False) -> Pass:
         context = None
         if self.context > 1:
             context = Context(self.context, self.context_kind, divides_rows=prefill)
-        trace = trace_step(
-            self.model,
-            [span],
-            cache_format=task.cache_format,
-            lowering=default_lowering(task.cluster.device),
-            context=context,
-        )
-        found = predict_shard(trace, task.cluster, self.layout)
+        return self._pass(trace_step(self.model, [span], encoded=encoded, context=context, **self._options))
+
+    def _pass(self, trace: Trace) -> Pass:
+        found = predict_shard(trace, self.task.cluster, self.layout)
         return Pass(take_apart(trace, found), trace.memory().activations, trace, found)
 
-    def prefill_span(self, sequences: Any) -> Span:
-        return Span(self.task.prompt, 0, sequences)
-
-    def decode_span(self, sequences: Any) -> Span:
-        """A step in the middle of the output; a step's time is linear in the context, so it is the mean."""
-        return Span(1, self.task.prompt + (self.task.output - 1) // 2, sequences)
+    @property
+    def _options(self) -> dict[str, Any]:
+        lowering = default_lowering(self.task.cluster.device)
+        return {"cache_format": self.task.cache_format, "lowering": lowering}
 
     @cached_property
-    def _prefill(self) -> Pass:
-        return self.predict(self.prefill_span(self.prefill_sizes), prefill=True)
+    def _first(self) -> tuple[PassCosts, Any]:
+        """All until the first token: its costs, and the peak of activations."""
+        reading = self.read(self.prefill_sizes)
+        if not self.model.config.is_encoder_decoder:
+            return reading.costs, reading.activations
+        step = self.step(self.prefill_sizes, 0)
+        (encode,), (decode,) = reading.costs.stages(1), step.costs.stages(1)
+        both = replace(encode + decode, weights=self.model.weight_bytes(), layers=0)
+        costs = replace(
+            step.costs, before=both, runs=((step.costs.layers, Cost(layers=1)),), after=Cost(), tied=0.0
+        )
+        return costs, numpy.maximum(reading.activations, step.activations)
 
     @cached_property
-    def _decode(self) -> Pass:
-        return self.predict(self.decode_span(self.decode_sizes), prefill=False)
+    def _decode(self) -> tuple[PassCosts, Any]:
+        """A step's mean over the output, and the peak of its activations."""
+        steps = max(self.task.output - 1, 1)
+        given = positions(1, numpy.full(len(self.decode_sizes), steps))
+        found = self.step(numpy.repeat(self.decode_sizes, SAMPLES), given.ravel())
+
+        def spread(values: Any) -> Any:
+            return numpy.broadcast_to(values, given.size).reshape(given.shape)
+
+        def mean(values: Any) -> Any:
+            return mean_step(lambda _: spread(values), 1, numpy.full(len(given), steps))
+
+        costs = found.costs.with_times(mean)
+        return costs, spread(found.activations).max(axis=1)
 
     def timing(self, pipeline: int, batch: numpy.ndarray) -> Timing:
         """``batch`` requests at once through so many stages; the sizes of their steps must be known."""
-        costs = self._prefill.costs
+        costs, activations = self._first
         total, slowest, exchanged = self._through(costs, pipeline)
         steps = -(-batch[:, None] // self.prefill_sizes)
         taken = total + (steps - 1) * slowest
@@ -154,7 +182,7 @@ class Replica:
         stages = costs.stages(pipeline)
         busy = sum(stage.seconds for stage in stages)[best] * steps[rows, best] / pipeline
 
-        decode_costs = self._decode.costs
+        decode_costs, decode_activations = self._decode
         micro = numpy.minimum(pipeline, batch)
         index = numpy.searchsorted(self.decode_sizes, -(-batch // micro))
         step_total, step_slowest, step_exchanged = self._through(decode_costs, pipeline)
@@ -165,7 +193,7 @@ class Replica:
             bubble=1 - busy / prefill,
             prefill_communication=(exchanged / total)[best],
             decode_communication=(step_exchanged / step_total)[index],
-            **self._memory(stages, batch, self._prefill.activations[best], self._decode.activations[index]),
+            **self._memory(stages, batch, activations[best], decode_activations[index]),
         )
 
     def _memory(self, stages, batch, prefill_activations, decode_activations) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from ridgeline.analysis.step_cost import StepCost
 from ridgeline.engine.arrivals import Arrival
 from ridgeline.engine.blocks import BlockPool
 from ridgeline.engine.checks import at_least_one
+from ridgeline.engine.metrics import Serving, summarise_recorded
 from ridgeline.engine.plan import Limits
 from ridgeline.engine.request import refuse_encoder, refuse_encoder_decoder
 from ridgeline.engine.simulate import Simulation
@@ -43,7 +44,8 @@ class EngineLimits:
 @dataclass(frozen=True)
 class SimulatedServing:
     """What :func:`simulate` found; ``tier`` is what the steps' times stand on, ``basis`` names where each
-    part of the device's figures comes from."""
+    part of the device's figures comes from. ``recorded`` is how a real run served the same requests, None
+    where nobody recorded it."""
 
     model: str
     device: str
@@ -55,6 +57,7 @@ class SimulatedServing:
     tier: str
     basis: Mapping[str, str]
     assumptions: tuple[str, ...]
+    recorded: Serving | None = None
 
 
 def simulate(
@@ -116,6 +119,7 @@ def simulate(
         basis={section: str(source) for section, source in sections.items()},
         tier=str(chosen),
         assumptions=tuple(_assumptions(built, chosen)),
+        recorded=summarise_recorded(arrivals),
     )
 
 
@@ -149,5 +153,7 @@ def _assumptions(model: Model, tier: Tier) -> Iterator[str]:
         yield "tokens are chosen greedily, and nobody makes text of them"
     else:
         yield "a step begins when the one before ends: no time passes between them"
+        if tier is not Tier.DATASHEET:
+            yield "activations and rotations are kernels of their own; sampling takes no time"
         if tier is Tier.DATASHEET:
             yield "every kernel reaches the device's rates: an optimistic estimate, not a forecast"

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ridgeline.errors import InputError
 from ridgeline.hardware.device import Device
-from ridgeline.hardware.kernels import Kernels
+from ridgeline.hardware.measured import measured_lowering
 from ridgeline.models.model import EncoderDecoder, Model, refuse_diffusion, refuse_two_passes
 from ridgeline.ops.batch import Memory, Span
 from ridgeline.ops.count import Count
 from ridgeline.ops.count_pairs import Pairs
-from ridgeline.ops.lowering import FUSED, Lowering
+from ridgeline.ops.formats import get_format
+from ridgeline.ops.lowering import FUSED, GPU, GPU_QUANTISED, Lowering
 from ridgeline.ops.numbers import Number, is_array
 from ridgeline.ops.trace import Trace
 from ridgeline.predict.prediction import Prediction, predict
@@ -48,6 +49,7 @@ def trace_step(
         refuse_two_passes(model.config)
     if logits not in ("last", "all"):
         raise InputError(f"logits must be last or all, not {logits!r}")
+    lowering = lowering_of(model, lowering)
     activations = activation_format(model, lowering)
     options = {
         "activations": activations,
@@ -74,6 +76,7 @@ def trace_encode(
     """Count what an encoder-decoder does once a sequence: the encoder, and the keys and values that the
     decoder's layers make of its output and keep. Arguments and errors are those of :func:`trace_step`."""
     _check_spans(model, spans)
+    lowering = lowering_of(model, lowering)
     activations = activation_format(model, lowering)
     ops = Count(activations=activations, attention=model.plain_format, lowering=lowering, pairs=pairs)
     batch = ops.batch(spans, logits="all", memory=_memory(model, ops, spans, cache_format))
@@ -147,7 +150,14 @@ def activation_format(model: Model, lowering: Lowering) -> str:
 
 def default_lowering(device: Device) -> Lowering:
     """What runs there: the reading whose kernels were measured, or else fused kernels."""
-    return Kernels.from_dict(device.kernels).lowering if device.kernels else FUSED
+    return measured_lowering(device)
+
+
+def lowering_of(model: Model, lowering: Lowering) -> Lowering:
+    """``lowering`` as it is with the model's weights: the gpu reading's quantised products merge more."""
+    if lowering is GPU and any(get_format(w.format).is_quantised for w in model.weights()):
+        return GPU_QUANTISED
+    return lowering
 
 
 def _check_spans(model: Model, spans: Sequence[Span]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ridgeline.analysis.here import runs_on_gpu, stored_here
 from ridgeline.analysis.step import default_lowering, trace_step
 from ridgeline.engine.plan import StepPlan
 from ridgeline.engine.steps import StepEstimate, StepShape
 from ridgeline.errors import InputError
-from ridgeline.hardware import this_machine
 from ridgeline.hardware.device import Device
-from ridgeline.hardware.kernels import Kernels
+from ridgeline.hardware.measured import is_measured_gpu, measured_kernels
 from ridgeline.models.model import Model
 from ridgeline.ops.batch import Span
 from ridgeline.ops.lowering import FUSED, Lowering
@@ -47,7 +47,7 @@ class StepCost:
         self.device = device
         self._tier = tier
         self._model = model
-        self._engine = Kernels.from_dict(device.kernels).engine if device and device.kernels else None
+        self._engine = measured_kernels(device).engine if device and device.kernels else None
         self._options = {
             "cache_format": cache_format,
             "lowering": lowering or (FUSED if device is None else default_lowering(device)),
@@ -106,7 +106,7 @@ class StepCost:
         return Span(rows, min(_leading(past), most), _leading(count))
 
 
-def cost_here(loaded: Loaded) -> StepCost:
+def cost_here(loaded: Loaded, cache_format: str | None = None) -> StepCost:
     """What steps of a loaded model cost on this machine.
 
     There are no predictions unless the machine was measured with what runs now: the reading, the instruction
@@ -114,21 +114,24 @@ def cost_here(loaded: Loaded) -> StepCost:
     """
     lowering = loaded.ops.lowering
     try:
-        measured = this_machine()
-        if measured is not None and _is_current(measured, lowering):
-            cost = StepCost(loaded.model, measured)
+        measured = stored_here(loaded)
+        if measured is not None and _is_current(measured, loaded):
+            cost = StepCost(loaded.model, measured, cache_format)
             cost.estimate(StepShape(1, 0, 0, 0, 0, 0))
             return cost
     except InputError:  # measured by an older version, or without this format of weights
         pass
-    return StepCost(loaded.model, None, lowering=lowering)
+    return StepCost(loaded.model, None, cache_format, lowering=lowering)
 
 
-def _is_current(measured: Device, lowering: Lowering) -> bool:
+def _is_current(measured: Device, loaded: Loaded) -> bool:
     from ridgeline import kernels
 
-    found = Kernels.from_dict(measured.kernels)
-    return (found.lowering, found.isa, found.threads) == (lowering, kernels.isa(), kernels.threads())
+    if runs_on_gpu(loaded):
+        return is_measured_gpu(measured)
+    found = measured_kernels(measured)
+    running = (loaded.ops.lowering, kernels.isa(), kernels.threads())
+    return (found.lowering, found.isa, found.threads) == running
 
 
 def _leading(n: float) -> int:

@@ -10,12 +10,11 @@ from ridgeline.analysis.setting import Setting, settle
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
 from ridgeline.models import ModelConfig
-from ridgeline.ops.batch import Span
 from ridgeline.ops.formats import get_format
 from ridgeline.predict import Prediction
 
 BATCHES = tuple(2**n for n in range(9))
-SHORTEST = 128
+SHORTEST, LONGEST_ENCODED = 128, 1 << 14
 FORMATS = ("int8", "int4-g128")
 
 #: Numbers by batch, then by context.
@@ -43,8 +42,9 @@ class FormatSweep:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All combinations. In ``prefill`` (of an encoder ``encode``) each sequence of the batch has ``contexts``
-    tokens; in ``decode`` it adds one to so many."""
+    """All combinations. In ``prefill`` (``encode`` where there is an encoder) each sequence of the batch has
+    ``contexts`` tokens; in ``decode`` it adds one to so many. Memory is that of a decode step, of an encoder
+    that of its pass: a prompt's own activations can be cut into steps."""
 
     batches: tuple[int, ...]
     contexts: tuple[int, ...]
@@ -74,6 +74,8 @@ def sweep(config: ModelConfig, device: Device, weights: Sequence[str | None] = (
 def _contexts(config: ModelConfig) -> Iterator[int]:
     """Powers of two from SHORTEST, and what a window of another length ends with."""
     longest = config.window - 1 if config.is_decoder else config.window
+    if config.is_encoder_decoder:  # no limit, but an encoder's prompt is not cut into steps
+        longest = min(longest, LONGEST_ENCODED)
     context = min(SHORTEST, longest)
     while context <= min(longest, 1 << 20):
         yield context
@@ -85,16 +87,17 @@ def _format(setting: Setting, contexts: Sequence[int]) -> FormatSweep:
 
     batch = numpy.repeat(BATCHES, len(contexts))
     context = numpy.tile(contexts, len(BATCHES))
-    prompts = Span(context, 0, batch)
-    name = "prefill" if setting.config.is_decoder else "encode"
-    phases = {name: _phase(setting.predict(prompts), context)}
-    if setting.config.is_decoder:
-        phases["decode"] = _phase(setting.predict(Span(1, context, batch)), context)
-    memory = (
-        setting.model.weight_bytes()
-        + batch * context * setting.cache_bytes_per_token
-        + setting.activation_bytes(Span(1, context, batch) if setting.config.is_decoder else prompts)
+    config = setting.config
+    name = "encode" if config.is_encoder_decoder or not config.is_decoder else "prefill"
+    phases = {name: _phase(setting.read(context, batch), context)}
+    if config.is_decoder:
+        phases["decode"] = _phase(setting.next(context, 1, batch), context)
+    alive = (
+        setting.step_activation_bytes(context, 1, batch)
+        if config.is_decoder
+        else setting.activation_bytes(context, batch)
     )
+    memory = setting.model.weight_bytes() + setting.cache_bytes(context, 0, batch) + alive
     bits = 8 * get_format(setting.weights).nbytes((1, 4096)) / 4096
     return FormatSweep(setting.weights, bits, phases, _grid(memory, context))
 

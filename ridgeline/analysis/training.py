@@ -18,7 +18,7 @@ from ridgeline.analysis.training_step import (
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device, rates_only
 from ridgeline.models import ModelConfig, declare
-from ridgeline.models.model import refuse_diffusion, refuse_two_passes
+from ridgeline.models.denoising import grid_of
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.formats import get_format, storage_format
 from ridgeline.ops.optimizer import get_optimizer
@@ -74,7 +74,7 @@ def training(
     on: str | Device = "this",
     *,
     batch: int = 1,
-    length: int = 2048,
+    length: int | None = None,
     devices: int = 1,
     recompute: str = "none",
     optimizer: str = "adamw",
@@ -86,7 +86,9 @@ def training(
     pairs: str = "visible",
     tier: str | None = None,
 ) -> Training:
-    """Predict a training step of data-parallel ``devices``, each with ``batch`` sequences of ``length``.
+    """Predict a training step of data-parallel ``devices``, each with ``batch`` sequences of ``length``
+    tokens: 2,048, or the window if that is shorter, unless given. Of a diffusion Transformer they are images
+    as it was trained, each once, and the loss is the user's own.
 
     ``recompute``: none, selective or full, as :mod:`ridgeline.ops.recompute` says. ``optimizer``: one of
     :data:`ridgeline.ops.optimizer.OPTIMIZERS`. ``zero``: what the devices share out instead of each holding
@@ -100,12 +102,11 @@ def training(
     trained, and for several devices without a link.
     """
     config = config_of(model)
-    refuse_diffusion(config)
-    refuse_two_passes(config)
     device = device_of(on)
+    length = _length(config, length)
     recipe = Recipe(recompute, optimizer, zero, precision, kernels, dropout, stash)
     workload = Workload(batch, length, devices)
-    _check(recipe, workload, config.window, config.name)
+    _check(recipe, workload, 0 if config.is_diffusion else config.window, config.name)
     if devices > 1 and device.link_bandwidth is None:
         raise InputError(f"{device.name} has no link: train on one device, or name one that has")
     shown = choice("pairs", pairs, Pairs)
@@ -136,14 +137,22 @@ def training(
         largest_batch=run.largest_batch(recipe),
         policies=tuple(run.policy(replace(recipe, recompute=str(p))) for p in Recompute),
         basis=found.basis,
-        assumptions=tuple(_assumptions(recipe, workload, found.memory, shown, chosen)),
+        assumptions=tuple(_assumptions(config, recipe, workload, found.memory, shown, chosen)),
     )
+
+
+def _length(config: ModelConfig, given: int | None) -> int:
+    if not config.is_diffusion:
+        return min(2048, config.window) if given is None else given
+    if given is not None:
+        raise InputError(f"{config.name} denoises images: it has no length, so leave it out")
+    return grid_of(config).tokens
 
 
 def _check(recipe: Recipe, workload: Workload, window: int, name: str) -> None:
     for what in ("batch", "length", "devices"):
         whole_number(what, getattr(workload, what))
-    if workload.length > window:
+    if workload.length > window > 0:
         raise InputError(
             f"{name} takes {window} tokens at most, not {workload.length}: give a shorter --length"
         )
@@ -168,9 +177,13 @@ def _format(precision: str, own: str) -> str:
 
 
 def _assumptions(
-    recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs, tier: Tier
+    config: ModelConfig, recipe: Recipe, workload: Workload, memory: TrainingMemory, pairs: Pairs, tier: Tier
 ) -> Iterator[str]:
     yield ASSUMED_OF_KERNELS[tier]
+    if config.is_diffusion:
+        yield "each image is denoised once a step; its autoencoder and text encoder are left out"
+    if config.is_encoder_decoder:
+        yield "targets are as long as their sources; tokens are those of the sources"
     if pairs is Pairs.SQUARE:
         yield "FLOPs count all query-key pairs, times only the visible ones, so that MFU may pass 100 %"
     if workload.devices > 1:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ridgeline.analysis.arguments import MOST
+from ridgeline.analysis.search import largest
 from ridgeline.hardware import Device
 from ridgeline.models import Model
+from ridgeline.models.denoising import count_denoising, grid_of
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count_pairs import Pairs
 from ridgeline.ops.count_training import TrainingCount
 from ridgeline.ops.kernel import Flops
 from ridgeline.ops.lowering import FUSED, NAIVE_ATTENTION, UNFUSED, Lowering
+from ridgeline.ops.numbers import Number
 from ridgeline.ops.optimizer import get_optimizer, step
 from ridgeline.ops.recompute import AGAIN
 from ridgeline.ops.stash import stash
@@ -23,8 +25,6 @@ from ridgeline.predict.tiers import Tier
 #: What runs as one kernel: everything that can, all but attention, or nothing.
 KERNELS: Mapping[str, Lowering] = {"fused": FUSED, "naive": NAIVE_ATTENTION, "unfused": UNFUSED}
 PHASES = ("forward", "recompute", "backward", "optimizer")
-#: Batches that are traced at once in the search for the largest that fits.
-BATCHES_A_ROUND = 64
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ def _forward(model: Model, span: Span, recipe: Recipe, pairs: Pairs) -> Trace:
     ops = TrainingCount(
         activations=model.plain_format, lowering=lowering, pairs=pairs, train=True, dropout=recipe.dropout
     )
-    output = model.forward(ops, ops.batch([span], logits="all"))
+    if model.config.is_diffusion:
+        batch = count_denoising(ops, model.config, grid_of(model.config), span.count)
+        return ops.trace(model.forward(ops, batch))
+    output = model.whole(ops, ops.batch([span], logits="all"))
     if output.shape[-1] == model.config.vocab:  # a headless encoder's loss is the user's own
         output = ops.cross_entropy(output)
     return ops.trace(output)
@@ -191,18 +194,12 @@ class Run:
         )
 
     def largest_batch(self, recipe: Recipe) -> int:
-        """Memory grows with the batch: every round traces many batches at once and keeps one interval."""
-        import numpy
+        """The largest batch whose memory the device holds."""
 
-        most, over = 0, MOST + 1
-        while over - most > 1:
-            width = max(1, (over - most) // BATCHES_A_ROUND)
-            batches = numpy.arange(most + width, over, width)
-            trace = count_training(self.model, self.span(batches), recipe)
-            fits = self.memory(trace, recipe).fits
-            most = int(batches[fits].max(initial=most))
-            over = min(over, int(batches[~fits].min(initial=over)))
-        return most
+        def fits(batches: Number) -> Number:
+            return self.memory(count_training(self.model, self.span(batches), recipe), recipe).fits
+
+        return largest(fits)
 
 
 def shared_out(trace: Trace, zero: int, devices: int, device_bytes: float) -> TrainingMemory:

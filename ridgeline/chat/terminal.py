@@ -55,11 +55,13 @@ def chat(
     *,
     max_tokens: int | None = None,
     speculator: Speculator | None = None,
+    cache_format: str | None = None,
 ) -> None:
     """Talk with ``loaded`` on this process's terminal, or on its stdin and stdout, until the user leaves.
 
     ``max_tokens`` bounds an answer; None takes what the model's folder suggests, else the rest of the window
     for a conversation and :data:`CONTINUATION_TOKENS` for a text that is continued. A ``speculator`` drafts.
+    ``cache_format`` is as the engine has it.
 
     Raises InputError if the model generates nothing or has no tokenizer, or for ``max_tokens`` below 0.
     """
@@ -78,7 +80,7 @@ def chat(
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     # The engine's cache keeps the conversation, so that an answer computes only what is new in it.
     with (
-        Engine(loaded, sequences=1, speculator=speculator) as engine,
+        Engine(loaded, sequences=1, speculator=speculator, cache_format=cache_format) as engine,
         _line_editing(cache_folder() / "chat-history") if interactive else nullcontext(),
     ):
         Terminal(loaded.config.name, engine.tokens, session, interactive=interactive).run()

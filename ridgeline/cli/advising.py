@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import CountedWeights, Json, Model, Weights, app
+from ridgeline.cli.app import CountedWeights, Device, Json, Model, Weights, app
 from ridgeline.errors import InputError
 
 
 @app.command(epilog="Example: ridgeline advise llama-3-8b --on rtx-4090 --goal throughput --prompt 1024")
 def advise(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     goal: Annotated[
         str, typer.Option(help="What is to be better: latency, throughput or memory.")
     ] = "latency",
@@ -32,6 +34,7 @@ def advise(
     verify: Annotated[
         bool, typer.Option("--verify", help="Run what this machine can run (with --on this).")
     ] = False,
+    device: Device = "cpu",
     text: Annotated[
         Path | None, typer.Option(help="A text for speculation to continue, for --verify.")
     ] = None,
@@ -42,7 +45,9 @@ def advise(
     from ridgeline.analysis.advice.techniques import Assumptions
     from ridgeline.report.advise import show_advice, show_trials
 
-    if verify and on not in ("this", "here"):
+    on = support.on_device(on, device)
+    here = ("this-gpu",) if device == "cuda" else ("this", "here")
+    if verify and on not in here:
         raise InputError(f"--verify runs on this machine, not on {on}: measure it, and leave --on out")
     found = run(
         model,
@@ -59,14 +64,14 @@ def advise(
     if not as_json:
         show_advice(support.console(), found)
     if verify:
-        trials = _verify(found, model, weights, text)
+        trials = _verify(found, model, weights, text, device)
     if as_json:
         support.print_json({"advice": found, "trials": trials})
     elif verify:
         show_trials(support.console(), trials)
 
 
-def _verify(found, model: str, weights: str, text: Path | None):
+def _verify(found, model: str, weights: str, text: Path | None, device: str):
     from ridgeline.analysis.advice.verify import verify as run
     from ridgeline.analysis.evaluate import read_text
     from ridgeline.demo.heldout import held_out_texts
@@ -78,13 +83,15 @@ def _verify(found, model: str, weights: str, text: Path | None):
     if given is None and model == "demo":
         given = max(held_out_texts().values(), key=len)
     with progress(support.errors()) as report:
-        return run(found, model, weights, given, progress=report)
+        return run(found, model, weights, given, progress=report, device=device)
 
 
 @app.command(epilog="Example: ridgeline decoding llama-2-13b --on phone --weights int4-g128 --output 256")
 def decoding(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     prompt: Annotated[int, typer.Option(help="Prompt tokens of the request.")] = 512,
     output: Annotated[int, typer.Option(help="New tokens of the request.")] = 128,
     weights: CountedWeights = "auto",

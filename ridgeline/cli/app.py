@@ -34,6 +34,10 @@ Invariant = Annotated[
         help="Same bits whatever else is computed with a request: on a GPU at a price; the cpu's always are.",
     ),
 ]
+Cache = Annotated[
+    str | None,
+    typer.Option(help="Format of the key/value cache: int8, on a GPU fp8; unset: the weights' own."),
+]
 CountedWeights = Annotated[
     str,
     typer.Option(
@@ -67,6 +71,9 @@ DraftWeights = Annotated[str, typer.Option(help="Weights of a draft model, as --
 DraftThreads = Annotated[
     int | None,
     typer.Option(help="Threads of the draft's own: it then drafts on while proposals are verified."),
+]
+DraftDevice = Annotated[
+    str | None, typer.Option(help="Where a draft model runs, cpu or cuda; unset: where the model does.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -13,8 +13,12 @@ from ridgeline.cli.app import CountedWeights, Json, Model, app
 @app.command(epilog="Example: ridgeline breakdown opt-1.3b --on a100 --prompt 2048")
 def breakdown(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
-    prompt: Annotated[int, typer.Option(help="Tokens of each sequence.")] = 2048,
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
+    prompt: Annotated[
+        int | None, typer.Option(help="Tokens of each sequence; 2048, or the window if shorter.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     training: Annotated[bool, typer.Option("--training", help="With the backward pass.")] = False,
     weights: CountedWeights = "auto",

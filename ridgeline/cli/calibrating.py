@@ -24,6 +24,9 @@ def calibrate(
     model: Annotated[
         str | None, typer.Option(help="The model whose layers a file names, where it names layers.")
     ] = None,
+    tensor: Annotated[
+        int, typer.Option(help="On how many tensor-parallel ranks the layers ran that a file names.")
+    ] = 1,
     output: Annotated[Path | None, typer.Option(help="Where to write the calibrated hardware file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +37,7 @@ def calibrate(
 
     if output is not None:
         refuse_unwritable(output)
-    found = run(on, sources, judge=judge or (), most=points, model=model)
+    found = run(on, sources, judge=judge or (), most=points, model=model, tensor=tensor)
     if output is not None:
         save_device(found.device, output)
     if as_json:

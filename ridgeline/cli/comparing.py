@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import CountedWeights, Json, Model, app
+from ridgeline.cli.app import CountedWeights, Frames, Image, Json, Model, TextTokens, app
 
 Plot = Annotated[
     Path | None, typer.Option(help="Write a chart: a .html page, or a .png, .svg or .pdf picture.")
@@ -68,7 +68,9 @@ def compare(
 @app.command(epilog="Example: ridgeline capacity llama-3-70b --on h200 --context 8192 --batch 16")
 def capacity(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     context: Annotated[
         int | None, typer.Option(help="Tokens of a sequence, to find the batch; the window if not given.")
     ] = None,
@@ -118,25 +120,41 @@ def _write(path: Path | None, draw) -> None:
 )
 def report(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
-    prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
+    prompt: Annotated[
+        int | None, typer.Option(help="Prompt tokens of each request; 512 if not given.")
+    ] = None,
     output: Annotated[int | None, typer.Option(help="New tokens of each request; 128 if not given.")] = None,
-    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    batch: Annotated[int, typer.Option(help="Requests, or images, at once.")] = 1,
     weights: CountedWeights = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
+    image: Image = None,
+    frames: Frames = None,
+    text: TextTokens = None,
     out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
 ) -> None:
     """Write all that is predicted of a model on a device as one page, which needs nothing beside it."""
-    from ridgeline.analysis.explain import explain
     from ridgeline.hardware import load_device
     from ridgeline.models import load_config
     from ridgeline.outputs import refuse_unwritable
     from ridgeline.report import write_report
-    from ridgeline.report.studies import study
 
     refuse_unwritable(out)
     config, device = load_config(model), load_device(on)
-    given = support.counted_format(weights)
-    found = explain(config, device, prompt=prompt, output=output, batch=batch, weights=given, cache=cache)
+    of_text = {"prompt": prompt, "output": output, "cache": cache}
+    of_image = {"image": image, "frames": frames, "text": text}
+    if config.is_diffusion:
+        support.refuse_given(f"{config.name} denoises images", of_text)
+        from ridgeline.analysis.denoising import explain_denoising as run
+        from ridgeline.report.studies import study_denoising as study
+    else:
+        support.refuse_given(f"{config.name} is no diffusion Transformer", of_image)
+        from ridgeline.analysis.explain import explain as run
+        from ridgeline.report.studies import study
+    options = of_image if config.is_diffusion else of_text
+    given = {name: value for name, value in options.items() if value is not None}
+    found = run(config, device, batch=batch, weights=support.counted_format(weights), **given)
     write_report(out, found, device, studies=study(found, config, device))
     support.say(f"wrote {out}")

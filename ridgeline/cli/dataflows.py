@@ -17,8 +17,13 @@ def dataflows(
     model: Annotated[
         str | None, typer.Argument(help="A model folder, hub id or built-in config; or give --heads.")
     ] = None,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
-    prompt: Annotated[int, typer.Option("--prompt", "--length", help="Queries of each sequence.")] = 4096,
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
+    prompt: Annotated[
+        int | None,
+        typer.Option("--prompt", "--length", help="Queries of each sequence; 4096, of images all they have."),
+    ] = None,
     past: Annotated[int, typer.Option(help="Cached keys before them; --prompt 1 is a decode step.")] = 0,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     heads: Annotated[int | None, typer.Option(help="Query heads, without a model.")] = None,

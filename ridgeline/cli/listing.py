@@ -8,21 +8,23 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Json, app
+from ridgeline.cli.app import Device, Json, app
 
 
 @app.command(epilog="Example: ridgeline demo --report report.html")
 def demo(
     report: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure this machine, generate, explain, check, and write report.html."""
+    """Measure this machine, or its GPU, generate, explain, check, and write report.html."""
     from ridgeline.loading import require_run_extra
 
     require_run_extra()
+    support.on_device("this", device)
     from ridgeline.demo.tour import tour
 
-    found = tour(support.errors() if as_json else support.console(), report)
+    found = tour(support.errors() if as_json else support.console(), report, device=device)
     if as_json:
         support.print_json(found)
 

@@ -9,26 +9,37 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import FORMATS, Frames, Image, Json, Model, TextTokens, Weights, app
+from ridgeline.cli.app import FORMATS, Device, Frames, Image, Json, Model, TextTokens, Weights, app
 from ridgeline.errors import InputError
 
 
-@app.command(epilog="Example: ridgeline measure --threads 2")
+@app.command(epilog="Example: ridgeline measure --threads 2, or for a GPU: ridgeline measure --device cuda")
 def measure(
     threads: Annotated[
         int | None, typer.Option(help="Threads to measure with; all cores if not given.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="What is measured: cpu, or cuda for a GPU, cuda:1 for the second one.")
+    ] = "cpu",
     out: Annotated[
         Path | None, typer.Option(help="Where to store the file; the cache folder if not given.")
     ] = None,
+    points: Annotated[
+        Path | None, typer.Option(help="A CSV file for a GPU's measured kernels, which `calibrate` reads.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find this machine's rates, bandwidths and call times, and store them as a hardware file."""
+    """Find this machine's rates, bandwidths and call times, or a GPU's, and store them as a hardware file."""
     from ridgeline.hardware import save_device, this_machine_file
     from ridgeline.loading import require_run_extra
     from ridgeline.outputs import refuse_unwritable
     from ridgeline.report.tables import progress, show_measurement
 
+    if device != "cpu":
+        _measure_gpu(device, threads, out, points, as_json)
+        return
+    if points is not None:
+        raise InputError("--points are a GPU's kernels: give --device cuda, or leave --points out")
     require_run_extra()
     path = out or this_machine_file()
     refuse_unwritable(path)
@@ -43,10 +54,45 @@ def measure(
     show_measurement(support.console(), found, path)
 
 
+def _measure_gpu(
+    device: str, threads: int | None, out: Path | None, points: Path | None, as_json: bool
+) -> None:
+    from ridgeline.hardware import gpu_file, save_device
+    from ridgeline.hardware.measure import gpu_index
+    from ridgeline.hardware.measure import measure as run
+    from ridgeline.loading import require_gpu, require_run_extra
+    from ridgeline.outputs import refuse_unwritable
+    from ridgeline.report.gpu import show_gpu_measurement
+    from ridgeline.report.tables import progress
+
+    gpu_index(device)
+    if out is not None and out == points:
+        raise InputError(f"--out and --points are both {out}: give two files")
+    require_run_extra()
+    require_gpu()
+    for path in (out, points):
+        if path is not None:
+            refuse_unwritable(path)
+    with progress(support.errors()) as report:
+        found = run(threads, report, device=device)
+    path = out or gpu_file(found.facts.name)
+    save_device(found.device, path)
+    if points is not None:
+        from ridgeline.hardware.gpu.points import write_points
+
+        write_points(points, list(found.points), found.facts)
+    if as_json:
+        support.print_json(found)
+        return
+    show_gpu_measurement(support.console(), found, path, points)
+
+
 @app.command(epilog="Example: ridgeline check tinyllama-1.1b --weights random --context 512 --context 2048")
 def check(
     model: Model,
-    on: Annotated[str, typer.Option(help="The measured hardware file: this, or a .toml file.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="The measured hardware file: this, this-gpu, or a .toml file.")
+    ] = "this",
     prompt: Annotated[
         int | None, typer.Option(help="Prompt tokens of the prefill; 512 if not given.")
     ] = None,
@@ -58,12 +104,17 @@ def check(
     text: TextTokens = None,
     batch: Annotated[int | None, typer.Option(help="Images at once; 1 if not given.")] = None,
     weights: Weights = "auto",
+    device: Device = "cpu",
     by: Annotated[
         str, typer.Option(help="What is shown of a phase: its operators (operator) or classes (class).")
     ] = "operator",
+    as_measured: Annotated[
+        bool,
+        typer.Option("--as-measured", help="Predict by the file as it is, without reading memory's rate."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Predict from the stored hardware file, then run, and show both."""
+    """Predict from the stored hardware file and memory's rate of the moment, then run, and show both."""
     from ridgeline.hardware import load_device
     from ridgeline.loading import require_run_extra
     from ridgeline.models import load_config
@@ -79,7 +130,7 @@ def check(
     else:
         support.refuse_given(f"{config.name} is no diffusion Transformer", of_image)
         of_text["contexts"] = of_text.pop("context")
-    device = load_device(on)
+    measured = load_device(support.on_device(on, device))
     require_run_extra()
     if config.is_diffusion:
         from ridgeline.analysis.check_denoising import check_denoising as run
@@ -88,9 +139,9 @@ def check(
 
     options = of_image if config.is_diffusion else of_text
     given = {name: value for name, value in options.items() if value is not None}
-    loaded = support.load(model, weights)
+    loaded = support.load(model, weights, device)
     with progress(support.errors()) as report:
-        found = run(loaded, on=device, **given, progress=report)
+        found = run(loaded, on=measured, **given, as_measured=as_measured, progress=report)
     if as_json:
         support.print_json(found)
         return
@@ -107,6 +158,7 @@ def bench(
     depth: Annotated[str, typer.Option(help="Tokens that are cached before, like 0,4096.")] = "0",
     batch: Annotated[str, typer.Option(help="Sequences at once, like 1,16.")] = "1",
     weights: Weights = "auto",
+    device: Device = "cpu",
     repeat: Annotated[int, typer.Option(help="How often each test is timed.")] = 5,
     threads: Annotated[
         int | None, typer.Option(help="Threads; what the machine was measured with, or all cores.")
@@ -122,8 +174,8 @@ def bench(
     """Time reading prompts and generating, as llama-bench does, beside what is predicted."""
     from ridgeline.analysis.bench import bench as run
     from ridgeline.analysis.bench import bench_tests
+    from ridgeline.analysis.here import stored_here
     from ridgeline.engine.request import refuse_encoder, refuse_encoder_decoder
-    from ridgeline.hardware import this_machine
     from ridgeline.models import load_config
     from ridgeline.outputs import refuse_unwritable
     from ridgeline.report.bench import WRITERS
@@ -149,8 +201,8 @@ def bench(
     if trace is not None:
         refuse_encoder(config)
     refuse_encoder_decoder(config)
-    on = this_machine()
-    loaded = support.load(model, weights)
+    loaded = support.load(model, weights, device)
+    on = stored_here(loaded)
     with progress(support.errors()) as report:
         found = run(loaded, **lengths, repeat=repeat, threads=threads, on=on, progress=report)
         if trace is not None:
@@ -171,13 +223,14 @@ def evaluate(
         bool, typer.Option("--heldout", help="The Python modules that the demo model never saw.")
     ] = False,
     weights: Annotated[str, typer.Option(help=f"Formats to compare: auto, {FORMATS}.")] = "auto",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Score how well a model predicts a text: perplexity and bits per byte."""
     formats = support.formats(weights)
     name, texts = support.texts(text, heldout)
     support.refuse_builtin(model)
-    found = [support.evaluated(model, format, texts) for format in formats]
+    found = [support.evaluated(model, format, texts, device) for format in formats]
     if as_json:
         support.print_json(found)
         return

@@ -14,7 +14,9 @@ from ridgeline.ops.batch import BLOCK_TOKENS
 @app.command(epilog="Example: ridgeline explain llama-3-8b --on h100 --prompt 4096 --batch 8")
 def explain(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     prompt: Annotated[
         int | None, typer.Option(help="Prompt tokens of each request; 512 if not given.")
     ] = None,
@@ -93,9 +95,13 @@ def simulate(
     model: Model,
     requests: Annotated[
         str,
-        typer.Option(help="poisson:RATE (a second), or a .jsonl or .csv file of arrival, prompt, output."),
+        typer.Option(
+            help="poisson:RATE (a second), or a .jsonl or .csv file of requests, or of a recorded run."
+        ),
     ],
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     count: Annotated[int | None, typer.Option(help="Requests to draw; 1000 if not given.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt tokens to draw from; 32-512.")] = None,
     output: Annotated[str | None, typer.Option(help="New tokens to draw from; 16-256.")] = None,

@@ -9,7 +9,9 @@ import typer
 
 from ridgeline.cli import support
 from ridgeline.cli.app import (
+    Cache,
     Device,
+    DraftDevice,
     DraftThreads,
     DraftWeights,
     Invariant,
@@ -19,6 +21,7 @@ from ridgeline.cli.app import (
     Weights,
     app,
 )
+from ridgeline.ops.formats import storage_format
 
 
 @app.command(epilog='Example: ridgeline generate demo "def fibonacci(n):" --max-tokens 60 --temperature 0.7')
@@ -40,9 +43,11 @@ def generate(
     weights: Weights = "auto",
     device: Device = "cpu",
     invariant: Invariant = False,
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
+    draft_device: DraftDevice = None,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt; the text streams as it is made."""
@@ -58,8 +63,13 @@ def generate(
     given = support.prompt(loaded, prompt)
     from ridgeline.engine.speculation.choice import choose
 
-    drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
-    generator = loaded.generator(speculator=choose(speculate, loaded, **drafting))
+    drafting = {
+        "draft_threads": draft_threads,
+        "draft_weights": draft_weights,
+        "draft_device": draft_device,
+    }
+    kept = {} if cache is None else {"cache_format": storage_format(cache)}
+    generator = loaded.generator(speculator=choose(speculate, loaded, **drafting), **kept)
     if as_json:
         support.print_json(generator.generate(given, **wanted)[0])
         return
@@ -82,9 +92,11 @@ def chat(
     weights: Weights = "auto",
     device: Device = "cpu",
     invariant: Invariant = False,
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
+    draft_device: DraftDevice = None,
 ) -> None:
     """Talk with a model, or let it continue your text; /help lists what it takes."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
@@ -93,6 +105,12 @@ def chat(
     from ridgeline.chat.terminal import chat as run
     from ridgeline.engine.speculation.choice import choose
 
-    drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
+    drafting = {
+        "draft_threads": draft_threads,
+        "draft_weights": draft_weights,
+        "draft_device": draft_device,
+    }
     speculator = choose(speculate, loaded, **drafting)
-    run(loaded, loaded.sampling(**options), max_tokens=max_tokens, speculator=speculator)
+    kept = None if cache is None else storage_format(cache)
+    sampling = loaded.sampling(**options)
+    run(loaded, sampling, max_tokens=max_tokens, speculator=speculator, cache_format=kept)

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from ridgeline.cli import support
-from ridgeline.cli.app import Device, DraftThreads, DraftWeights, Invariant, Model, Speculate, Weights, app
+from ridgeline.cli.app import (
+    Cache,
+    Device,
+    DraftDevice,
+    DraftThreads,
+    DraftWeights,
+    Invariant,
+    Model,
+    Speculate,
+    Weights,
+    app,
+)
 
 
 @app.command(epilog="Example: ridgeline serve demo --port 8000 --api-key secret")
@@ -44,9 +55,11 @@ def serve(
     weights: Weights = "auto",
     device: Device = "cpu",
     invariant: Invariant = False,
+    cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
     draft_threads: DraftThreads = None,
+    draft_device: DraftDevice = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's API does; SIGTERM or Ctrl-C ends it."""
     support.require_serve_extra()
@@ -74,7 +87,11 @@ def serve(
         from ridgeline.server.run import Server, example
         from ridgeline.server.service import Service
 
-        drafting = {"draft_threads": draft_threads, "draft_weights": draft_weights}
+        drafting = {
+            "draft_threads": draft_threads,
+            "draft_weights": draft_weights,
+            "draft_device": draft_device,
+        }
         service = Service.start(
             loaded,
             name or model,
@@ -82,6 +99,7 @@ def serve(
             sequences=sequences,
             cache_tokens=cache_tokens,
             speculator=choose(speculate, loaded, **drafting),
+            cache_format=cache,
         )
         held.callback(service.close)
         server = Server(make_app(service, limits, Admission(), cors or ()), drain_seconds)

@@ -89,7 +89,10 @@ def parallel(
 def place(
     model: Model,
     on: Annotated[str, typer.Option(help="Two or more unlike devices, separated by commas.")],
-    phase: Annotated[str, typer.Option(help="decode or prefill.")] = "decode",
+    phase: Annotated[
+        str | None,
+        typer.Option(help="decode or prefill; of an encoder encode, of a diffusion Transformer denoise."),
+    ] = None,
     prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
     output: Annotated[int, typer.Option(help="New tokens of each request.")] = 128,
     batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,

@@ -44,6 +44,23 @@ def say(line: str) -> None:
         os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
+def on_device(on: str, device: str) -> str:
+    """What --on means with --device: with cuda, ``this`` is the GPU.
+
+    Raises InputError for another device, and where there is no GPU.
+    """
+    from ridgeline.hardware.files import THIS_GPU, THIS_MACHINE
+    from ridgeline.loading import DEVICES, require_gpu, require_run_extra
+
+    if device not in DEVICES:
+        raise InputError(f"device is {device!r}; choose one of: {', '.join(DEVICES)}")
+    if device == "cpu":
+        return on
+    require_run_extra()
+    require_gpu()
+    return THIS_GPU if on.strip().lower() in THIS_MACHINE else on
+
+
 def load(model: str, weights: str, device: str = "cpu", invariant: bool = False):
     """The model, with a progress bar on stderr while its weights are read or made."""
     from ridgeline.loading import load, require_run_extra
@@ -163,9 +180,9 @@ def texts(file: Path | None, heldout: bool) -> tuple[str, list[str]]:
     return f"{len(texts)} held-out files of Python {version}", texts
 
 
-def evaluated(model: str, weights: str, texts: list[str]):
+def evaluated(model: str, weights: str, texts: list[str], device: str = "cpu"):
     """The evaluation in one format; its weights leave memory before the next one's come."""
-    loaded = load(model, weights)
+    loaded = load(model, weights, device)
     from ridgeline.analysis.evaluate import evaluate as run
     from ridgeline.report.tables import progress
 

@@ -13,9 +13,13 @@ from ridgeline.cli.app import Json, Model, app
 @app.command(epilog="Example: ridgeline training gpt2-xl --on a100 --batch 8 --length 1024 --recompute full")
 def training(
     model: Model,
-    on: Annotated[str, typer.Option(help="A device (see `devices`), a .toml file, or this.")] = "this",
+    on: Annotated[
+        str, typer.Option(help="A device (see `devices`), a .toml file, this, or this-gpu.")
+    ] = "this",
     batch: Annotated[int, typer.Option(help="Sequences of a step on each device.")] = 1,
-    length: Annotated[int, typer.Option(help="Tokens of each sequence.")] = 2048,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens of each sequence; 2048, or the window if shorter.")
+    ] = None,
     devices: Annotated[int, typer.Option(help="Devices that train data-parallel.")] = 1,
     recompute: Annotated[
         str, typer.Option(help="What is computed again instead of kept: none, selective or full.")

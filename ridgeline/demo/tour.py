@@ -11,11 +11,13 @@ from rich.console import Console
 from ridgeline.analysis.check import Check, check
 from ridgeline.analysis.explain import explain
 from ridgeline.analysis.explanation import Explanation
-from ridgeline.hardware import save_device, this_machine_file
+from ridgeline.hardware import gpu_file, save_device, this_machine_file
+from ridgeline.hardware.gpu.plan import GpuPlan
 from ridgeline.hardware.measure import Measurement, Plan, measure
 from ridgeline.loading import load
 from ridgeline.outputs import refuse_unwritable
 from ridgeline.report import write_report
+from ridgeline.report.gpu import show_gpu_measurement
 from ridgeline.report.studies import study
 from ridgeline.report.tables import progress, show_check, show_explanation, show_measurement, show_stream
 
@@ -49,8 +51,9 @@ class Tour:
     seconds: float
 
 
-def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
-    """Shows each step on ``console`` and writes the page to ``report``; ``plan`` is what is measured.
+def tour(console: Console, report: Path, *, plan: Plan | GpuPlan | None = None, device: str = "cpu") -> Tour:
+    """Shows each step on ``console`` and writes the page to ``report``; ``plan`` is what is measured of
+    ``device``, cpu or cuda, which all of it runs on.
 
     Raises InputError, before anything is measured, if ``report`` or this machine's hardware file
     cannot be written.
@@ -65,10 +68,9 @@ def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
         "Measured on fixed shapes that know nothing of any model; all predictions below rest on these alone.",
     )
     with progress(console) as doing:
-        measurement = measure(progress=doing, plan=plan)
-    device = measurement.device
-    save_device(device, this_machine_file())
-    show_measurement(console, measurement, this_machine_file())
+        measurement = measure(progress=doing, plan=plan, device=device)
+    machine = measurement.device
+    _keep(console, measurement)
 
     _heading(
         console,
@@ -76,7 +78,7 @@ def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
         f"The demo model writes Python, at temperature {TEMPERATURE} and seed {SEED}",
         "It is small enough to ship and to train on a laptop: expect the shape of Python, not its sense.",
     )
-    loaded = load("demo")
+    loaded = load("demo", device=device)
     sampling = loaded.sampling(temperature=TEMPERATURE, seed=SEED)
     text = show_stream(console, loaded.generator(), PROMPT, max_tokens=NEW_TOKENS, sampling=sampling).text
 
@@ -86,7 +88,7 @@ def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
         "Where its time should go, predicted from step 1 alone",
         f"A prompt of {PROMPT_TOKENS} tokens is read (prefill), then tokens come one by one (decode).",
     )
-    explanation = explain("demo", device, prompt=PROMPT_TOKENS, output=NEW_TOKENS)
+    explanation = explain("demo", machine, prompt=PROMPT_TOKENS, output=NEW_TOKENS)
     show_explanation(console, explanation)
 
     _heading(
@@ -97,7 +99,7 @@ def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
     )
     with progress(console) as doing:
         contexts = (PROMPT_TOKENS + 1,)  # the first step after the prompt, which step 3 predicts
-        found = check(loaded, on=device, prompt=PROMPT_TOKENS, contexts=contexts, progress=doing)
+        found = check(loaded, on=machine, prompt=PROMPT_TOKENS, contexts=contexts, progress=doing)
     show_check(console, found)
 
     _heading(
@@ -106,11 +108,22 @@ def tour(console: Console, report: Path, *, plan: Plan | None = None) -> Tour:
         "The same as a page",
         "Charts of every operator, to keep or to send; one file, no network.",
     )
-    studies = study(explanation, loaded.config, device)
-    write_report(report, explanation, device, found, PROMPT + text, studies)
+    studies = study(explanation, loaded.config, machine)
+    write_report(report, explanation, machine, found, PROMPT + text, studies)
     console.print(f"Wrote {report.resolve()}; open it in a browser.")
     console.print("Next: ridgeline explain llama-3-8b --on h100, or ridgeline --help")
     return Tour(measurement, text, explanation, found, report, time.perf_counter() - begin)
+
+
+def _keep(console: Console, measurement: Measurement) -> None:
+    """Stores the hardware file where it is looked for, and shows it."""
+    facts = getattr(measurement, "facts", None)
+    path = this_machine_file() if facts is None else gpu_file(facts.name)
+    save_device(measurement.device, path)
+    if facts is None:
+        show_measurement(console, measurement, path)
+    else:
+        show_gpu_measurement(console, measurement, path, None)
 
 
 def _heading(console: Console, number: int, title: str, meaning: str) -> None:

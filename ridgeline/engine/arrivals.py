@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,15 @@ from ridgeline.engine.checks import at_least_one, is_whole
 from ridgeline.errors import InputError
 
 FIELDS = ("arrival", "prompt", "output")
+#: The names that other tools' records have for these and for when the first and the last token came, of which
+#: the first that a line has counts. Times of LLMServingSim's records that end in _ts are of one clock.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "arrival": ("arrival", "queued_ts", "arrival_time"),
+    "prompt": ("prompt", "input_toks"),
+    "output": ("output", "output_toks"),
+    "first_token": ("first_token", "first_token_ts"),
+    "last_token": ("last_token", "last_token_ts"),
+}
 
 #: Requests a second: with fewer, times are so large that single steps vanish in their rounding.
 LEAST_RATE, MOST_RATE = 1e-6, 1e6
@@ -24,11 +33,14 @@ MOST_REQUESTS = 10**6
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request of ``prompt`` tokens that comes after so many ``seconds`` and is answered by ``output``."""
+    """A request of ``prompt`` tokens that comes after so many ``seconds`` and is answered by ``output``.
+    ``first_token`` and ``last_token`` are when these came in a real run, None if nobody recorded that."""
 
     seconds: float
     prompt: int
     output: int
+    first_token: float | None = None
+    last_token: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,8 @@ def poisson(rate: float, count: int, prompt: Lengths, output: Lengths, seed: int
 
 def read_arrivals(file: Path) -> list[Arrival]:
     """The requests of a file, counted from the earliest arrival: JSON lines, or CSV with a header, with
-    ``arrival`` in seconds and ``prompt`` and ``output`` in tokens. Other fields are not looked at.
+    ``arrival`` in seconds and ``prompt`` and ``output`` in tokens, or as NAMES has them. A record of a
+    real run has ``first_token`` and ``last_token`` too. Other fields are not looked at.
 
     Raises InputError for a file of another kind, and one that names the line if there is no such file, or
     something else in it.
@@ -138,7 +151,13 @@ def read_arrivals(file: Path) -> list[Arrival]:
     if not arrivals:
         raise InputError(f"{file} holds no request: give at least one")
     first = min(arrival.seconds for arrival in arrivals)
-    return [Arrival(a.seconds - first, a.prompt, a.output) for a in arrivals]
+    return [_after(first, arrival) for arrival in arrivals]
+
+
+def _after(start: float, arrival: Arrival) -> Arrival:
+    """The same request with its times counted from ``start``."""
+    first, last = (None if t is None else t - start for t in (arrival.first_token, arrival.last_token))
+    return Arrival(arrival.seconds - start, arrival.prompt, arrival.output, first, last)
 
 
 def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
@@ -169,15 +188,43 @@ def _text(file: Path) -> str:
 
 
 def _arrival(row: Any, where: str) -> Arrival:
-    missing = [name for name in FIELDS if not isinstance(row, dict) or row.get(name) is None]
+    found = _named(row) if isinstance(row, dict) else {}
+    missing = [name for name in FIELDS if name not in found]
     if missing:
         raise InputError(f"{where} has no {' and no '.join(missing)}: expected {', '.join(FIELDS)}")
     try:
-        seconds = float(row["arrival"])
-        prompt, output = (int(str(row[name])) for name in ("prompt", "output"))
+        seconds = float(found["arrival"])
+        prompt, output = (int(str(found[name])) for name in ("prompt", "output"))
     except (TypeError, ValueError):
         prompt = output = 0
         seconds = math.nan
     if not (math.isfinite(seconds) and prompt >= 1 and output >= 1):
         raise InputError(f"{where}: expected arrival in seconds, prompt and output in tokens, 1 at least")
-    return Arrival(seconds, prompt, output)
+    return Arrival(seconds, prompt, output, *_recorded(found, seconds, where))
+
+
+def _named(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a line by our names for them."""
+    found = {}
+    for name, theirs in NAMES.items():
+        given = next((row[key] for key in theirs if row.get(key) not in (None, "")), None)
+        if given is not None:
+            found[name] = given
+    return found
+
+
+def _recorded(
+    found: Mapping[str, Any], seconds: float, where: str
+) -> tuple[float, float] | tuple[None, None]:
+    """When the first and the last token came, if the line says so."""
+    if not {"first_token", "last_token"} <= found.keys():
+        return None, None
+    try:
+        first, last = float(found["first_token"]), float(found["last_token"])
+    except (TypeError, ValueError):
+        first = last = math.nan
+    if not (math.isfinite(last) and seconds <= first <= last):
+        raise InputError(
+            f"{where}: expected first_token and last_token in seconds on the clock of arrival, in that order"
+        )
+    return first, last

@@ -10,7 +10,7 @@ import torch
 
 from ridgeline.engine.beams import Beams, Hypothesis
 from ridgeline.engine.output import Output, timings
-from ridgeline.engine.plan import NOTHING, Ready
+from ridgeline.engine.plan import NOTHING, Ready, StepPlan
 from ridgeline.engine.request import Request
 from ridgeline.engine.result import Failure, Result, Token
 from ridgeline.engine.runner import Runner
@@ -21,6 +21,7 @@ from ridgeline.engine.speculation.report import Outcome
 from ridgeline.engine.speculation.rules import Exact, Rule, Trial
 from ridgeline.engine.speculation.speculator import Speculator
 from ridgeline.engine.steps import StepLog, StepRecord, StepShape
+from ridgeline.errors import OutOfMemory
 from ridgeline.weights.tokenizer import Tokenizer
 
 Event = Token | Failure
@@ -81,11 +82,19 @@ class Core:
         for request in list(self._answers):
             self.abort(request)
 
+    def close(self) -> None:
+        """Forget all requests and let go of the cache: the last that is asked of a core."""
+        try:
+            self.abort_all()
+        finally:
+            self.runner.close()
+
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Compute one packed batch, and return the tokens that it gave; none if there is nothing to do.
 
-        If it cannot be computed, the requests in it fail, and those that wait are served as before.
+        If it cannot be computed, the requests in it fail, and those that wait are served as before. If memory
+        ran short, only those fail whose prompts were to be computed, where there are any: the others go on.
         """
         clock = self.scheduler.clock
         started = clock.now()
@@ -105,8 +114,7 @@ class Core:
                 scheduled = clock.now()  # drafting is no part of the model's pass
             logits = self.runner.run(plan)
         except Exception as error:
-            failed = dict.fromkeys(chunk.sequence.request for chunk in plan.chunks)
-            return [self._fail(request, error) for request in failed]
+            return [self._fail(request, error) for request in _to_blame(plan, error)]
         now = clock.now()
         ready = self.scheduler.commit(plan)
         sampled = [found for found in ready if found.group not in self._beams]
@@ -247,6 +255,15 @@ class Core:
         answer.missing -= outputs
         if not answer.missing:
             del self._answers[group.request]
+
+
+def _to_blame(plan: StepPlan, error: Exception) -> list[Request]:
+    """The requests that fail with a step: all of them, or of one that took too much memory those that are
+    catching up with a prompt."""
+    chunks = plan.chunks
+    if isinstance(error, OutOfMemory):
+        chunks = [chunk for chunk in chunks if chunk.known > 1] or chunks
+    return list(dict.fromkeys(chunk.sequence.request for chunk in chunks))
 
 
 def _judge_alone(rule: Rule, logits: torch.Tensor, trial: Trial) -> list[int] | Exception:

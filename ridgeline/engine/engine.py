@@ -33,13 +33,15 @@ class Engine:
 
     A step computes at most ``token_budget`` tokens, of at most ``sequences`` sequences at once. The cache
     holds ``cache_tokens`` tokens in blocks of ``block_size``: by default half of the memory that the weights
-    leave, at most as many as those sequences can need. Prompts are looked up in it if ``prefix_cache``. A
-    ``speculator``, the engine's own, drafts the tokens that steps then verify.
+    leave, at most as many as those sequences can need. It keeps them in ``cache_format``, by default that of
+    the weights which are never quantised: ``int8`` everywhere, ``fp8`` on a GPU. Prompts are looked up in it
+    if ``prefix_cache``. A ``speculator``, the engine's own, drafts the tokens that steps then verify.
 
     The engine computes in a thread of its own, from its creation until :meth:`close`, which a ``with`` block
     calls at its end, and the interpreter at its own. There may be several engines.
 
-    Raises InputError if the model is an encoder, a number is below 1, or memory does not hold the cache.
+    Raises InputError if the model is an encoder, a number is below 1, or memory does not hold the cache,
+    or it cannot be kept in that format.
     """
 
     def __init__(
@@ -52,20 +54,22 @@ class Engine:
         prefix_cache: bool = True,
         cache_tokens: int | None = None,
         speculator: Speculator | None = None,
+        cache_format: str | None = None,
     ) -> None:
         loaded = model if isinstance(model, Loaded) else load(model)
         self._requests = loaded.requests()
         limits = Limits(token_budget, sequences, prefix_cache)
         at_least_one("block_size", block_size)
         if cache_tokens is None:
-            blocks = default_blocks(loaded.model, loaded.ops, limits.seats, block_size)
+            blocks = default_blocks(loaded.model, loaded.ops, limits.seats, block_size, cache_format)
         else:
             blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
-        core = build_core(loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size, speculator)
+        given = loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size, speculator
+        core = build_core(*given, cache_format=cache_format)
         self._speculator = speculator
         self._scheduler = core.scheduler
         self._steps = core.steps
-        self._cost = cost_here(loaded)
+        self._cost = cost_here(loaded, cache_format)
         self._worker = Worker(core)
         self._finalizer = weakref.finalize(self, _close, self._worker, speculator)
 

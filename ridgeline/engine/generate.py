@@ -23,7 +23,8 @@ class Generator:
 
     A step computes at most ``token_budget`` tokens, of at most ``sequences`` sequences. The cache holds
     ``cache_tokens`` tokens at once, by default as many as the requests of a call may need; requests
-    beyond wait their turn. A ``speculator`` drafts the tokens that steps then verify.
+    beyond wait their turn; ``cache_format`` is as :class:`~ridgeline.engine.engine.Engine` has it. A
+    ``speculator`` drafts the tokens that steps then verify.
 
     Raises InputError if one of the numbers is below 1.
     """
@@ -40,6 +41,7 @@ class Generator:
         prefix_cache: bool = True,
         cache_tokens: int | None = None,
         speculator: Speculator | None = None,
+        cache_format: str | None = None,
     ) -> None:
         self.model = model
         self.ops = ops
@@ -47,6 +49,7 @@ class Generator:
         self.block_size = at_least_one("block_size", block_size)
         self.limits = Limits(token_budget, sequences, prefix_cache)
         self.speculator = speculator
+        self.cache_format = cache_format
         self.cache_tokens = None if cache_tokens is None else at_least_one("cache_tokens", cache_tokens)
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Any) -> list[Result]:
@@ -72,7 +75,15 @@ class Generator:
             blocks = min(blocks, max(1, self.cache_tokens // self.block_size))
         tokenizer = self.requests.tokenizer
         core = build_core(
-            self.model, self.ops, tokenizer, self.limits, blocks, self.block_size, self.speculator
+            self.model,
+            self.ops,
+            tokenizer,
+            self.limits,
+            blocks,
+            self.block_size,
+            self.speculator,
+            sum(request.width for request in requests),
+            self.cache_format,
         )
         for place, request in enumerate(requests):
             core.submit(request, place)
@@ -89,7 +100,7 @@ def run(core: Core) -> Iterator[Token]:
                     raise event.error
                 yield event
     finally:
-        core.abort_all()
+        core.close()
     core.scheduler.check()
 
 

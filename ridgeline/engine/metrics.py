@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ridgeline.engine.arrivals import Arrival
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,19 @@ def summarise(served: Sequence[Served]) -> Serving:
         itl=distribution([gap for request in served for gap in request.gaps]),
         end_to_end=distribution([request.total for request in served]),
     )
+
+
+def summarise_recorded(arrivals: Sequence[Arrival]) -> Serving | None:
+    """The figures of a run that was recorded, None unless it was of every request. Tokens between the first
+    and the last are taken to have come at even distances, so latencies between tokens are means."""
+    if any(a.first_token is None or a.last_token is None for a in arrivals):
+        return None
+    return summarise([Served(a.seconds, a.prompt, _times(a)) for a in arrivals])
+
+
+def _times(recorded: Arrival) -> tuple[float, ...]:
+    first, last, n = recorded.first_token, recorded.last_token, recorded.output
+    return tuple(first + (last - first) * i / max(n - 1, 1) for i in range(n))
 
 
 def distribution(values: Sequence[float]) -> Distribution | None:

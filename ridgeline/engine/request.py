@@ -28,8 +28,8 @@ def refuse_encoder_decoder(config: ModelConfig) -> None:
     """Raises InputError if an encoder reads the prompts: an engine's blocks hold what decoders keep."""
     if config.is_encoder_decoder:
         raise InputError(
-            f"{config.name} is an encoder-decoder, which the engine does not batch yet: `ridgeline generate`"
-            " and ridgeline.load(...).generate run it"
+            f"{config.name} is an encoder-decoder, which the engine does not batch: `ridgeline generate`"
+            " and ridgeline.load(...).generate run it, and `ridgeline compare` predicts batches of it"
         )
 
 

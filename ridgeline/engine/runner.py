@@ -26,6 +26,9 @@ class Runner(Protocol):
     def run(self, plan: StepPlan) -> torch.Tensor:
         """The logits that the plan's chunks want, in their order: [wanted, vocab]."""
 
+    def close(self) -> None:
+        """Let go of the cache; nothing is run any more."""
+
 
 class ModelRunner:
     """Runs ``model`` on the executing reading ``ops``, with its keys and values in ``cache``."""
@@ -33,7 +36,7 @@ class ModelRunner:
     def __init__(self, model: Model, ops: Reference, cache: NativeCache | TorchCache) -> None:
         self.model = model
         self.ops = ops
-        self.cache = cache
+        self.cache: NativeCache | TorchCache | None = cache
         self.vocab = model.config.vocab
 
     def copy(self, plan: StepPlan) -> None:
@@ -43,6 +46,11 @@ class ModelRunner:
     def run(self, plan: StepPlan) -> torch.Tensor:
         ids, spans, wanted = pass_of(plan)
         return self.ops.run(self.model, ids, spans, logits=wanted, cache=self.cache)
+
+    def close(self) -> None:
+        if self.cache is not None:
+            self.ops.release(self.cache)
+            self.cache = None
 
     @torch.inference_mode()
     def profile(self, plan: StepPlan) -> list[OpTime]:

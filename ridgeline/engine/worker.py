@@ -183,4 +183,4 @@ class Worker:
         for number in list(self._orders):
             self._deliver(Failure(number, reason))
         with suppress(Exception):  # after a fault of its own it may not be able to
-            self._core.abort_all()
+            self._core.close()

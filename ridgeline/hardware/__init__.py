@@ -4,8 +4,10 @@ from ridgeline.hardware.device import DTYPES, KINDS, SECTIONS, Device, Level, On
 from ridgeline.hardware.files import (
     cache_folder,
     device_names,
+    gpu_file,
     load_device,
     save_device,
+    this_gpu,
     this_machine,
     this_machine_file,
 )
@@ -21,9 +23,11 @@ __all__ = [
     "Provenance",
     "cache_folder",
     "device_names",
+    "gpu_file",
     "load_device",
     "rates_only",
     "save_device",
+    "this_gpu",
     "this_machine",
     "this_machine_file",
 ]

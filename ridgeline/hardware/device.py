@@ -94,7 +94,8 @@ class Device:
     """One device: a GPU, the CPUs of one socket, a phone.
 
     ``source`` and ``date`` name the document (or the measurement) the file follows, which also gives
-    ``units`` (SMs, compute units, cores) and ``clock_hz``; ``provenance`` says the same of each
+    ``units`` (SMs, compute units, cores), ``clock_hz``, at which the matrix rates hold, and ``boost_hz``, up
+    to which it clocks if that is higher; ``provenance`` says the same of each
     section that is present. ``matrix`` and ``vector`` are dense FLOP/s by dtype: of matrix
     products accumulated in float32 (or int32), and of element-wise work. ``exp_rate`` is
     exponentials/s. ``levels`` run from the nearest cache with a known bandwidth to main memory, the
@@ -124,6 +125,7 @@ class Device:
     launch_seconds: float
     matrix: Mapping[str, float] = field(default_factory=dict)
     clock_hz: float | None = None
+    boost_hz: float | None = None
     on_chip: OnChip = field(default_factory=OnChip)
     storage_bandwidth: float | None = None
     link_name: str | None = None
@@ -142,7 +144,7 @@ class Device:
             raise InputError(f"units must be a whole number, not {self.units!r}")
         for name in ("units", "exp_rate"):
             _check_positive(name, getattr(self, name))
-        for name in ("clock_hz", "storage_bandwidth", "link_bandwidth", "network_bandwidth"):
+        for name in ("clock_hz", "boost_hz", "storage_bandwidth", "link_bandwidth", "network_bandwidth"):
             _check_optional(name, getattr(self, name))
         _check_positive("launch_seconds", self.launch_seconds, or_zero=True)
         if self.price_per_hour is not None:

@@ -15,6 +15,7 @@ from ridgeline.hardware.device import Device, Level, OnChip, Provenance
 
 CATALOGUE = Path(__file__).parent / "catalogue"
 THIS_MACHINE = ("this", "here")
+THIS_GPU = "this-gpu"
 ALIASES: Mapping[str, str] = {
     "a100": "a100-80gb",
     "h100": "h100-sxm",
@@ -50,6 +51,20 @@ def this_machine() -> Device | None:
     return load_device("this") if this_machine_file().is_file() else None
 
 
+def gpu_file(name: str) -> Path:
+    """The hardware file that ``ridgeline measure --device cuda`` writes for the GPU that its driver calls
+    ``name``."""
+    words = "".join(c if c.isalnum() else " " for c in name.lower()).split()
+    return cache_folder() / "gpus" / f"{'-'.join(words) or 'gpu'}.toml"
+
+
+def this_gpu(name: str) -> Device | None:
+    """The GPU that its driver calls ``name`` as ``ridgeline measure --device cuda`` left it, None before
+    that. Raises as :func:`load_device`."""
+    path = gpu_file(name)
+    return load_device(path) if path.is_file() else None
+
+
 def device_names() -> list[str]:
     """The names in the catalogue, sorted."""
     return sorted(path.name.removesuffix(".toml") for path in CATALOGUE.glob("*.toml"))
@@ -57,7 +72,8 @@ def device_names() -> list[str]:
 
 def load_device(name_or_path: str | os.PathLike[str]) -> Device:
     """The device of that catalogue name (any case, with or without hyphens, or an alias), of that path
-    to a ``.toml`` file, or, as 'this' or 'here', of this machine as ``ridgeline measure`` left it.
+    to a ``.toml`` file, or, as 'this' or 'here', of this machine as ``ridgeline measure`` left it, or, as
+    'this-gpu', of its GPU as ``ridgeline measure --device cuda`` did.
 
     Raises InputError when there is no such device, or when its file is not a valid hardware file:
     then the message names the file and the field or the line.
@@ -96,6 +112,8 @@ def _find(given: str) -> Path:
         if not path.is_file():
             raise InputError(f"this machine is not measured yet ({path}): run `ridgeline measure` first")
         return path
+    if name == THIS_GPU:
+        return _this_gpu_file()
     if name.endswith(".toml") or os.sep in given:
         return Path(given).expanduser()
     names = {name: name for name in device_names()} | ALIASES
@@ -103,6 +121,31 @@ def _find(given: str) -> Path:
     if _spelling(name) not in by_spelling:
         raise _unknown(given, names)
     return CATALOGUE / f"{by_spelling[_spelling(name)]}.toml"
+
+
+def _this_gpu_file() -> Path:
+    """The only GPU that was measured; of several, the one that PyTorch would take."""
+    found = sorted((cache_folder() / "gpus").glob("*.toml"))
+    way_out = "run `ridgeline measure --device cuda` first"
+    if not found:
+        raise InputError(f"no GPU is measured yet ({cache_folder() / 'gpus'}): {way_out}")
+    if len(found) == 1:
+        return found[0]
+    name = _current_gpu()
+    path = None if name is None else gpu_file(name)
+    if path is None or not path.is_file():
+        known = ", ".join(map(str, found))
+        raise InputError(f"several GPUs are measured, and this-gpu is none of them: give one of {known}")
+    return path
+
+
+def _current_gpu() -> str | None:
+    """What the driver calls the GPU that PyTorch takes, if there is one."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _spelling(name: str) -> str:
@@ -117,7 +160,7 @@ def _unknown(given: str, names: Mapping[str, str]) -> InputError:
     if close:
         return InputError(f"unknown hardware '{given}'; closest: {', '.join(dict.fromkeys(close))}")
     known = ", ".join(device_names())
-    return InputError(f"unknown hardware '{given}'; choose one of: {known}, this, or a .toml file")
+    return InputError(f"unknown hardware '{given}'; choose one of: {known}, this, this-gpu, or a .toml file")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from ridgeline.hardware.host import this_host
 @dataclass(frozen=True)
 class Fingerprint:
     """A machine and the software on it. ``cores`` are those that the process may use, ``threads`` those
-    that computed, ``isa`` is the instruction set of the native kernels."""
+    that computed, ``isa`` is the instruction set of the native kernels. ``gpu`` is what its driver calls the
+    GPU that computed, with the versions of ``driver``, ``cuda`` and ``triton``; empty where none did."""
 
     date: str
     cpu: str
@@ -24,10 +25,15 @@ class Fingerprint:
     python: str
     torch: str
     ridgeline: str
+    gpu: str = ""
+    driver: str = ""
+    cuda: str = ""
+    triton: str = ""
 
 
-def fingerprint(threads: int) -> Fingerprint:
-    """Today's fingerprint of this machine, for a result that ``threads`` threads computed."""
+def fingerprint(threads: int, gpu: str = "") -> Fingerprint:
+    """Today's fingerprint of this machine, for a result that ``threads`` threads computed, or the GPU that
+    its driver calls ``gpu``."""
     import torch
 
     from ridgeline import kernels
@@ -43,4 +49,16 @@ def fingerprint(threads: int) -> Fingerprint:
         python=platform.python_version(),
         torch=torch.__version__,
         ridgeline=ridgeline.__version__,
+        gpu=gpu,
+        **(_driver() if gpu else {}),
     )
+
+
+def _driver() -> dict[str, str]:
+    import torch
+    import triton
+
+    from ridgeline.hardware.gpu.stopwatch import driver_version
+
+    versions = {"cuda": torch.version.cuda or "", "triton": triton.__version__}
+    return {"driver": driver_version() if torch.cuda.is_available() else "", **versions}

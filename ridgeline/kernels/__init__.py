@@ -10,7 +10,14 @@ one). Neither the number of threads nor what else is in a batch changes a result
 from ridgeline.kernels.attention import attention, attention_paged, attention_varlen, merge_states
 from ridgeline.kernels.attention_arguments import Sequences
 from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache, attend, attend_stored, store
-from ridgeline.kernels.linear import PackedLinear, linear, linear_weight_only, pack_linear
+from ridgeline.kernels.experts import mix_experts, route
+from ridgeline.kernels.linear import (
+    PackedLinear,
+    linear,
+    linear_weight_only,
+    modulated_linear,
+    pack_linear,
+)
 from ridgeline.kernels.packed_file import PackedFile, open_packed, save_packed
 from ridgeline.kernels.rows import (
     activate,
@@ -19,6 +26,7 @@ from ridgeline.kernels.rows import (
     add_rms_norm,
     embed,
     layer_norm,
+    modulated_norm,
     rms_norm,
     rotate,
     softcap,
@@ -50,10 +58,14 @@ __all__ = [
     "linear_weight_only",
     "log_probabilities",
     "merge_states",
+    "mix_experts",
+    "modulated_linear",
+    "modulated_norm",
     "open_packed",
     "pack_linear",
     "rms_norm",
     "rotate",
+    "route",
     "sample",
     "save_packed",
     "set_isa",

@@ -129,8 +129,9 @@ def attend(
       either dtype. Views of one fused row do; only the elements of a head must lie side by side.
     - ``sequences``: whose rows these are, after how many tokens, and in which blocks.
     - ``cos``, ``sin``: float32 ``[angles, dim]``, both halves alike: x cos + (-x2, x1) sin, where x1 and x2
-      are the halves of a head. Row i takes angle ``positions[i]`` (int32 or int64 ``[rows]``), or angle i if
-      ``positions`` is None. Without them nothing is rotated.
+      are the halves of a head, or, with fewer columns, of its first elements. Row i takes angle
+      ``positions[i]`` (int32 or int64 ``[rows]``), or angle i if ``positions`` is None. Without them nothing
+      is rotated.
     - ``out``: where the result goes, float32 or bfloat16; a new tensor of q's dtype if None.
 
     The cache's format decides the arithmetic: ``fp32`` multiplies float32; ``bf16`` and ``int8`` round the
@@ -226,9 +227,12 @@ def _angles(
         if positions is not None:
             raise InputError("positions is given without cos and sin; give all three or none")
         return NO_ANGLES
-    rows, _, dim = q.shape
-    if dim % 2:
-        raise InputError(f"q has heads of {dim} elements; a rotation takes an even number")
+    rows = len(q)
+    dim = cos.shape[-1] if isinstance(cos, torch.Tensor) and cos.dim() == 2 else q.shape[2]
+    if dim % 2 or not 0 < dim <= q.shape[2]:
+        raise InputError(
+            f"cos turns {dim} elements of heads of {q.shape[2]}; a rotation takes an even number of them"
+        )
     for name, tensor in (("cos", cos), ("sin", sin)):
         if not isinstance(tensor, torch.Tensor):
             raise InputError(f"{name} is a {type(tensor).__name__}; give cos and sin, or neither")

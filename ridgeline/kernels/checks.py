@@ -49,6 +49,15 @@ def check_integers(name: str, tensor: torch.Tensor) -> None:
         raise InputError(f"{name} has gaps between its elements; call {name}.contiguous()")
 
 
+def check_sequences(sequences: torch.Tensor, rows: int, count: int, name: str) -> None:
+    """Which of ``count`` vectors, those of ``name``, each of ``rows`` rows takes."""
+    check_integers("sequences", sequences)
+    if len(sequences) != rows:
+        raise InputError(f"sequences has {len(sequences)} numbers and x {rows} rows; give one a row")
+    if rows and not 0 <= int(sequences.min()) <= int(sequences.max()) < count:
+        raise InputError(f"sequences name rows outside of {name}, which has {count}")
+
+
 def check_no_gradient(name: str, tensor: torch.Tensor) -> None:
     if tensor.requires_grad and torch.is_grad_enabled():
         raise InputError(

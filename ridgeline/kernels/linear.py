@@ -18,6 +18,7 @@ from ridgeline.kernels.checks import (
     DTYPES,
     check_matrix,
     check_no_gradient,
+    check_sequences,
     check_vector,
     describe,
     has_overlapping_rows,
@@ -193,6 +194,34 @@ def linear(
     return _run(_native.linear, x, packed, bias, activation, residual, out)
 
 
+def modulated_linear(
+    x: torch.Tensor,
+    packed: PackedLinear,
+    bias: torch.Tensor | None,
+    activation: str | None,
+    residual: torch.Tensor,
+    gate: torch.Tensor,
+    sequences: torch.Tensor,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """residual + gate * activation(x W^T + bias), with the gate of each row's sequence (adaLN-Zero; Peebles
+    and Xie 2023); on the CPU.
+
+    - ``gate``: float32 ``[sequences, columns]``.
+    - ``sequences``: int64 ``[rows]``, the row of ``gate`` that each row takes.
+
+    The rest is as for :func:`linear`; the product with the gate is rounded to float32 before it is added.
+    Raises InputError for a sequence without a gate, before anything is written.
+    """
+    check_matrix("gate", gate)
+    fits = gate.dtype == torch.float32 and gate.shape[1] == getattr(packed, "columns", None)
+    if isinstance(packed, PackedLinear) and not fits:
+        raise InputError(f"gate is {describe(gate)}; give float32 [sequences, {packed.columns}]")
+    check_sequences(sequences, len(x), len(gate), "gate")
+    gates = _native.SequenceGate(gate.data_ptr(), gate.stride(0), sequences.data_ptr())
+    return _run(_native.linear, x, packed, bias, activation, residual, out, gates)
+
+
 def linear_weight_only(
     x: torch.Tensor,
     packed: PackedLinear,
@@ -217,6 +246,7 @@ def _run(
     activation: str | None,
     residual: torch.Tensor | None,
     out: torch.Tensor | None,
+    gate: _native.SequenceGate | None = None,
 ) -> torch.Tensor:
     if not isinstance(packed, PackedLinear):
         raise InputError(f"packed is a {type(packed).__name__}; give what pack_linear returns")
@@ -255,6 +285,7 @@ def _run(
         out.data_ptr(),
         out.stride(0),
         DTYPES[out.dtype],
+        _native.SequenceGate.none() if gate is None else gate,
     )
     return out
 

@@ -21,6 +21,7 @@ from ridgeline.kernels.checks import (
     check_integers,
     check_matrix,
     check_no_gradient,
+    check_sequences,
     check_tensor,
     check_vector,
     describe,
@@ -31,16 +32,18 @@ from ridgeline.kernels.checks import (
 from ridgeline.kernels.dispatch import on_gpu
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
 
+_KINDS = {"layer": _native.NormKind.layer, "rms": _native.NormKind.rms}
+
 
 @on_gpu
 def rms_norm(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor | None = None
+    x: torch.Tensor, weight: torch.Tensor | None, eps: float, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """x / sqrt(mean of x^2 + eps) * weight over the last dimension (Zhang and Sennrich 2019).
 
     - ``x``: float32 or bfloat16 ``[rows, dim]``, or ``[rows, heads, dim]`` to normalise each head, its
       last dimension contiguous.
-    - ``weight``: float32 or bfloat16 ``[dim]``.
+    - ``weight``: float32 or bfloat16 ``[dim]``; None for ones, where x lies on the CPU.
     - ``eps``: 0 or more.
     - ``out``: float32 or bfloat16, x's shape. A new tensor of x's dtype if None.
     """
@@ -50,7 +53,7 @@ def rms_norm(
 @on_gpu
 def layer_norm(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
     out: torch.Tensor | None = None,
@@ -61,6 +64,41 @@ def layer_norm(
     :func:`rms_norm`.
     """
     return _norm(_native.NormKind.layer, x, None, weight, bias, eps, out)
+
+
+def modulated_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    shift: torch.Tensor,
+    scale: torch.Tensor,
+    sequences: torch.Tensor,
+    *,
+    kind: str = "layer",
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """:func:`layer_norm` or :func:`rms_norm`, as ``kind`` says (layer or rms), of each row, times 1 + scale
+    plus shift, with the vectors of the row's sequence (adaLN; Peebles and Xie 2023).
+
+    - ``x``: float32 or bfloat16 ``[rows, dim]`` on the CPU; ``weight`` and ``bias`` as there, or None.
+    - ``shift``, ``scale``: float32 ``[sequences, dim]``.
+    - ``sequences``: int64 ``[rows]``, the row of ``shift`` and ``scale`` that each row takes.
+
+    Raises InputError for a sequence without a row, before anything is written.
+    """
+    _checked_matrix("x", x)
+    if kind not in _KINDS:
+        raise InputError(f"kind is {kind!r}; choose one of: {', '.join(_KINDS)}")
+    for name, vectors in (("shift", shift), ("scale", scale)):
+        _checked_matrix(name, vectors)
+        if vectors.dtype != torch.float32 or vectors.shape != (len(shift), x.shape[1]):
+            raise InputError(f"{name} is {describe(vectors)}; give float32 [{len(shift)}, {x.shape[1]}]")
+    check_sequences(sequences, len(x), len(shift), "shift")
+    modulation = _native.Modulation(
+        shift.data_ptr(), shift.stride(0), scale.data_ptr(), scale.stride(0), sequences.data_ptr()
+    )
+    return _norm(_KINDS[kind], x, None, weight, bias, eps, out, modulation)
 
 
 @on_gpu
@@ -218,7 +256,8 @@ def rotate(
 ) -> torch.Tensor:
     """Rotary position embedding (Su et al. 2021), of two halves: x cos + (-x2, x1) sin.
 
-    - ``x``: float32 or bfloat16 ``[rows, heads, dim]``, dim even and contiguous; (x1, x2) are its halves.
+    - ``x``: float32 or bfloat16 ``[rows, heads, dim]``, dim even and contiguous; (x1, x2) are its halves. A
+      view of the first elements of larger heads turns these alone.
     - ``cos``, ``sin``: float32 ``[angles, dim]``.
     - ``positions``: int64 ``[rows]``, the row of cos and sin that each row of x takes; its own if None, where
       there must be as many angles as rows.
@@ -263,17 +302,19 @@ def _norm(
     kind: _native.NormKind,
     x: torch.Tensor,
     residual: torch.Tensor | None,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
     out: torch.Tensor | None,
+    modulation: _native.Modulation | None = None,
 ) -> torch.Tensor:
     _check_vectors("x", x)
     dim = x.shape[-1]
-    check_vector("weight", weight, dim)
+    if weight is not None:
+        check_vector("weight", weight, dim)
     if bias is not None:
         check_vector("bias", bias, dim)
-        if bias.dtype != weight.dtype:
+        if weight is not None and bias.dtype != weight.dtype:
             raise InputError(f"bias is {bias.dtype} and weight {weight.dtype}; give two of one dtype")
     if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps >= 0):
         raise InputError(f"eps is {eps!r}; give a number of 0 or more")
@@ -295,11 +336,12 @@ def _norm(
         dim,
         _vectors(x),
         _native.Vectors.none() if residual is None else _vectors(residual),
-        weight.data_ptr(),
+        0 if weight is None else weight.data_ptr(),
         0 if bias is None else bias.data_ptr(),
-        DTYPES[weight.dtype],
+        next((DTYPES[w.dtype] for w in (weight, bias) if w is not None), _native.Dtype.fp32),
         eps,
         _vectors(out),
+        _native.Modulation.none() if modulation is None else modulation,
     )
     return out
 

@@ -67,7 +67,7 @@ def refuse_diffusion(config: ModelConfig) -> None:
     if config.is_diffusion:
         raise InputError(
             f"{config.name} is a diffusion Transformer: it denoises images and knows no prompts or tokens; "
-            "explain and check take it, with --image"
+            "explain, report and check take it, with --image, and training, breakdown, dataflows and place do"
         )
 
 
@@ -75,8 +75,8 @@ def refuse_two_passes(config: ModelConfig) -> None:
     """Raises InputError for an encoder-decoder, where one pass is asked about."""
     if config.is_encoder_decoder:
         raise InputError(
-            f"{config.name} is an encoder-decoder: `explain` predicts and `generate` runs its requests,"
-            " and nothing else does yet"
+            f"{config.name} is an encoder-decoder, whose request is two passes: a step of it stands beside "
+            "what was encoded; explain and compare predict its requests, and generate runs them"
         )
 
 

@@ -100,9 +100,9 @@ def cuts(model: Model) -> dict[int, Cut]:
     """How each weight is cut, by its id; those that every rank has whole are left out."""
     ops = _Flow()
     cache = None
-    if model.config.is_decoder:
+    if model.config.is_decoder and not model.config.is_encoder_decoder:
         cache = ops.alloc_cache(model.cache_spec(model.plain_format), 0)
-    output = model.forward(ops, ops.batch([Span(1)], logits="all", cache=cache))
+    output = model.whole(ops, ops.batch([Span(1)], logits="all", cache=cache))
     readers = ops.readers()
     heads_of = {e[1][0].storage: e[3] for e in ops.events if isinstance(e, tuple) and e[0] == "split"}
     found: dict[int, Cut] = {}
@@ -262,7 +262,7 @@ class _Rebuild:
         return Weight(weight.name, shape, weight.format, shard=made)
 
     def _kv(self, heads: int) -> int:
-        if heads < self._ranks and self._ranks % heads == 0:
+        if 0 < heads < self._ranks and self._ranks % heads == 0:
             return 1
         return self._even(heads, "key/value heads")
 

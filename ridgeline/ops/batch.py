@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from ridgeline.ops.formats import get_format
+from ridgeline.ops.formats import kv_format
 from ridgeline.ops.numbers import Number
 
 T = Any  # a tensor of the reading: torch.Tensor, or a counted value
@@ -91,8 +91,9 @@ class CacheSpec:
 
     @property
     def bytes_per_token(self) -> float:
-        """As stored: where elements have scales, each head's key and value has one of its own at least."""
-        format = get_format(self.format)
+        """As stored: where elements have scales, each head's key and value has one of its own at least, in
+        float32."""
+        format = kv_format(self.format)
         return sum(format.nbytes((self.layers * self.kv_heads, size)) for size in self.sizes)
 
 

@@ -3,52 +3,41 @@
 Activations are float32 from operator to operator; weights and cache have formats of their own. An operator
 is one kernel: a linear layer with its bias, activation and residual, attention with its rotation and cache.
 ``run`` records a model's pass once and replays it; the methods run one operator at a time, to the same bits.
-A pass that can't be recorded is walked through: with experts, since its calls depend on what is computed,
-with latents, since the caches of a program hold none, and with T5's cross-attention.
+What a recording does not serve, such as latents cached in fp16, is walked through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 
 from ridgeline import kernels
-from ridgeline.errors import InputError
 from ridgeline.ops.attend_latent import expand, known_latents, split
 from ridgeline.ops.batch import CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.latent import Latent
 from ridgeline.ops.lowering import CPU
 from ridgeline.ops.memory import keep_freed_memory
+from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.native_cache import NativeCache
-from ridgeline.ops.record import Unrecordable, record
+from ridgeline.ops.record import record, record_denoising, record_encoder
+from ridgeline.ops.recording import Recording, Unrecordable
 from ridgeline.ops.records import Activation, Mask, Norm, RelativeBias, Rope, Score, Weight
 from ridgeline.ops.reference import Reference
 from ridgeline.ops.relative import bias_by_distance
 from ridgeline.ops.replay import Replay
-from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans, rotate
-from ridgeline.ops.torch_diffusion import add_gated
+from ridgeline.ops.routing import Routes
+from ridgeline.ops.torch_batch import TORCH_DTYPE, TorchCache, TorchLayerCache, TorchSpans
 
 if TYPE_CHECKING:
     from ridgeline.kernels import KVCache
     from ridgeline.models.denoising import Denoising
-    from ridgeline.models.model import Model
+    from ridgeline.models.model import EncoderDecoder, Model
     from ridgeline.ops.profile import OpTime
-
-
-@contextmanager
-def _one_pool() -> Iterator[None]:
-    """Inside, PyTorch computes with one thread: workers of its pool would wait, spinning, on the cores that
-    the kernels' pool needs next."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Cpu(Reference):
@@ -81,11 +70,27 @@ class Cpu(Reference):
         segments: Sequence[int] | None = None,
         memory: Memory | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        replay = self._replay(model, logits, cache)
+        replay = self._replay(model, logits, cache, memory)
         if replay is None:
             given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
             return super().run(model, ids, spans, **given)
-        return replay.run(ids, spans, logits, cache, segments)
+        return replay.run(ids, spans, logits, cache, segments, memory)
+
+    def encode(
+        self,
+        model: EncoderDecoder,
+        ids: Sequence[int],
+        spans: Sequence[Span],
+        cache: NativeCache | None = None,
+    ) -> Memory:
+        replay = self._recorded(
+            model,
+            ("encode", None if cache is None else cache.spec),
+            partial(record_encoder, model, cache=cache),
+        )
+        if replay is None:
+            return super().encode(model, ids, spans, cache)
+        return Memory(tuple(spans), replay.encode(ids, spans, cache), cache)
 
     def profile(
         self,
@@ -98,36 +103,44 @@ class Cpu(Reference):
         segments: Sequence[int] | None = None,
         memory: Memory | None = None,
     ) -> list[OpTime]:
-        replay = self._replay(model, logits, cache)
+        replay = self._replay(model, logits, cache, memory)
         if replay is None:
             given = {"logits": logits, "cache": cache, "segments": segments, "memory": memory}
             return super().profile(model, ids, spans, **given)
-        return replay.profile(ids, spans, logits, cache, segments)
-
-    def _replay(self, model: Model, logits: Wanted, cache: NativeCache | None) -> Replay | None:
-        """The recorded pass; None of a model whose pass can't be."""
-        all_rows = logits == "all"
-        key = (id(model), all_rows, None if cache is None else cache.spec)
-        if key not in self._replays:
-            # The model is kept, so that its id stays its own.
-            self._replays[key] = model, self._recorded(model, all_rows, cache)
-        return self._replays[key][1]
+        return replay.profile(ids, spans, logits, cache, segments, memory)
 
     def denoise(self, model: Model, batch: Denoising) -> torch.Tensor:
-        with _one_pool():
-            return super().denoise(model, batch)
+        return self._denoising(model, batch).denoise(batch)
 
     def profile_denoising(self, model: Model, batch: Denoising) -> list[OpTime]:
-        with _one_pool():
-            return super().profile_denoising(model, batch)
+        return self._denoising(model, batch).profile_denoising(batch)
 
-    def _recorded(self, model: Model, all_rows: bool, cache: NativeCache | None) -> Replay | None:
-        try:
-            return Replay(
-                record(model, all_rows=all_rows, cache=cache, attention_format=self.attention_format)
-            )
-        except Unrecordable:
-            return None
+    def _replay(
+        self, model: Model, logits: Wanted, cache: NativeCache | None, memory: Memory | None
+    ) -> Replay | None:
+        """The recorded pass; None of a model whose pass can't be."""
+        all_rows, read = logits == "all", None
+        if memory is not None:
+            read = "states" if memory.cache is None else memory.cache.spec
+        key = (all_rows, None if cache is None else cache.spec, read)
+        how = {"all_rows": all_rows, "cache": cache, "memory": memory}
+        return self._recorded(model, key, partial(record, model, **how))
+
+    def _denoising(self, model: Model, batch: Denoising) -> Replay:
+        given = tuple(f.name for f in fields(batch) if getattr(batch, f.name) is not None)
+        return self._recorded(model, given, partial(record_denoising, model, batch))
+
+    def _recorded(self, model: Model, key: tuple, note: Callable[..., Recording]) -> Replay | None:
+        """What ``note`` records of the model, once for each ``key``; None if it can't be."""
+        key = (id(model), *key)
+        if key not in self._replays:
+            try:
+                replay = Replay(note(attention_format=self.attention_format))
+            except Unrecordable:
+                replay = None
+            # The model is kept, so that its id stays its own.
+            self._replays[key] = model, replay
+        return self._replays[key][1]
 
     def alloc_cache(self, spec: CacheSpec, blocks: int) -> NativeCache | TorchCache:
         return TorchCache(spec, blocks) if spec.is_latent else NativeCache(spec, blocks)
@@ -150,29 +163,15 @@ class Cpu(Reference):
         scale: torch.Tensor | None = None,
         spans: TorchSpans | None = None,
     ) -> torch.Tensor:
+        weight, bias = (None if w is None else w.data for w in (norm.weight, norm.bias))
+        if weight is not None and norm.changes_weight:
+            weight = (weight.float() + norm.offset) * norm.scale
         if shift is not None:
-            return self._modulated(x, norm, shift, 1 + scale, spans)
-        weight = torch.ones(x.shape[-1]) if norm.weight is None else norm.weight.data
+            given = (shift, scale, spans.sequences)
+            return kernels.modulated_norm(x, weight, bias, norm.eps, *given, kind=norm.kind)
         if norm.kind == "rms":
-            if norm.changes_weight:
-                weight = (weight.float() + norm.offset) * norm.scale
             return kernels.rms_norm(x, weight, norm.eps)
-        return kernels.layer_norm(x, weight, None if norm.bias is None else norm.bias.data, norm.eps)
-
-    def _modulated(
-        self, x: torch.Tensor, norm: Norm, shift: torch.Tensor, factor: torch.Tensor, spans: TorchSpans
-    ) -> torch.Tensor:
-        """A layer norm whose weight and bias are each sequence's own: one kernel a sequence."""
-        if norm.kind != "layer":
-            raise InputError(f"{norm.name}: only layer norms are modulated by the cpu reading")
-        if norm.bias is not None:
-            shift = shift + norm.bias.data * factor
-        if norm.weight is not None:
-            factor = factor * norm.weight.data
-        out = torch.empty_like(x)
-        for i, (_, start, stop) in enumerate(spans.pieces()):
-            kernels.layer_norm(x[start:stop], factor[i], shift[i].contiguous(), norm.eps, out[start:stop])
-        return out
+        return kernels.layer_norm(x, weight, bias, norm.eps)
 
     def linear(
         self,
@@ -189,7 +188,8 @@ class Cpu(Reference):
         vector = None if bias is None else bias.data
         if gate is None:
             return kernels.linear(x, weight.data, vector, activation, residual)
-        return add_gated(residual, kernels.linear(x, weight.data, vector, activation), gate, spans)
+        given = (residual, gate, spans.sequences)
+        return kernels.modulated_linear(x, weight.data, vector, activation, *given)
 
     def attend(
         self,
@@ -206,12 +206,7 @@ class Cpu(Reference):
     ) -> torch.Tensor:
         cos = sin = None
         if rope is not None:
-            cos, sin = spans.rotation(rope, q.dtype)
-            if rope.dim < q.shape[-1]:  # the kernels turn whole heads
-                q, k, rope = rotate(q, cos, sin), rotate(k, cos, sin), None
-                cos = sin = None
-            else:
-                cos, sin = (x[:, 0].contiguous() for x in (cos, sin))
+            cos, sin = (x[:, 0].contiguous() for x in spans.rotation(rope, q.dtype))
         options = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
         options["softcap"] = score.softcap
         if score.bias is not None:
@@ -222,7 +217,7 @@ class Cpu(Reference):
                 return kernels.attend_stored(q, cache, sequences, **options).flatten(1)
             return kernels.attend(q, k, v, cache, sequences, cos=cos, sin=sin, **options).flatten(1)
         if rope is not None:
-            q, k = kernels.rotate(q, cos, sin), kernels.rotate(k, cos, sin)
+            q, k = _turned(q, cos, sin), _turned(k, cos, sin)
         starts, key_starts = torch.tensor(spans.starts), torch.tensor(spans.key_starts)
         rounded = (x.to(TORCH_DTYPE[self.attention_format]) for x in (q, k, v))
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
@@ -265,6 +260,23 @@ class Cpu(Reference):
         starts = torch.tensor(spans.starts)
         return kernels.attention_varlen(*rounded, starts, ends, **options, out=out).flatten(1)
 
+    def route(self, x: torch.Tensor, router: Router) -> Routes:
+        bias = None if router.bias is None else router.bias.data
+        options = {"scoring": router.scoring, "normalised": router.normalised, "scale": router.scale}
+        groups = {"groups": router.groups, "open_groups": router.open_groups}
+        logits = self.linear(x, router.weight)
+        return Routes(
+            *kernels.route(
+                logits, router.chosen, bias=bias, group_score=router.group_score, **options, **groups
+            )
+        )
+
+    def experts(
+        self, x: torch.Tensor, routes: Routes, experts: Experts, *, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        matrices = experts.gate_up.data, experts.down.data
+        return kernels.mix_experts(x, routes.experts, routes.weights, *matrices, experts.activation, residual)
+
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         return kernels.rotate(x, cos[:, 0].contiguous(), sin[:, 0].contiguous())
 
@@ -273,3 +285,14 @@ class Cpu(Reference):
 
     def take_rows(self, x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         return x if rows is None else kernels.take_rows(x, rows)
+
+    def activate(self, x: torch.Tensor, activation: Activation) -> torch.Tensor:
+        return kernels.activate(x, activation)
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Heads, their first elements turned by each row's angles: as many as there are angles for."""
+    y = x.clone()
+    turning = y[..., : cos.shape[1]]
+    kernels.rotate(turning, cos, sin, out=turning)
+    return y

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -63,6 +64,14 @@ FORMATS: dict[str, Format] = {
         Format("int4-g128-zp", 4, group=128, group_bits=20),
     )
 }
+
+
+@cache
+def kv_format(name: str) -> Format:
+    """How keys and values [.., elements of a head] are stored in the format of that name: as weights are,
+    but where a head has one scale it is a float32."""
+    format = get_format(name)
+    return replace(format, group_bits=32) if format.group == 0 else format
 
 
 #: Outputs that a packed weight stores side by side (csrc/linear/layout.h).

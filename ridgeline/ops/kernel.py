@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
 
-from ridgeline.ops.formats import get_format
+from ridgeline.ops.formats import Format, get_format, kv_format
 from ridgeline.ops.numbers import Number
 
 
@@ -47,7 +47,11 @@ class Value:
     @property
     def nbytes(self) -> Number:
         """Bytes as stored, scales and zero points included."""
-        return get_format(self.format).nbytes(self.shape)
+        return self.stored.nbytes(self.shape)
+
+    @property
+    def stored(self) -> Format:
+        return kv_format(self.format) if self.role is Role.CACHE else get_format(self.format)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Access:
 
     @property
     def bytes(self) -> Number:
-        format = get_format(self.value.format)
+        format = self.value.stored
         if not format.is_quantised:
             return format.nbytes((self.elements,))
         row = self.value.shape[-1]  # scales belong to rows

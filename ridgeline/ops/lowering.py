@@ -25,8 +25,8 @@ class Lowering:
         return (op_kind, part_kind) in self.fused
 
 
-_NATIVE_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "residual"))
-_EPILOGUE = _NATIVE_EPILOGUE | {("linear", "gate"), ("linear", "dropout")}
+_NATIVE_EPILOGUE = frozenset(("linear", part) for part in ("bias", "activation", "gate", "residual"))
+_EPILOGUE = _NATIVE_EPILOGUE | {("linear", "dropout")}
 _MODULATED_NORM = frozenset({("norm", "modulate")})
 #: What becomes of scores before the softmax runs where they are made.
 _SCORES = frozenset(("attend", part) for part in ("softcap", "bias"))
@@ -51,6 +51,9 @@ FUSED = Lowering(
     | _BIAS_GRADIENT
     | _ROTATED_GRADIENT,
 )
+#: What engines such as vLLM run on GPUs: gated activations are kernels of their own, and so are rotations,
+#: with which keys and values go into the cache. Residuals are added by the next norm, at the same traffic.
+GPU_ENGINE = Lowering("gpu engine", FUSED.fused - {("linear", "activation"), ("attend", "scores")})
 #: Linear layers keep their epilogue, attention writes its scores to memory.
 NAIVE_ATTENTION = Lowering(
     "naive attention", _EPILOGUE | _MODULATED_NORM | _SCORES | _EXPERTS | _BIAS_GRADIENT
@@ -58,17 +61,20 @@ NAIVE_ATTENTION = Lowering(
 #: Every part is a kernel of its own.
 UNFUSED = Lowering("unfused", frozenset())
 _NATIVE = _NATIVE_EPILOGUE | _MODULATED_NORM | {("experts", "activation")}
-#: The cpu reading: every operator is one kernel, but for routing and experts, whose products are native, and
-#: for a gate, which is multiplied and added in one more.
+#: The cpu reading: every operator is one kernel, but for routing and experts, whose products are native.
 CPU = Lowering("cpu", _NATIVE | _ATTENTION | _CACHED_ATTENTION, "fp32", Mla.EXPANDED)
 #: The same, with the scores written to memory.
 CPU_NAIVE = Lowering("cpu, naive attention", _NATIVE | _SCORES, "fp32", Mla.EXPANDED)
 #: PyTorch on a CPU: addmm takes the bias, SDPA keeps the scores on chip, the rest is separate.
 TORCH_CPU = Lowering("torch-cpu", frozenset({("linear", "bias")}) | _ATTENTION)
 
-#: The gpu reading: one kernel rotates and appends, one attends; products are PyTorch's.
-GPU = Lowering("gpu", frozenset({("linear", "bias"), ("attend", "append")}) | _ATTENTION)
+#: What a token stores of latents is normalised, rotated and appended in one kernel.
+_STORED_LATENT = frozenset(("attend_latent", part) for part in ("rotate", "append"))
+#: The gpu reading: one kernel rotates and appends, one attends; products are PyTorch's, but for experts'.
+GPU = Lowering(
+    "gpu", frozenset({("linear", "bias"), ("attend", "append")}) | _ATTENTION | _EXPERTS | _STORED_LATENT
+)
 #: The same with quantised weights, whose kernel has the epilogue in it.
-GPU_QUANTISED = Lowering("gpu, quantised", GPU.fused | _NATIVE_EPILOGUE)
+GPU_QUANTISED = Lowering("gpu, quantised", GPU.fused | _NATIVE_EPILOGUE - {("linear", "gate")})
 #: The same where a row's bits depend on that row alone: a kernel of that kind takes plain weights, too.
 GPU_INVARIANT = Lowering("gpu, invariant", GPU_QUANTISED.fused, mla=Mla.EXPANDED)

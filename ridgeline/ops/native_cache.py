@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ridgeline.errors import InputError
-from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KVCache
+from ridgeline.kernels.attention_cache import BLOCK_TOKENS, KV_FORMATS, KVCache
 from ridgeline.ops.batch import CacheSpec
 
 #: About the standard deviation of a random int8 element, by whose inverse a random cache is scaled.
@@ -18,7 +18,8 @@ _INT8_SPREAD = 74.0
 class NativeCache:
     """A cache of ``blocks`` blocks, allocated at once and not filled: memory is taken as tokens come.
 
-    ``addresses`` are those of the layers' blocks. Raises InputError for another block size than the kernels'.
+    ``addresses`` are those of the layers' blocks. Raises InputError for another block size than the
+    kernels', and for a format that they don't read.
     """
 
     def __init__(self, spec: CacheSpec, blocks: int) -> None:
@@ -26,6 +27,9 @@ class NativeCache:
             raise InputError(
                 f"block_size is {spec.block_size}; the kernels' blocks hold {BLOCK_TOKENS} tokens"
             )
+        if spec.format not in KV_FORMATS:
+            known = ", ".join(KV_FORMATS)
+            raise InputError(f"a cache on the CPU can't be kept as {spec.format}: choose one of {known}")
         self.spec = spec
         self.blocks = blocks
         whole = KVCache.empty(spec.layers * blocks, spec.kv_heads, spec.head_dim, spec.format)

@@ -67,6 +67,8 @@ def step(trace: Trace, optimizer: Optimizer, *, master: str | None = None, shard
         raise InputError("an optimizer needs gradients: extend the trace by its backward pass first")
     values, ops = list(trace.values), list(trace.ops)
     repeats = {a.value.id: op.repeat for op in trace.forward.ops for part in op.parts for a in part.reads}
+    for loop in trace.forward.loops:  # what all iterations share is one weight, and has one update
+        repeats |= dict.fromkeys(loop.shared, 1)
     for weight, gradient in trace.weight_gradients:
         states = _states(values, weight, optimizer, master)
         reads = [gradient] * (2 if optimizer.factored else 1) + (states if master else [weight, *states])

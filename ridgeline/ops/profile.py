@@ -42,6 +42,11 @@ _NAMES: dict[str, Callable[..., str]] = {
 }
 
 
+def name_of(method: str, *args: Any, **options: Any) -> str:
+    """How a call of an operator is named in the trace."""
+    return _NAMES[method](*args, **options)
+
+
 @dataclass
 class OpTime:
     """An operator of the pass and the seconds of each of its calls, one a layer of its loop."""
@@ -175,7 +180,7 @@ class Profile:
         if self._finish is not None:
             self._finish()
         seconds = time.perf_counter() - begin
-        name = _NAMES[method](*args, **options)
+        name = name_of(method, *args, **options)
         number = self._fold.note(name)
         if number == len(self.records):
             self.records.append(OpTime(name))

@@ -2,14 +2,14 @@
 
 The pass runs once on :class:`Matrix` handles. What it asks for becomes a list of calls, each knowing the
 matrices that it reads and makes; from their lifetimes follows where in one workspace every matrix lies.
-Rows, lengths and block tables are read from a step's array of numbers, so the calls serve any batch.
+Rows, lengths and block tables are read from a step's numbers, so the calls serve any batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,154 +17,147 @@ from ridgeline import _native
 from ridgeline.kernels.attention_cache import KV_FORMATS
 from ridgeline.kernels.checks import DTYPES
 from ridgeline.kernels.linear import ACTIVATIONS, GATED, PackedLinear
-from ridgeline.ops.batch import Batch
-from ridgeline.ops.latent import Latent
+from ridgeline.ops.batch import Batch, Memory
 from ridgeline.ops.layers import Layer
-from ridgeline.ops.mixture import Router
 from ridgeline.ops.profile import Fold
-from ridgeline.ops.records import Activation, Heads, Mask, Norm, Rope, Score, Weight
-from ridgeline.ops.workspace import Use, place
+from ridgeline.ops.record_diffusion import RecordedDiffusion
+from ridgeline.ops.record_experts import RecordedExperts
+from ridgeline.ops.record_latent import RecordedLatents
+from ridgeline.ops.recording import (
+    Call,
+    Cut,
+    Index,
+    Matrix,
+    Places,
+    Recording,
+    Rows,
+    Value,
+    assemble,
+)
+from ridgeline.ops.records import Activation, Heads, Mask, Norm, RelativeBias, Rope, Score, Weight
+from ridgeline.ops.relative import bias_by_distance
 
 if TYPE_CHECKING:
-    from ridgeline.models.model import Model
+    from ridgeline.models.denoising import Denoising
+    from ridgeline.models.model import EncoderDecoder, Model
     from ridgeline.ops.native_cache import NativeCache
 
-
-Rows = _native.Rows
-Source = _native.Source
-#: Matrices begin on a cache line of their own.
-_ALIGNMENT = 64
-
-
-class Unrecordable(Exception):
-    """Raised for a pass that no list of native calls serves: one whose calls depend on what is computed, or
-    that asks for what the program lacks."""
+#: The rows of a step of tokens, those that want logits, and one a sequence.
+TOKENS, WANTED, FIRST = (Rows.of(name) for name in ("tokens", "wanted", "first"))
+#: The rows of an encoder's output.
+MEMORY = Rows.of("memory")
+_FP32 = _native.Dtype.fp32
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """Columns [column, column + columns) of value number ``value``, float32; those of ``heads`` heads."""
-
-    value: int
-    column: int
-    columns: int
-    rows: Rows
-    heads: int = 1
-
-    @property
-    def dim(self) -> int:
-        return self.columns // self.heads
-
-
-@dataclass(frozen=True)
-class Call:
-    """A kernel call of operator number ``op``, in that one's call number ``turn``: the matrices that it
-    reads, the one that it makes, and how it is added to a program once every matrix has its place.
-
-    ``over`` is the input whose place the output may take.
-    """
-
-    op: int
-    turn: int
-    inputs: tuple[Matrix, ...]
-    output: Matrix
-    add: Callable[[_native.Program, Callable[[Matrix], _native.Operand]], None]
-    over: Matrix | None = None
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A forward pass ready to be replayed.
-
-    - ``weights``: the tensors that the calls know by number.
-    - ``row_bytes``: what a row of the step takes of the workspace.
-    - ``outputs``: the results; ``alone`` says that the pass returns one, not a tuple.
-    - ``ops``: each operator's name, as in traces, and how often it is called.
-    - ``calls``: the operator that each kernel call belongs to, by number, and which call of it that is.
-    - ``ropes``: the rotations of the layers; their tables of angles come with the step, in this order.
-    """
-
-    program: _native.Program
-    weights: tuple[torch.Tensor, ...]
-    row_bytes: int
-    outputs: tuple[Matrix, ...]
-    alone: bool
-    ops: tuple[tuple[str, int], ...]
-    calls: tuple[tuple[int, int], ...]
-    ropes: tuple[Rope, ...]
-    segmented: bool
-
-
-def record(model: Model, *, all_rows: bool, cache: NativeCache | None, attention_format: str) -> Recording:
+def record(
+    model: Model,
+    *,
+    all_rows: bool,
+    cache: NativeCache | None,
+    attention_format: str,
+    memory: Memory | None = None,
+) -> Recording:
     """Record ``model``'s forward pass, with logits of all rows or of those that a step wants.
 
     The recording serves every cache that is laid out like ``cache``; None is a pass without one, whose
-    attention multiplies as ``attention_format``, bf16 or fp32, says.
+    attention multiplies as ``attention_format``, bf16 or fp32, says. ``memory`` is what a decoder reads of
+    its encoder, by a cache or by its states.
 
-    Raises Unrecordable for a pass with an operator that no call does: experts, latents, a rotation of a part
-    of the heads, or several of which one depends on the request, a relative bias, cross-attention.
+    Raises Unrecordable for a pass that asks for what no call does, such as a cache of latents in fp16.
     """
-    ops = Record(KV_FORMATS[attention_format])
-    batch = Batch(
-        ids=Source.ids,
-        positions=Source.positions,
-        spans=None,
-        logit_rows=None if all_rows else Source.wanted,
-        first_rows=Source.first,
-        segments=Source.segments,
-        cache=None if cache is None else _RecordedCache(cache),
-    )
-    result = model.forward(ops, batch)
-    alone = not isinstance(result, tuple)
-    return ops.finish((result,) if alone else result, alone=alone)
+    ops = Record(attention_format)
+    return ops.finish(model.forward(ops, ops.batch(all_rows, cache, memory)))
+
+
+def record_encoder(model: EncoderDecoder, *, cache: NativeCache | None, attention_format: str) -> Recording:
+    """Record ``model``'s encoder, which stores in ``cache``, if there is one, what its decoder reads."""
+    ops = Record(attention_format)
+    memory = None if cache is None else Memory(Cut("tokens"), cache=_RecordedCache(cache))
+    return ops.finish(model.encode(ops, replace(ops.batch(True, None, None), memory=memory)))
+
+
+def record_denoising(model: Model, batch: Denoising, *, attention_format: str) -> Recording:
+    """Record a step of the diffusion Transformer ``model``, for every batch that has what ``batch`` has."""
+    ops = Record(attention_format)
+    return ops.finish(model.forward(ops, ops.denoising(batch)))
 
 
 @dataclass(frozen=True)
 class _RecordedCache:
-    """Stands for a cache in a recorded pass: its layers are numbers."""
+    """Stands for a cache in a recorded pass: its layers are numbers, from ``first`` on."""
 
     like: NativeCache
+    first: int = 0
 
     def layer(self, index: int) -> tuple[NativeCache, int]:
-        return self.like, index
+        return self.like, self.first + index
 
 
-class Record:
+class Record(RecordedDiffusion, RecordedExperts, RecordedLatents):
     """The operators, noted. One instance records one pass."""
 
-    def __init__(self, attention_format: _native.KvFormat) -> None:
-        self._attention_format = attention_format
+    def __init__(self, attention_format: str) -> None:
+        self._attention_format = KV_FORMATS[attention_format]
         self._calls: list[Call] = []
-        self._columns: list[int] = []  # of each value
-        self._weights: dict[int, int] = {}  # number of each tensor, by its id
+        self._values: list[Value] = []
+        self._weights: dict[int, int] = {}  # number of each tensor, or of experts' first, by its id
         self._tensors: list[torch.Tensor] = []
+        self._biases: dict[int, tuple[int, int]] = {}  # number and reach of each, by the id of its table
         self._fold = Fold()
         self._ropes: list[Rope] = []
-        self._segmented = False
+
+    def batch(self, all_rows: bool, cache: NativeCache | None, memory: Memory | None) -> Batch:
+        """A step of tokens."""
+        read = None
+        if memory is not None:
+            layers = 0 if cache is None else cache.spec.layers
+            read = Memory(
+                Cut("cross"),
+                None if memory.states is None else self._input("states", memory.states, MEMORY),
+                None if memory.cache is None else _RecordedCache(memory.cache, layers),
+            )
+        return Batch(
+            ids=Index("ids", TOKENS),
+            positions=Index("positions", TOKENS),
+            spans=Cut("tokens"),
+            logit_rows=None if all_rows else Index("wanted", WANTED),
+            first_rows=Index("first", FIRST),
+            segments=Index("segments", TOKENS),
+            cache=None if cache is None else _RecordedCache(cache),
+            memory=read,
+        )
 
     # -- the operators ------------------------------------------------------------------------------
 
-    def embed(self, ids: Source, weight: Weight, *, offset: int = 0, scale: float = 1.0) -> Matrix:
+    def embed(self, ids: Index, weight: Weight, *, offset: int = 0, scale: float = 1.0) -> Matrix:
         op = self._fold.note(weight.name)
-        self._segmented |= ids is Source.segments
         table = weight.data
-        out = self._new(weight.shape[1], Rows.all)
+        out = self._new(weight.shape[1], ids.rows)
         if isinstance(table, PackedLinear):
             number, layout = self._number(table.data), table.layout
-            return self._call(
-                op,
-                (),
-                out,
-                lambda program, at: program.embed_packed(ids, offset, number, layout, at(out), scale),
-            )
-        number, dtype, length = self._number(table), DTYPES[table.dtype], table.shape[0]
-        return self._call(
-            op, (), out, lambda program, at: program.embed(ids, offset, number, dtype, length, at(out), scale)
-        )
 
-    def norm(self, x: Matrix, norm: Norm) -> Matrix:
-        op = self._fold.note(norm.weight.name)
-        return self._norm(op, x, self._new(x.columns, x.rows), norm)
+            def add(program: _native.Program, at: Places) -> None:
+                program.embed_packed(at.index(ids), offset, number, layout, at.operand(out), scale)
+        else:
+            number, dtype, length = self._number(table), DTYPES[table.dtype], table.shape[0]
+
+            def add(program: _native.Program, at: Places) -> None:
+                program.embed(at.index(ids), offset, number, dtype, length, at.operand(out), scale)
+
+        return self._call(op, (), out, add)
+
+    def norm(
+        self,
+        x: Matrix,
+        norm: Norm,
+        *,
+        shift: Matrix | None = None,
+        scale: Matrix | None = None,
+        spans: Cut | None = None,
+    ) -> Matrix:
+        op = self._fold.note(norm.name)
+        modulation = None if shift is None else (shift, scale, spans.sequences)
+        return self._norm(op, x, self._new(x.columns, x.rows), norm, modulation)
 
     def linear(
         self,
@@ -175,6 +168,8 @@ class Record:
         activation: Activation | None = None,
         residual: Matrix | None = None,
         name: str | None = None,
+        gate: Matrix | None = None,
+        spans: Cut | None = None,
     ) -> Matrix:
         op = self._fold.note(name or weight.name)
         packed = weight.data
@@ -183,12 +178,20 @@ class Record:
         number = self._number(packed.data)
         bias_number, bias_dtype = self._vector(bias)
 
-        def add(program: _native.Program, at: Callable[[Matrix], _native.Operand]) -> None:
-            other = None if residual is None else at(residual)
-            program.linear(at(x), packed.layout, number, bias_number, bias_dtype, kind, other, at(out))
+        def add(program: _native.Program, at: Places) -> None:
+            other = None if residual is None else at.operand(residual)
+            gates = None
+            if gate is not None:
+                gates = _native.OfSequences(at.operand(gate), at.index(spans.sequences))
+            program.linear(
+                at.operand(x), packed.layout, number, bias_number, bias_dtype, kind, other, gates,
+                at.operand(out),
+            )  # fmt: skip
 
-        inputs = (x,) if residual is None else (x, residual)
-        return self._call(op, inputs, out, add, over=residual)
+        inputs = tuple(m for m in (x, residual, gate) if m is not None)
+        # A product must not write over what it still reads.
+        apart = residual is not None and residual.value != x.value
+        return self._call(op, inputs, out, add, over=residual if apart else None)
 
     def split_heads(self, qkv: Matrix, heads: Heads) -> tuple[Matrix, Matrix, Matrix]:
         op = self._fold.note("split_heads")
@@ -209,7 +212,7 @@ class Record:
         k: Matrix | None,
         v: Matrix | None,
         *,
-        spans: object,
+        spans: Cut,
         mask: Mask,
         score: Score,
         rope: Rope | None = None,
@@ -217,146 +220,139 @@ class Record:
         name: str = "attention",
     ) -> Matrix:
         op = self._fold.note(name)
-        if k is None or score.bias is not None:
-            raise Unrecordable("a program has no cross-attention, and no bias by distance")
-        rotation = 0 if rope is None else self._rotation(rope, q.dim)
+        rotation = -1 if rope is None else self._rotation(rope)
         layout, number = self._own_rows(k, v) if cache is None else (cache[0].layout, cache[1])
+        bias, reach = (-1, 0) if score.bias is None else self._by_distance(score.bias)
         seen = _native.AttentionMask(mask.causal, *mask.window, 0)
         scores = _native.AttentionScore(score.scale, score.softcap, 0, 0)
         out = self._new(q.columns, q.rows)
-        return self._call(
-            op,
-            (q, k, v),
-            out,
-            lambda program, at: program.attend(
-                at(q), at(k), at(v), layout, number, seen, scores, rotation, at(out)
-            ),
-        )
 
-    def _rotation(self, rope: Rope, dim: int) -> int:
-        """The number by which calls know a rotation, from 1 on."""
-        if rope not in self._ropes:
-            self._ropes.append(rope)
-        if rope.dim != dim or (len(self._ropes) > 1 and any(r.by_request for r in self._ropes)):
-            raise Unrecordable("a program rotates whole heads, by positions if in several ways")
-        return self._ropes.index(rope) + 1
+        def add(program: _native.Program, at: Places) -> None:
+            attended = _native.Attended(layout, number, at.cut(spans), rotation, seen, scores, bias, reach)
+            keys, values = (None if x is None else at.operand(x) for x in (k, v))
+            program.attend(at.operand(q), keys, values, attended, at.operand(out))
 
-    def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
-        """How a pass without a cache multiplies its own keys and values; cache number -1."""
-        return _native.KvLayout(self._attention_format, k.heads, k.dim, v.dim), -1
+        return self._call(op, (q,) if k is None else (q, k, v), out, add)
 
-    def store(self, k: Matrix, v: Matrix, *, spans: object, cache: object) -> None:
-        raise Unrecordable("a program stores keys and values only where it attends to them")
+    def store(self, k: Matrix, v: Matrix, *, spans: Cut, cache: tuple[NativeCache, int]) -> None:
+        op = self._fold.note("store")
+        layout, number = cache[0].layout, cache[1]
+
+        def add(program: _native.Program, at: Places) -> None:
+            program.store(at.operand(k), at.operand(v), layout, number, at.cut(spans))
+
+        self._calls.append(Call(op, self._fold.calls[op] - 1, (k, v), (), add))
 
     def softcap(self, x: Matrix, cap: float) -> Matrix:
         op = self._fold.note("softcap")
         # In place, since nothing else reads what is capped: logits of a large vocabulary are held once.
-        return self._call(op, (x,), x, lambda program, at: program.softcap(at(x), cap, at(x)))
-
-    def attend_latent(self, q: Matrix, kv: Matrix, latent: Latent, **options: object) -> Matrix:
-        raise Unrecordable("the native caches hold no latents")
-
-    def route(self, x: Matrix, router: Router) -> Matrix:
-        raise Unrecordable("which experts a row takes is known only when it is there")
+        return self._call(op, (x,), x, lambda program, at: program.softcap(at.operand(x), cap, at.operand(x)))
 
     def add(self, a: Matrix, b: Matrix) -> Matrix:
         op = self._fold.note("add")
         out = self._new(a.columns, a.rows)
-        return self._call(op, (a, b), out, lambda program, at: program.add(at(a), at(b), at(out)), over=a)
+        return self._call(
+            op,
+            (a, b),
+            out,
+            lambda program, at: program.add(at.operand(a), at.operand(b), at.operand(out)),
+            over=a,
+        )
 
-    def take_rows(self, x: Matrix, rows: Source | None) -> Matrix:
+    def take_rows(self, x: Matrix, rows: Index | None) -> Matrix:
         if rows is None:
             return x
-        op = self._fold.note("take_rows")
-        out = self._new(x.columns, Rows.first if rows is Source.first else Rows.wanted)
-        return self._call(op, (x,), out, lambda program, at: program.take_rows(at(x), at(out)))
+        return self._take(self._fold.note("take_rows"), x, rows)
 
-    def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Matrix], Matrix], x: Matrix) -> Matrix:
+    def repeat(self, layers: Sequence[Layer], body: Callable[[Layer, Any], Any], x: Any) -> Any:
         for layer in self._fold.layers(layers):
             x = body(layer, x)
         return x
 
     # -- putting it together --------------------------------------------------------------------------
 
-    def finish(self, results: tuple[Matrix, ...], *, alone: bool) -> Recording:
-        """The recording of what was noted, whose results are ``results``."""
-        offsets, row_bytes = self._places(results)
-
-        def at(x: Matrix) -> _native.Operand:
-            return _native.Operand(offsets[x.value], self._columns[x.value], x.column, x.columns, x.rows)
-
-        program = _native.Program()
-        for call in self._calls:
-            call.add(program, at)
-        return Recording(
-            program=program,
-            weights=tuple(self._tensors),
-            row_bytes=row_bytes,
-            outputs=results,
+    def finish(self, result: Matrix | tuple[Matrix, ...]) -> Recording:
+        """The recording of what was noted, which yields ``result``."""
+        alone = not isinstance(result, tuple)
+        return assemble(
+            self._calls,
+            self._values,
+            (result,) if alone else result,
             alone=alone,
+            weights=self._tensors,
             ops=tuple(zip(self._fold.names, self._fold.calls, strict=True)),
-            calls=tuple((call.op, call.turn) for call in self._calls),
             ropes=tuple(self._ropes),
-            segmented=self._segmented,
         )
 
-    def _places(self, results: tuple[Matrix, ...]) -> tuple[list[int], int]:
-        """The offset of each value, bytes a row of the step, results numbered from -1 down; and the sum."""
-        first: dict[int, int] = {}
-        last: dict[int, int] = {}
-        over: dict[int, int] = {}
-        for i, call in enumerate(self._calls):
-            first.setdefault(call.output.value, i)
-            for matrix in (*call.inputs, call.output):
-                last[matrix.value] = i
-            if call.over is not None:
-                over[call.output.value] = call.over.value
-        offsets = [0] * len(self._columns)
-        for number, result in enumerate(results):
-            offsets[result.value] = -1 - number
-        inner = [value for value in first if offsets[value] >= 0]  # in the order of their first calls
-        index = {value: i for i, value in enumerate(inner)}
-        uses = []
-        for value in inner:
-            size = -(-4 * self._columns[value] // _ALIGNMENT) * _ALIGNMENT
-            below = over.get(value)
-            fits = (
-                below in index
-                and last[below] == first[value]
-                and self._columns[below] == self._columns[value]
-            )
-            uses.append(Use(size, first[value], last[value], index[below] if fits else None))
-        places, row_bytes = place(uses)
-        for value, offset in zip(inner, places, strict=True):
-            offsets[value] = offset
-        return offsets, row_bytes
+    def _rotation(self, rope: Rope) -> int:
+        """The number by which calls know a rotation."""
+        if rope not in self._ropes:
+            self._ropes.append(rope)
+        return self._ropes.index(rope)
 
-    def _norm(self, op: int, x: Matrix, out: Matrix, norm: Norm) -> Matrix:
+    def _own_rows(self, k: Matrix, v: Matrix) -> tuple[_native.KvLayout, int]:
+        """How a pass without a cache multiplies its own keys and values; cache number -1."""
+        return _native.KvLayout(self._attention_format, k.heads, k.dim, v.dim), -1
+
+    def _by_distance(self, bias: RelativeBias) -> tuple[int, int]:
+        """The number of the tensor that holds a bias by distance, and the largest distance there."""
+        if id(bias.table) not in self._biases:
+            self._tensors.append(bias_by_distance(bias))
+            self._biases[id(bias.table)] = len(self._tensors) - 1, bias.max_distance
+        return self._biases[id(bias.table)]
+
+    def _norm(
+        self,
+        op: int,
+        x: Matrix,
+        out: Matrix,
+        norm: Norm,
+        modulation: tuple[Matrix, Matrix, Index] | None = None,
+    ) -> Matrix:
         weight, weight_dtype = self._norm_weight(norm)
         bias, bias_dtype = self._vector(norm.bias)
         kind = _native.NormKind.rms if norm.kind == "rms" else _native.NormKind.layer
+
+        def add(program: _native.Program, at: Places) -> None:
+            given = None
+            if modulation is not None:
+                shift, scale, sequences = modulation
+                given = _native.ShiftAndScale(at.operand(shift), at.operand(scale), at.index(sequences))
+            program.norm(
+                at.operand(x), kind, x.heads, weight, weight_dtype, bias, bias_dtype, norm.eps, given,
+                at.operand(out),
+            )  # fmt: skip
+
+        inputs = (x,) if modulation is None else (x, *modulation[:2])
+        return self._call(op, inputs, out, add)
+
+    def _take(self, op: int, x: Matrix, rows: Index) -> Matrix:
+        out = self._new(x.columns, rows.rows)
         return self._call(
             op,
             (x,),
             out,
-            lambda program, at: program.norm(
-                at(x), kind, x.heads, weight, weight_dtype, bias, bias_dtype, norm.eps, at(out)
-            ),
+            lambda program, at: program.take_rows(at.operand(x), at.index(rows), at.operand(out)),
         )
 
     def _new(self, columns: int, rows: Rows) -> Matrix:
-        self._columns.append(columns)
-        return Matrix(len(self._columns) - 1, 0, columns, rows)
+        self._values.append(Value(columns, rows))
+        return Matrix(len(self._values) - 1, 0, columns, rows, columns)
+
+    def _input(self, name: str, tensor: torch.Tensor, rows: Rows) -> Matrix:
+        """A matrix that every step gives."""
+        self._values.append(Value(tensor.shape[1], rows, name))
+        return Matrix(len(self._values) - 1, 0, tensor.shape[1], rows, tensor.shape[1])
 
     def _call(
         self,
         op: int,
         inputs: tuple[Matrix, ...],
         output: Matrix,
-        add: Callable[[_native.Program, Callable[[Matrix], _native.Operand]], None],
+        add: Callable[[_native.Program, Places], None],
         over: Matrix | None = None,
     ) -> Matrix:
-        self._calls.append(Call(op, self._fold.calls[op] - 1, inputs, output, add, over))
+        self._calls.append(Call(op, self._fold.calls[op] - 1, inputs, (output,), add, over))
         return output
 
     def _number(self, tensor: torch.Tensor) -> int:
@@ -368,13 +364,14 @@ class Record:
 
     def _norm_weight(self, norm: Norm) -> tuple[int, _native.Dtype]:
         """As :meth:`_vector`; a weight that counts as another is computed once, in float32."""
-        if not norm.changes_weight:
-            return self._vector(norm.weight)
+        if norm.weight is None or not norm.changes_weight:
+            # The kernel reads both in one dtype, which is the bias's where there is no weight.
+            return self._vector(norm.weight) if norm.weight is not None else (-1, self._vector(norm.bias)[1])
         self._tensors.append((norm.weight.data.float() + norm.offset) * norm.scale)
-        return len(self._tensors) - 1, _native.Dtype.fp32
+        return len(self._tensors) - 1, _FP32
 
     def _vector(self, weight: Weight | None) -> tuple[int, _native.Dtype]:
         """Number and dtype of a bias or a norm's weight; -1 for none."""
         if weight is None:
-            return -1, _native.Dtype.fp32
+            return -1, _FP32
         return self._number(weight.data), DTYPES[weight.data.dtype]

@@ -274,8 +274,15 @@ class Reference(DiffusionOperators):
             x = body(layer, x)
         return x
 
-    def prepare(self, model: Model, cache: TorchCache, sequences: int) -> None:
-        """Do now what steps of up to so many ``sequences`` would do at their first time."""
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was given; a CPU has."""
+
+    def prepare(self, model: Model, cache: TorchCache, sequences: int, rows: int = 1) -> None:
+        """Do now what steps of up to so many ``sequences``, or of so many ``rows`` of a few, would do at
+        their first time."""
+
+    def release(self, cache: TorchCache) -> None:
+        """Let go of what is kept for steps over ``cache``."""
 
     def free_bytes(self, model: Model) -> float:
         """Memory for a cache, in bytes: what the weights of ``model`` leave of the machine's."""

@@ -48,7 +48,7 @@ def _sigmoid(x: torch.Tensor) -> torch.Tensor:
 def _open(preference: torch.Tensor, router: Router) -> torch.Tensor:
     """Which experts are in the groups that a row may choose from: bool [rows, experts]."""
     rows, experts = preference.shape
-    grouped = preference.view(rows, router.groups, -1)
+    grouped = preference.view(rows, router.groups, experts // router.groups)
     if router.group_score == "max":
         value = grouped.max(-1).values
     else:

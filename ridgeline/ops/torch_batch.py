@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -43,6 +44,7 @@ class TorchSpans:
     starts: tuple[int, ...] = ()
     key_starts: tuple[int, ...] = ()
     _sequences: torch.Tensor | None = None
+    _lengths: tuple[torch.Tensor, torch.Tensor] | None = None
     _slots: dict[int, torch.Tensor] = field(default_factory=dict)
     _rotations: dict[tuple[Rope, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict
@@ -64,11 +66,25 @@ class TorchSpans:
 
     def spread(self, x: torch.Tensor) -> torch.Tensor:
         """Each row's sequence's row of x: [sequences, ...] -> [rows, ...]."""
+        return x[self.sequences]
+
+    @property
+    def sequences(self) -> torch.Tensor:
+        """Of each row the number of its sequence, int64 [rows]."""
         if self._sequences is None:
-            lengths = torch.tensor([span.rows for span in self.items], device=self.device)
             numbers = torch.arange(len(self.items), device=self.device)
-            self._sequences = numbers.repeat_interleave(lengths)
-        return x[self._sequences]
+            self._sequences = numbers.repeat_interleave(self.lengths[0])
+        return self._sequences
+
+    @property
+    def lengths(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and past of each sequence, int64 [sequences]."""
+        if self._lengths is None:
+            rows, past = ([getattr(s, name) for s in self.items] for name in ("rows", "past"))
+            self._lengths = tuple(
+                torch.tensor(x, dtype=torch.int64, device=self.device) for x in (rows, past)
+            )
+        return self._lengths
 
     def slots(self, block_size: int) -> torch.Tensor:
         """Where the new rows go in a cache of that block size: [rows]."""
@@ -188,6 +204,11 @@ class TorchCache:
         self._layers = [
             TorchLayerCache(tuple(kept[i] for kept in storage), spec.block_size) for i in range(spec.layers)
         ]
+
+    @property
+    def addresses(self) -> array:
+        """Those of the layers' latents."""
+        return array("Q", (layer.stored[0].data_ptr() for layer in self._layers))
 
     def layer(self, index: int) -> TorchLayerCache:
         return self._layers[index]

@@ -66,12 +66,3 @@ def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, spans: T
     if stacked is None:
         return torch.addcmul(spans.spread(shift), x, spans.spread(1 + scale))
     return torch.addcmul(shift[:, None], stacked, (1 + scale)[:, None]).view(x.shape)
-
-
-def add_gated(residual: torch.Tensor, x: torch.Tensor, gate: torch.Tensor, spans: TorchSpans) -> torch.Tensor:
-    """residual + gate x, in the place of x; ``gate`` [sequences, width] is that of each row's sequence."""
-    stacked = by_sequence(x, spans)
-    if stacked is None:
-        return torch.addcmul(residual, x, spans.spread(gate), out=x)
-    torch.addcmul(residual.view(stacked.shape), stacked, gate[:, None], out=stacked)
-    return x

@@ -8,7 +8,7 @@ of which the share (p - 1) / (m + p - 1) is idle, the bubble.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -52,6 +52,20 @@ class PassCosts:
     after: Cost
     tied: float
     entry_bytes: Number
+
+    def with_times(self, change: Callable[[Number], Number]) -> PassCosts:
+        """The same pass with its seconds changed, such as for their mean over several passes."""
+
+        def changed(cost: Cost) -> Cost:
+            return replace(cost, seconds=change(cost.seconds), communication=change(cost.communication))
+
+        return replace(
+            self,
+            before=changed(self.before),
+            runs=tuple((count, changed(cost)) for count, cost in self.runs),
+            after=changed(self.after),
+            entry_bytes=change(self.entry_bytes),
+        )
 
     @property
     def layers(self) -> int:

@@ -1,22 +1,22 @@
 """Which of several unlike devices runs which operator: the placement of least time, transfers counted.
 
 Operators run one after another, each on one device, the same one in every layer. A value that another device
-needs is sent there once. All placements are tried, so the best is the best: a decoder has a dozen operators.
+needs is sent there once. Where they are few, all placements are tried, so the best is the best; where a model
+has many kinds of layers, :mod:`ridgeline.predict.placement_search` finds it without trying each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 
-from ridgeline.errors import InputError
 from ridgeline.ops.kernel import Role
 from ridgeline.ops.trace import Trace
 
-#: The most placements that are tried.
-MOST_PLACEMENTS = 1 << 22
+#: The most placements that are all tried.
+MOST_PLACEMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Costs:
 
 @dataclass(frozen=True)
 class Placement:
-    """The device of each operator; ``transfers`` are sends, ``excess`` bytes beyond the devices' memory."""
+    """The device of each operator; ``transfers`` are sends, ``excess`` bytes beyond the devices' memory.
+    ``proven`` says of the best that no other that fits is faster."""
 
     devices: tuple[int, ...]
     seconds: float
@@ -52,6 +53,7 @@ class Placement:
     transfers: int
     transferred_bytes: float
     excess: float
+    proven: bool = True
 
 
 def flows(trace: Trace) -> list[Flow]:
@@ -128,15 +130,14 @@ def given(costs: Costs, devices: Sequence[int]) -> Placement:
 def best(costs: Costs) -> Placement:
     """The placement of least time among those that fit; of least excess where none does.
 
-    Raises InputError for more placements than can be tried.
+    Raises InputError where even partial placements are too many.
     """
     operators, devices = costs.seconds.shape
     if devices**operators > MOST_PLACEMENTS:
-        raise InputError(
-            f"{operators} operators on {devices} devices have {devices**operators:,} placements, and "
-            f"{MOST_PLACEMENTS:,} at most are tried: give "
-            + ("fewer devices" if devices > 2 else "a model with fewer kinds of layers")
-        )
+        from ridgeline.predict.placement_search import search
+
+        found = search(costs)
+        return replace(given(costs, found.devices), proven=found.proven)
     numbers = numpy.arange(devices**operators)
     placements = numbers[:, None] // devices ** numpy.arange(operators) % devices
     seconds, *_, excess = evaluate(costs, placements)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ridgeline.hardware.device import Level
 from ridgeline.ops.kernel import Access, Kernel, Role
-from ridgeline.ops.numbers import Number, minimum, where
+from ridgeline.ops.numbers import Number, maximum, minimum, where
 from ridgeline.ops.trace import OpCost, Trace
 
 ONCE_A_STEP = (Role.WEIGHT, Role.CACHE)
@@ -68,6 +68,51 @@ def place(trace: Trace) -> list[PlacedKernel]:
             touched[access.value.storage] = position
         placed.append(PlacedKernel(op, index, kernel, tuple(touches)))
     return placed
+
+
+def input_distances(trace: Trace) -> list[Number]:
+    """For every kernel of the trace in order, the bytes touched since its inputs were written, those of the
+    kernels that wrote them included: the mean over its inputs by their bytes. A table's is the footprint of
+    the step, and that of a loop's input what its last iteration touched."""
+    step = footprint(trace)
+    kernels = list(_kernels(trace))
+    first_of = {index: i for i, (index, _, _) in reversed(list(enumerate(kernels)))}
+    begun: dict[int, Number] = {}
+    position: Number = 0
+    distances: list[Number] = [0] * len(kernels)
+
+    def pass_over(i: int) -> None:
+        nonlocal position
+        _, _, kernel = kernels[i]
+        total: Number = 0
+        weighted: Number = 0
+        for access in kernel.reads:
+            since = position - begun.get(access.value.storage, position)
+            far = step if access.value.role in ONCE_A_STEP else since
+            vector = access.value.role is Role.WEIGHT and len(access.value.shape) < 2
+            total = total + (0 if vector else access.bytes)
+            weighted = weighted + (0 if vector else access.bytes * far)
+        distances[i] = weighted / maximum(total, 1)
+        for access in kernel.writes:
+            begun[access.value.storage] = position
+        position = position + kernel.bytes
+
+    loops = {loop.start: loop for loop in trace.loops}
+    index = 0
+    while index < len(trace.ops):
+        loop = loops.get(index)
+        stop = index + 1 if loop is None else loop.stop
+        for turn in range(1 if loop is None else 2):
+            if turn:
+                for entry, exit in zip(loop.entry, loop.exit, strict=True):
+                    begun[entry.storage] = begun.get(exit.storage, position)
+            for op in range(index, stop):
+                if op in first_of:
+                    count = len(trace.ops[op].kernels(trace.lowering))
+                    for i in range(first_of[op], first_of[op] + count):
+                        pass_over(i)
+        index = stop
+    return distances
 
 
 def _kernels(trace: Trace) -> Iterator[tuple[int, OpCost, Kernel]]:

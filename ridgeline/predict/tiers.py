@@ -40,8 +40,6 @@ def tier_of(device: Device, wanted: str | None = None) -> Tier:
 
 def tiers_of(device: Device) -> tuple[Tier, ...]:
     """The tiers that a device can be predicted at, the best founded last."""
-    if device.kernels:
-        return (Tier.DATASHEET, Tier.MEASURED)
-    if DECISIVE in device.calibration:
-        return (Tier.DATASHEET, Tier.GENERIC, Tier.CALIBRATED)
-    return (Tier.DATASHEET, Tier.GENERIC) if device.kind == "gpu" else (Tier.DATASHEET,)
+    models = (Tier.GENERIC,) if device.kind == "gpu" or DECISIVE in device.calibration else ()
+    fitted = (Tier.CALIBRATED,) if DECISIVE in device.calibration else ()
+    return (Tier.DATASHEET, *models, *fitted, *((Tier.MEASURED,) if device.kernels else ()))

@@ -6,11 +6,13 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ridgeline.analysis.denoising import DenoisingExplanation
 from ridgeline.analysis.explain import Attention
 from ridgeline.loading import FORMATS
 from ridgeline.models import builtin_names, load_config
 from ridgeline.ops.formats import get_format
 from ridgeline.predict.tiers import tier_of
+from ridgeline.report.images import check_denoising_command, explain_denoising_command
 from ridgeline.report.units import nbytes, rate, seconds
 
 if TYPE_CHECKING:
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from ridgeline.hardware import Device, Level
 
 
-def explain_command(explanation: Explanation, device: Device) -> str:
+def explain_command(explanation: Explanation | DenoisingExplanation, device: Device) -> str:
     """The command line that predicts this again."""
+    if isinstance(explanation, DenoisingExplanation):
+        return explain_denoising_command(explanation, device)
     load = explanation.workload
     where = "this" if device.kernels else device.name
     words = [explanation.model, "--on", where, "--prompt", load.prompt]
@@ -87,10 +91,15 @@ def _level(level: Level) -> str:
     return f"{nbytes(level.capacity)} at {rate(level.bandwidth, 'B')}"
 
 
-def report_rows(explanation: Explanation, check: Check | None) -> Iterator[tuple[str, str, str]]:
+def report_rows(
+    explanation: Explanation | DenoisingExplanation, check: Check | None
+) -> Iterator[tuple[str, str, str]]:
     """Rows of: a kind of number in the report, what it stands on, and the command that checks it."""
     yield "FLOPs, bytes, memory", "counted from the model's definition", "ridgeline validate"
-    checked = check_command(explanation) or ""
+    if isinstance(explanation, DenoisingExplanation):
+        checked = check_denoising_command(explanation) or ""
+    else:
+        checked = check_command(explanation) or ""
     kinds = " and ".join(dict.fromkeys(map(str, explanation.basis.values())))
     yield "predicted times", f"the count, and {kinds} figures of the machine", checked
     if check is not None:

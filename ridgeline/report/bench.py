@@ -30,7 +30,8 @@ def write_table(found: Bench, stream: TextIO) -> None:
     console = Console(file=stream, highlight=False)
     machine = found.machine
     size = f"{count(found.parameters)} parameters in {found.format}"
-    computed = f"{machine.threads} {'thread' if machine.threads == 1 else 'threads'} of {machine.cpu}"
+    threads = f"{machine.threads} {'thread' if machine.threads == 1 else 'threads'}"
+    computed = machine.gpu or f"{threads} of {machine.cpu}"
     console.print(Text.assemble((found.model, "bold"), f", {size}; {computed}"))
     table = Table(box=None, header_style="bold", pad_edge=False)
     predicts = any(r.predicted is not None for r in found.results)

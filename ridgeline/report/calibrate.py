@@ -31,6 +31,10 @@ def show_calibration(console: Console, found: CalibrationReport, path: Path | No
         table.add_row(*row)
     console.print(table)
     console.print("[dim]Relative errors of the predicted times; close: within 1 µs or 15 %.[/dim]")
+    for layer, rows in found.passed.items():
+        console.print(
+            Text(f"Passed over: {layer} ({rows:,} points), whose time tokens alone do not tell.", style="dim")
+        )
     if path is not None:
         console.print(Text(f"Stored in {path}; `--on {path}` uses it.", style="dim"), soft_wrap=True)
 

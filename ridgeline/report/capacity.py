@@ -14,9 +14,7 @@ from ridgeline.report.units import count, nbytes
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from ridgeline.analysis.capacity import Capacity, Holding
-
-POINTS = 65
+    from ridgeline.analysis.capacity import Capacity
 
 
 def show_capacity(console: Console, found: Capacity) -> None:
@@ -27,34 +25,33 @@ def show_capacity(console: Console, found: Capacity) -> None:
     )
     console.print()
     table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
-    headers = (
-        "weights",
-        "cache",
-        "weights take",
-        "a token takes",
-        "left for the cache",
-        "tokens",
-        f"sequences of {found.context:,}",
-        "longest" if found.batch == 1 else f"longest of {found.batch:,}",
-    )
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i < 2 else "right")
+    keeps = any(h.cache for h in found.holdings)
+    headers = ["weights", "cache"] if keeps else ["weights"]
+    headers += ["weights take", *(("a token takes", "left for the cache") if keeps else ("left",)), "tokens"]
+    headers += [f"sequences of {found.context:,}"]
+    headers += ["longest" if found.batch == 1 else f"longest of {found.batch:,}"]
+    for header in headers:
+        table.add_column(header, justify="left" if header in ("weights", "cache") else "right")
     for h in found.holdings:
         table.add_row(
             h.weights,
-            h.cache,
+            *((h.cache,) if keeps else ()),
             nbytes(h.weight_bytes),
-            nbytes(h.cache_bytes_per_token),
+            *((nbytes(h.cache_bytes_per_token),) if keeps else ()),
             nbytes(h.free_bytes) if h.tokens else "none",
             count(h.tokens),
             count(h.largest_batch),
             count(h.longest_context),
         )
     console.print(table)
+    room = (
+        f"Activations of a step of {count(found.step_tokens)} tokens are left room for."
+        if keeps
+        else "All sequences of a batch run in one pass, whose activations are what is left."
+    )
     console.print(
-        f"[dim]No sequence is longer than the model's window of {count(found.window)}. Activations of a "
-        f"step of {count(found.step_tokens)} tokens are left room for. What a driver or allocator keeps is "
-        "not counted.[/dim]"
+        f"[dim]No sequence is longer than the model's window of {count(found.window)}. {room} What a driver "
+        "or allocator keeps is not counted.[/dim]"
     )
 
 
@@ -66,12 +63,11 @@ def growth(found: Capacity) -> Figure:
     weights = list(dict.fromkeys(h.weights for h in found.holdings))
     caches = list(dict.fromkeys(h.cache for h in found.holdings))
     for h in found.holdings:
-        lengths = [found.window * n // (POINTS - 1) for n in range(POINTS)]
         figure.add_scatter(
-            x=lengths,
-            y=[_taken(h, n * found.batch) for n in lengths],
+            x=found.lengths,
+            y=h.growth,
             mode="lines",
-            name=f"{h.weights}, cache {h.cache}",
+            name=f"{h.weights}, cache {h.cache}" if h.cache else h.weights,
             line={
                 "color": PALETTE[weights.index(h.weights) % len(PALETTE)],
                 "dash": ("solid", "dash", "dot")[caches.index(h.cache) % 3],
@@ -82,8 +78,5 @@ def growth(found: Capacity) -> Figure:
     sequences = "one sequence" if found.batch == 1 else f"each of {found.batch:,} sequences"
     figure.update_xaxes(title=f"tokens of {sequences}", rangemode="tozero")
     figure.update_yaxes(title="bytes", tickformat="~s", rangemode="tozero")
+    figure.update_layout(height=450 + 22 * len(found.holdings))
     return chart(figure, f"{found.model} on {found.device_title}")
-
-
-def _taken(h: Holding, tokens: int) -> float:
-    return h.weight_bytes + h.activation_bytes + tokens * h.cache_bytes_per_token

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ridgeline.report.standalone import PALETTE, chart
+from ridgeline.report.style import log_axis
 from ridgeline.report.units import count, nbytes, seconds
 
 if TYPE_CHECKING:
@@ -117,6 +118,9 @@ def trade_off(found: Comparison) -> Figure:
                 "batch %{customdata}: %{x:.3s} ms a token, %{y:,.0f} tokens/s<extra>%{fullData.name}</extra>"
             ),
         )
-    figure.update_xaxes(title="milliseconds a token", type="log")
-    figure.update_yaxes(title="output tokens a second", type="log")
+    shown = [p for points in lines.values() for p in points]
+    times = (1e3 * (p.tpot_seconds or p.ttft_seconds) for p in shown)
+    figure.update_xaxes(title="milliseconds a token", **log_axis(times))
+    figure.update_yaxes(title="output tokens a second", **log_axis(p.tokens_per_second for p in shown))
+    figure.update_layout(height=max(450, 380 + 22 * len(lines)))
     return chart(figure, "Throughput against latency, batch by batch")

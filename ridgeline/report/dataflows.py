@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ridgeline.report.standalone import chart
+from ridgeline.report.style import log_axis
 from ridgeline.report.tables import stands_on
 from ridgeline.report.units import count, nbytes, seconds
 
@@ -162,8 +163,11 @@ def charts(found: Comparison) -> Figure:
     figure.add_hline(found.on_chip, line=limit, row=row, col=1)
     figure.update_xaxes(title_text="queries of a sequence", row=row)
     figure.update_yaxes(title_text="bytes", row=row)
-    figure.update_xaxes(type="log", exponentformat="SI")
-    figure.update_yaxes(type="log", exponentformat="SI")
+    for place, (_, _, series, _) in enumerate(panels, start=1):
+        figure.update_yaxes(**_axis_of(series), row=place)
+        figure.update_xaxes(**log_axis(curves.on_chip), row=place)
+    figure.update_yaxes(**_axis_of(curves.live), row=row)
+    figure.update_xaxes(**log_axis(curves.lengths), row=row)
     if found.overtaking is not None:
         _add_overtaking(figure, found.overtaking, row + 1)
     shape = found.shape
@@ -171,8 +175,14 @@ def charts(found: Comparison) -> Figure:
     title = f"Attention of {found.model or f'{shape.heads} heads of {shape.dim}'}"
     figure = chart(figure, f"{title}<br><sup>{found.device_title}</sup><br><sup>{size}</sup>")
     return figure.update_layout(
-        height=380 * len(titles), margin_t=150, legend={"orientation": "h", "y": -0.4 / 3 / len(titles)}
+        height=380 * len(titles),
+        margin_t=150,
+        legend={"yref": "paper", "yanchor": "top", "y": -0.4 / 3 / len(titles)},
     )
+
+
+def _axis_of(series: Mapping[str, Sequence]) -> dict[str, Any]:
+    return log_axis(y for ys in series.values() for y in ys if y is not None)
 
 
 def _add_lines(figure: Figure, xs: Sequence[int], series: Mapping[str, Sequence], row: int) -> None:

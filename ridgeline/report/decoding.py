@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridgeline.report.standalone import PALETTE, chart
+from ridgeline.report.style import log_axis
 from ridgeline.report.units import count, nbytes, percent, seconds
 
 if TYPE_CHECKING:
@@ -122,19 +123,18 @@ def _speculation(found: Decoding) -> tuple[Sequence[str], list[Sequence[str]]]:
 
 
 def draw_decoding(found: Decoding) -> Figure:
-    """One chart for each technique."""
+    """One chart for each technique, one below the other, for narrow screens too."""
     from plotly.subplots import make_subplots
 
-    titles = ["KV cache", "batch", "speculation, best draft length", "formats", "context"]
-    if found.offloading:
-        titles.append("offloading")
-    figure = make_subplots(rows=3, cols=2, subplot_titles=titles, vertical_spacing=0.12)
+    titles = ["KV cache", "batch", "speculation, best draft length", "formats"]
+    titles += ["context"] * bool(found.contexts) + ["offloading"] * bool(found.offloading)
+    rows = len(titles)
+    figure = make_subplots(rows=rows, cols=1, subplot_titles=titles, vertical_spacing=0.3 / rows)
 
     def line(place: int, x: list, y: list, name: str, colour: int, **options) -> None:
-        row, column = divmod(place, 2)
         figure.add_scatter(
             x=x, y=y, name=name, mode="lines+markers", line={"color": PALETTE[colour]}, **options,
-            row=row + 1, col=column + 1,
+            row=place + 1, col=1,
         )  # fmt: skip
 
     outputs = [p.output for p in found.cache]
@@ -152,27 +152,30 @@ def draw_decoding(found: Decoding) -> Figure:
     bits = [p.bits for p in found.formats]
     times = [1e3 * p.tpot_seconds for p in found.formats]
     line(3, bits, times, "bits of a weight", 0, text=[p.weights for p in found.formats])
-    contexts = [p.context for p in found.contexts]
-    line(4, contexts, [1e3 * p.full_seconds for p in found.contexts], "all tokens", 0)
-    line(4, contexts, [1e3 * p.streaming_seconds for p in found.contexts], "streaming", 1)
+    if found.contexts:
+        contexts, place = [p.context for p in found.contexts], titles.index("context")
+        line(place, contexts, [1e3 * p.full_seconds for p in found.contexts], "all tokens", 0)
+        line(place, contexts, [1e3 * p.streaming_seconds for p in found.contexts], "streaming", 1)
     if found.offloading:
-        lacking = [p.lacking for p in found.offloading]
-        line(5, lacking, [p.tpot_seconds for p in found.offloading], "from storage", 0)
-        line(5, lacking, [p.speculative_tpot_seconds for p in found.offloading], "with speculation", 1)
+        lacking, place = [p.lacking for p in found.offloading], titles.index("offloading")
+        line(place, lacking, [p.tpot_seconds for p in found.offloading], "from storage", 0)
+        line(place, lacking, [p.speculative_tpot_seconds for p in found.offloading], "with speculation", 1)
     axes = [
         ("output tokens", "seconds"),
         ("ms a step", "tokens/s"),
         ("acceptance", "gain"),
         ("bits", "ms a token"),
-        ("context", "ms a token"),
-        ("share of the weights", "seconds a token"),
+        *[("context", "ms a token")] * bool(found.contexts),
+        *[("share of the weights", "seconds a token")] * bool(found.offloading),
     ]
-    for place, (x, y) in enumerate(axes[: len(titles)]):
-        row, column = divmod(place, 2)
-        kind = "log" if x in ("output tokens", "context") else None
-        figure.update_xaxes(title=x, type=kind, row=row + 1, col=column + 1)
-        figure.update_yaxes(
-            title=y, type="log" if x == "output tokens" else None, row=row + 1, col=column + 1
-        )
-    figure.update_layout(height=1100, legend={"orientation": "h", "y": -0.06})
+    for place, (x, y) in enumerate(axes):
+        along, up = {}, {}
+        if x == "output tokens":
+            along = log_axis(outputs)
+            up = log_axis(t for p in found.cache for t in (p.cached_seconds, p.uncached_seconds))
+        elif x == "context":
+            along = log_axis(p.context for p in found.contexts)
+        figure.update_xaxes(title=x, **along, row=place + 1, col=1)
+        figure.update_yaxes(title=y, **up, row=place + 1, col=1)
+    figure.update_layout(height=330 * rows + 120)
     return chart(figure, f"Decoding {found.model} on {found.device}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ridgeline.analysis.denoising import DenoisingExplanation
 from ridgeline.report.joined import JoinedPhase
 from ridgeline.report.markup import Card
 from ridgeline.report.units import BOUNDS, count, nbytes, percent, seconds, signed_percent
@@ -13,10 +14,14 @@ if TYPE_CHECKING:
     from ridgeline.analysis.explanation import Explanation, MemoryUse, Phase, Request
 
 
-def headline_cards(explanation: Explanation, phases: Sequence[JoinedPhase]) -> Iterator[Card]:
+def headline_cards(
+    explanation: Explanation | DenoisingExplanation, phases: Sequence[JoinedPhase]
+) -> Iterator[Card]:
     """Throughput of every phase, then the latencies of a request if there is one, then memory."""
     for joined in phases:
         yield _throughput(joined)
+    if isinstance(explanation, DenoisingExplanation):
+        yield _images(explanation)
     request = explanation.request
     if request is not None:
         yield _first_token(request, phases[0])
@@ -36,6 +41,18 @@ def _throughput(joined: JoinedPhase) -> Card:
         notes.append(f"error {signed_percent(joined.check.error)}")
     said = f"{count(phase.tokens_per_second)} tokens/s"
     return _card(phase.name.capitalize(), said, *notes, basis=phase_basis(phase))
+
+
+def _images(found: DenoisingExplanation) -> Card:
+    load = found.workload
+    thing = "video" if load.frames > 1 else "image"
+    batch = f"1 {thing}" if load.batch == 1 else f"{count(load.batch)} {thing}s at once"
+    basis = f"All {count(load.steps)} steps take as long as this one. " + phase_basis(found.phases[0])
+    notes = (
+        f"{batch} in {count(load.steps)} steps",
+        f"{count(found.image.multiply_adds)} multiply-adds once",
+    )
+    return _card("All steps", seconds(found.image.seconds), *notes, basis=basis)
 
 
 def _first_token(request: Request, prefill: JoinedPhase) -> Card:

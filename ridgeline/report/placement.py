@@ -19,8 +19,14 @@ def show_placement(console: Console, found: Placed) -> None:
     """Every operator's intensity, its time on each device and its place; then simple placements beside it."""
     load = found.workload
     console.print(Text.assemble((found.model, "bold"), " over ", (", ".join(found.devices), "bold")))
+    if found.phase == "denoise":
+        work = f"{load.batch:,} x an image as trained, with its condition and without"
+    elif found.phase == "encode":
+        work = f"{load.batch:,} x {load.prompt:,} tokens"
+    else:
+        work = f"{load.batch:,} x {load.prompt:,} prompt tokens, {load.output:,} new each"
     console.print(
-        f"{found.phase} of {load.batch:,} x {load.prompt:,} prompt tokens, {load.output:,} new each; ridges: "
+        f"{found.phase} of {work}; ridges: "
         + ", ".join(f"{name} {ridge:,.0f} FLOP/byte" for name, ridge in found.ridges.items())
     )
     console.print()

@@ -7,10 +7,12 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from ridgeline import __version__
+from ridgeline.analysis.denoising import DenoisingExplanation
 from ridgeline.report.basis import device_rows, explain_command, report_rows
 from ridgeline.report.capacity import growth
 from ridgeline.report.charts import MEMORY_PAINTS, classes_of, memory_by_use, signed_errors, time_by_class
 from ridgeline.report.figures import headline_cards
+from ridgeline.report.images import images
 from ridgeline.report.joined import JoinedPhase
 from ridgeline.report.markup import (
     bullets,
@@ -41,23 +43,29 @@ if TYPE_CHECKING:
     from ridgeline.hardware import Device
 
 
-def head(explanation: Explanation, device: Device, check: Check | None) -> str:
+def head(explanation: Explanation | DenoisingExplanation, device: Device, check: Check | None) -> str:
     """What this is: model, machine, workload, date and version, in a sentence each."""
-    load = explanation.workload
     formats = f"weights in {explanation.weight_format}"
     if explanation.memory.cache_bytes_per_token:
         formats += f", KV cache in {explanation.cache_format}"
     how = "predicted" if check is None else "predicted and measured"
     size = parameters(explanation.parameters, explanation.active_parameters)
-    requests = "1 request" if load.batch == 1 else f"{count(load.batch)} requests at once, each"
-    new = f" and {count(load.output)} new ones" if load.output else ""
     written = f"Written on {date.today().isoformat()} by Ridgeline {__version__}"
     return heading(
         f"{explanation.model} on {device.title}",
         f"Where the time of {explanation.model} goes ({size}, {formats}), {how}.",
-        f"The workload is {requests} of {count(load.prompt)} prompt tokens{new}.",
+        f"The workload is {_workload(explanation)}.",
         f"{written}; the machine's figures are of {device.date}.",
     ) + command(explain_command(explanation, device))
+
+
+def _workload(explanation: Explanation | DenoisingExplanation) -> str:
+    load = explanation.workload
+    if isinstance(explanation, DenoisingExplanation):
+        return images(load)
+    requests = "1 request" if load.batch == 1 else f"{count(load.batch)} requests at once, each"
+    new = f" and {count(load.output)} new ones" if load.output else ""
+    return f"{requests} of {count(load.prompt)} prompt tokens{new}"
 
 
 def figures_section(explanation: Explanation, phases: Sequence[JoinedPhase]) -> str:
@@ -158,7 +166,7 @@ def capacity_section(found: Capacity) -> str:
     """What fits with each format, and how memory grows with the context."""
     rows = [
         (
-            f"{h.weights}, cache {h.cache}",
+            f"{h.weights}, cache {h.cache}" if h.cache else h.weights,
             nbytes(h.weight_bytes),
             nbytes(h.cache_bytes_per_token),
             count(h.tokens),

@@ -13,7 +13,7 @@ from ridgeline.report.units import count, percent, seconds
 
 if TYPE_CHECKING:
     from ridgeline.analysis.serving import SimulatedServing
-    from ridgeline.engine.metrics import Distribution
+    from ridgeline.engine.metrics import Distribution, Serving
 
 
 def show_simulation(console: Console, found: SimulatedServing) -> None:
@@ -28,6 +28,10 @@ def show_simulation(console: Console, found: SimulatedServing) -> None:
     )
     console.print()
     console.print(_latencies(found))
+    if found.recorded is not None:
+        console.print()
+        console.print(_compared(serving, found.recorded))
+        console.print()
     console.print(
         f"{serving.output_tokens_per_second:,.1f} output tokens/s, with prompts "
         f"{serving.tokens_per_second:,.1f} tokens/s; {serving.requests_per_second:,.3g} requests/s."
@@ -63,6 +67,26 @@ def _latencies(found: SimulatedServing) -> Table:
         ("end to end", serving.end_to_end),
     ):
         table.add_row(name, *_row(distribution))
+    return table
+
+
+def _compared(simulated: Serving, recorded: Serving) -> Table:
+    """The simulated run beside the one that the file records."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("beside the recorded run", "recorded", "simulated", "off by"):
+        table.add_column(name, justify="left" if name.startswith("beside") else "right")
+    for name, of in (
+        ("time to serve all", lambda s: s.seconds),
+        ("TTFT, mean", lambda s: s.ttft.mean),
+        ("TTFT, p50", lambda s: s.ttft.p50),
+        ("TTFT, p99", lambda s: s.ttft.p99),
+        ("TPOT, mean", lambda s: s.tpot and s.tpot.mean),
+        ("TPOT, p99", lambda s: s.tpot and s.tpot.p99),
+        ("end to end, mean", lambda s: s.end_to_end.mean),
+    ):
+        ours, theirs = of(simulated), of(recorded)
+        if ours and theirs:
+            table.add_row(name, seconds(theirs), seconds(ours), f"{ours / theirs - 1:+.1%}")
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from ridgeline.errors import InputError
@@ -18,10 +19,17 @@ SUFFIXES = (".html", ".png", ".svg", ".pdf")
 
 
 def chart(figure: Figure, title: str) -> Figure:
-    """The look of a chart that stands alone."""
+    """The look of a chart that stands alone: its legend is below it, where a phone has room."""
+    lines = title if "<" in title else "<br>".join(wrap(title, 38))
     figure.update_layout(
-        template="plotly_white", title=title, font={"family": FONT, "size": 14}, margin={"r": 24, "t": 60}
+        template="plotly_white",
+        title={"text": lines, "font": {"size": 16}, "x": 0.02, "xanchor": "left"},
+        font={"family": FONT, "size": 13},
+        margin={"l": 8, "r": 24, "t": 50 + 22 * lines.count("<br>")},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
     )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
     return figure
 
 
@@ -38,12 +46,13 @@ def write_chart(figure: Figure, path: str | Path) -> Path:
     try:
         if path.suffix.lower() == ".html":
             page = figure.to_html(include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
-            title = escape((figure.layout.title.text or "") + " - Ridgeline")
+            said = (figure.layout.title.text or "").replace("<br>", " ")
+            title = escape(said + " - Ridgeline")
             page = page.replace("<head>", f'<head><title>{title}</title><meta name="viewport" '
                                 'content="width=device-width, initial-scale=1">', 1)  # fmt: skip
             path.write_text(page, encoding="utf-8")
         else:
-            figure.write_image(path, width=1000, height=600, scale=2)
+            figure.write_image(path, width=1000, height=figure.layout.height or 600, scale=2)
     except OSError as error:
         raise InputError(f"cannot write the chart to {path}: {error.strerror}") from None
     except (ValueError, RuntimeError, ImportError) as error:

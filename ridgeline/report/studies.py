@@ -11,12 +11,14 @@ from ridgeline.errors import InputError
 if TYPE_CHECKING:
     from ridgeline.analysis.capacity import Capacity
     from ridgeline.analysis.dataflows import Comparison
+    from ridgeline.analysis.denoising import DenoisingExplanation
     from ridgeline.analysis.explanation import Explanation
     from ridgeline.analysis.parallel import BestLayout
     from ridgeline.analysis.sweep import Sweep
     from ridgeline.analysis.training import Training
     from ridgeline.hardware import Device
     from ridgeline.models import ModelConfig
+    from ridgeline.models.diffusion import DiffusionConfig
 
 
 #: Numbers of devices that layouts are sought for.
@@ -42,12 +44,33 @@ def study(explanation: Explanation, config: ModelConfig, device: Device) -> Stud
     own = explanation.weight_format
     formats = tuple(dict.fromkeys((own, config.format, "int8", "int4-g128")))
     swept = sweep(config, device, formats)
-    held = None
-    if config.is_decoder:
-        runnable = [f.weights for f in swept.formats]
-        held = capacity(config, device, weights=runnable, batch=explanation.workload.batch)
+    runnable = [f.weights for f in swept.formats]
+    held = capacity(config, device, weights=runnable, batch=explanation.workload.batch)
     layouts = tuple(_layouts(explanation, config, device))
     return Studies(swept, held, *_where_there_are(explanation, config, device), layouts)
+
+
+def study_denoising(explanation: DenoisingExplanation, config: DiffusionConfig, device: Device) -> Studies:
+    """What can be studied of a diffusion Transformer: its attention's dataflows, and a training step."""
+    from ridgeline.analysis.training import training
+
+    compared = trained = None
+    with suppress(InputError):
+        compared = denoising_dataflows(explanation, config, device)
+    with suppress(InputError):
+        trained = training(config, device, batch=explanation.workload.batch)
+    return Studies(dataflows=compared, training=trained)
+
+
+def denoising_dataflows(
+    explanation: DenoisingExplanation, config: DiffusionConfig, device: Device
+) -> Comparison:
+    """Those of its attention over all of an image's tokens, and its text's where they attend together."""
+    from ridgeline.analysis.dataflows import compare_dataflows, shape_of
+
+    load = explanation.workload
+    shape = shape_of(config, prompt=explanation.phases[0].context, batch=load.sequences)
+    return compare_dataflows(shape, device, model=config)
 
 
 def _layouts(explanation: Explanation, config: ModelConfig, device: Device) -> list[BestLayout]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ridgeline.report.markup import bullets, chart, command, key, paragraph, section, symbol, table
-from ridgeline.report.style import dress
+from ridgeline.report.style import dress, log_axis
 from ridgeline.report.units import count, nbytes, percent, seconds
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def _by_on_chip(found: Comparison, series: Mapping[str, Sequence[float | None]],
             hovertemplate="%{x:.3s}B: %{y:.3s}<extra>%{fullData.name}</extra>",
         )
     figure.add_vline(found.on_chip, line={"color": "var(--muted)", "dash": "dot", "width": 1})
-    figure.update_xaxes(type="log", tickformat="~s", ticksuffix="B", nticks=6)
-    figure.update_yaxes(type="log", tickformat="~s", nticks=6, title=unit)
+    drawn = (y for name in PAINTS for y in series[name] if y is not None)
+    figure.update_xaxes(**log_axis(found.curves.on_chip), ticksuffix="B")
+    figure.update_yaxes(**log_axis(drawn), title=unit)
     return dress(figure, 320)
 
 
@@ -174,7 +175,7 @@ def _scaling(found: Sequence[BestLayout]) -> Figure:
         hoverinfo="skip",
     )
     figure.update_xaxes(type="log", tickvals=devices, title="devices")
-    figure.update_yaxes(type="log", tickformat="~s", title="tokens/s")
+    figure.update_yaxes(**log_axis(rates), title="tokens/s")
     return dress(figure, 320)
 
 

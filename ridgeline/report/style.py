@@ -7,6 +7,7 @@ the value that holds when it draws.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,3 +70,18 @@ def dress(figure: Figure, height: int, **layout: Any) -> Figure:
     figure.update_xaxes(automargin=True, **axis)
     figure.update_yaxes(automargin=True, **axis)
     return figure
+
+
+def log_axis(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis over ``values`` with labels that do not crowd: powers of ten, over few of them with
+    their double and fivefold."""
+    positive = [v for v in values if v > 0]
+    if not positive:
+        return {"type": "log"}
+    low, high = floor(log10(min(positive))), ceil(log10(max(positive)))
+    decades = high - low
+    steps = (1, 2, 5) if decades <= 2 else (1, 3) if decades <= 3 else (1,)
+    every = max(1, round(decades / 6))
+    marks = [step * 10.0**n for n in range(low, high + 1, every) for step in steps]
+    near = [m for m in marks if 0.9 * min(positive) <= m <= 1.1 * max(positive)]
+    return {"type": "log", "tickvals": near if len(near) > 1 else marks, "tickformat": "~s"}

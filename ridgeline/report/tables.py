@@ -255,7 +255,8 @@ def show_check(console: Console, found: Check, *, by_class: bool = False) -> Non
     """Prediction beside measurement: totals, then each phase's operators, or its classes of layers."""
     title = Text.assemble((found.model, "bold"), f" on {found.device}, measured {found.device_date}")
     console.print(title)
-    table = _table("phase", "context", "predicted", "measured", "error", "spread", "operators' error")
+    columns = ("phase", "context", "predicted", "measured", "error", "spread", "median operator")
+    table = _table(*columns, "memory before, after")
     for p in found.phases:
         table.add_row(
             p.name,
@@ -264,7 +265,8 @@ def show_check(console: Console, found: Check, *, by_class: bool = False) -> Non
             seconds(p.measured),
             _error(p.error),
             f"{p.spread:.0%}",
-            f"{p.operator_mape:.0%}",
+            f"{p.median_operator:.0%}",
+            "-" if p.memory is None else f"{p.memory.before / 1e9:.0f}, {p.memory.after / 1e9:.0f} GB/s",
         )
     console.print(table)
     worst = found.worst
@@ -272,11 +274,32 @@ def show_check(console: Console, found: Check, *, by_class: bool = False) -> Non
         f"Totals are off by {found.mape:.1%} on average, at worst {worst.error:+.1%} "
         f"({worst.name} at context {worst.context:,}); predicted before anything was run."
     )
+    if found.note:
+        console.print(f"[dim]{found.note}[/dim]")
+    for line in _memory_lines(found):
+        console.print(line)
     from ridgeline.report.breakdown import class_checks
 
     for phase in found.phases:
         console.print()
         console.print(class_checks(phase) if by_class else _operator_checks(phase))
+
+
+def _memory_lines(found: Check) -> list[str]:
+    """What the predictions take memory's rate to be, and where it moved meanwhile."""
+    readings = [p.memory for p in found.phases if p.memory is not None]
+    if not readings:
+        return ["Memory is taken to be as fast as when the machine was measured."]
+    lines = [
+        f"Times that wait for memory go by its rate read before each phase; when the machine was measured "
+        f"it was {readings[0].measured / 1e9:.0f} GB/s."
+    ]
+    for p in found.phases:
+        if p.memory is not None and p.memory.moved:
+            lines.append(
+                f"[yellow]Memory moved while {p.name} at context {p.context:,} ran: its error says little.[/]"
+            )
+    return lines
 
 
 def _operator_checks(phase: PhaseCheck) -> Table:

@@ -85,10 +85,10 @@ class Encoder:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Embeddings of token ids, in one pass: [texts, width], float32."""
+        """Embeddings of token ids, in one pass: [texts, width], float32, on the CPU."""
         ids = [token for text in texts for token in text]
         spans = [Span(len(text)) for text in texts]
-        hidden = self._loaded.ops.run(self._model, ids, spans, logits="all").float()
+        hidden = self._loaded.ops.run(self._model, ids, spans, logits="all").float().cpu()
         pooled = [
             rows[0] if self.pooling == "cls" else rows.mean(0)
             for rows in hidden.split([len(t) for t in texts])

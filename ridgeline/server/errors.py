@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ridgeline.engine.worker import EngineClosed
-from ridgeline.errors import InputError
+from ridgeline.errors import InputError, OutOfMemory
 
 #: A message that repeats what a client sent is cut to so many characters.
 _LONGEST = 400
@@ -64,6 +64,8 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
     """What the client is told of an exception; bad input blames the field ``param``."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, OutOfMemory):
+        return ApiError(str(error), status=503, code="out_of_memory")
     if isinstance(error, InputError):
         return ApiError(str(error), param=param)
     if isinstance(error, EngineClosed):

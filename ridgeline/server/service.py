@@ -42,6 +42,7 @@ class Service:
         sequences: int,
         cache_tokens: int | None,
         speculator: Speculator | None = None,
+        cache_format: str | None = None,
     ) -> Service:
         """Serve ``loaded``; the options are those of :class:`~ridgeline.engine.engine.Engine`, of which an
         encoder takes the first.
@@ -59,6 +60,7 @@ class Service:
             sequences=sequences,
             cache_tokens=cache_tokens,
             speculator=speculator,
+            cache_format=cache_format,
         )
         return cls(name, loaded, engine, None, Metrics(engine))
 

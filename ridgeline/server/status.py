@@ -7,19 +7,23 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
+from ridgeline.analysis.here import gpu_name, runs_on_gpu, stored_here
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.status import Status
-from ridgeline.hardware import this_machine
 from ridgeline.hardware.host import this_host
 from ridgeline.ops.formats import product_format
 from ridgeline.server.gate import Admission
 from ridgeline.server.service import Service
 from ridgeline.server.stream import EVENTS, EventStream, event
+
+if TYPE_CHECKING:
+    from ridgeline.loading import Loaded
 
 #: Seconds between two events of a stream, and those that rates are taken over.
 PERIOD = 0.5
@@ -120,7 +124,7 @@ class StatusFeed:
             window=loaded.config.window,
             chat=self.service.engine is not None and loaded.chat_template is not None,
         )
-        self._device = _device(loaded.config.format)
+        self._device = _device(loaded)
         self._sample()
 
     async def run(self) -> None:
@@ -196,13 +200,16 @@ def _speculation(engine: Engine | None) -> SpeculationStatus | None:
     )
 
 
-def _device(format: str) -> DeviceStatus:
-    device = this_machine()
+def _device(loaded: Loaded) -> DeviceStatus:
+    """What the model runs on, with its rates if it was measured."""
+    device, on_gpu = stored_here(loaded), runs_on_gpu(loaded)
     if device is None:
-        return DeviceStatus(name=this_host().name)
+        return DeviceStatus(name=gpu_name(loaded) if on_gpu else this_host().name)
+    # A GPU makes floats of quantised weights, a CPU integers of both sides.
+    format = loaded.model.plain_format if on_gpu else product_format(loaded.config.format)
     return DeviceStatus(
         name=device.title,
-        peak_flops=device.matrix_rate(product_format(format)),
+        peak_flops=device.matrix_rate(format),
         bandwidth=device.bandwidth,
         measured=True,
     )

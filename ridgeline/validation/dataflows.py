@@ -1,49 +1,19 @@
-"""Figures of the papers on attention's dataflows: live memory, traffic, exponentials."""
+"""Figures of the papers on attention's dataflows: traffic and exponentials."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 from ridgeline.hardware import load_device
-from ridgeline.predict.dataflows import DATAFLOWS, AttentionShape, Dataflow, Tiles, paper_tiles
+from ridgeline.predict.dataflows import DATAFLOWS, AttentionShape, Dataflow, paper_tiles
 from ridgeline.validation.figures import Figure
 
-FLAT = "Kao et al. 2023, arXiv:2107.06419, FLAT"
 FLASH = "Dao et al. 2022, arXiv:2205.14135, FlashAttention"
 FLASH3 = "Shah et al. 2024, arXiv:2407.08608, FlashAttention-3"
 
 
 def dataflow(name: str) -> Dataflow:
     return next(flow for flow in DATAFLOWS if flow.name == name)
-
-
-# -- FLAT's live memory ---------------------------------------------------------------------------
-
-#: Sizes without a common pattern: sequences, heads, head size, length, rows.
-BATCH, HEADS, DIM, LENGTH, ROWS = 3, 5, 64, 1000, 32
-#: For each granularity what the paper counts the operands and the scores in, and the operands' factor.
-LIVE_MEMORY = {
-    "matrix": ("8 B D N + B H N^2", BATCH * HEADS * DIM * LENGTH, BATCH * HEADS * LENGTH**2, "8"),
-    "batch": ("8 D N + H N^2", HEADS * DIM * LENGTH, HEADS * LENGTH**2, "8"),
-    "head": ("8 N dk + N^2", DIM * LENGTH, LENGTH**2, "8"),
-    "row": ("4 R dk + 4 N dk + R N", (ROWS + LENGTH) * DIM, ROWS * LENGTH, "4"),
-}
-
-
-def operand_factor(granularity: str) -> float:
-    """Elements of operands that are live, over the product that the paper multiplies."""
-    shape = AttentionShape(HEADS, HEADS, DIM, LENGTH, LENGTH, BATCH, causal=False)
-    elements = dataflow(f"FLAT {granularity}").live(shape, Tiles(ROWS, LENGTH)) / shape.element_bytes
-    _, operands, scores, _ = LIVE_MEMORY[granularity]
-    return (elements - scores) / operands
-
-
-def live_memory_figures() -> Iterator[Figure]:
-    for granularity, (formula, _, _, factor) in LIVE_MEMORY.items():
-        item = f"live memory of {granularity} granularity, {formula}: factor of the operands"
-        compute = partial(operand_factor, granularity)
-        yield Figure(FLAT, "live memory", item, "x", factor, compute, "Q, K, V and O in two buffers each")
 
 
 # -- FlashAttention's traffic ---------------------------------------------------------------------
@@ -125,4 +95,4 @@ EXP_FIGURES = (
     ),
 )
 
-FIGURES = (*live_memory_figures(), *FLASH_FIGURES, *EXP_FIGURES)
+FIGURES = (*FLASH_FIGURES, *EXP_FIGURES)

@@ -38,8 +38,6 @@ PROFILED: Mapping[str, Profiled] = {
 #: What is asked of a calibrated device: the mean error at most, or the share of close times at least.
 MOST_MEAN: Mapping[str, float] = {"gemm": 0.08, "attention": 0.12, "collective": 0.15}
 LEAST_CLOSE: Mapping[str, float] = {"elementwise": 0.85}
-#: Not reached, and known: kernels of another vLLM than the one whose code the patterns describe.
-SHORT = frozenset({("rtx-4090", "elementwise")})
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Judged:
     """Errors of one device's predictions of one kind, on ``points`` that nothing was fitted to; ``fitted_to``
     others were. Mean absolute relative errors are those with the device's own constants, with generic ones of
     other devices, and with the datasheet alone, where a kind has such a bound. ``close``: within 1 µs or
-    15 %. ``wanted`` is what is asked, and ``ok`` whether it holds, or is known not to."""
+    15 %. ``wanted`` is what is asked, and ``ok`` whether it holds."""
 
     device: str
     kind: str
@@ -89,7 +87,6 @@ def _judge(name: str) -> list[Judged]:
         roofline = kind_of(kind).roofline
         datasheet = None if roofline is None else _off(roofline(device, judged), judged.seconds)
         wanted, held = _wanted(kind, own.mean, own.close)
-        short = (name, kind) in SHORT
         found.append(
             Judged(
                 device=name,
@@ -102,8 +99,8 @@ def _judge(name: str) -> list[Judged]:
                 close=own.close,
                 generic_mean=generic.mean,
                 datasheet_mean=datasheet,
-                wanted=f"{wanted} (short)" if short else wanted,
-                ok=held or short,
+                wanted=wanted,
+                ok=held,
             )
         )
     return found

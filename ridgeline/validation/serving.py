@@ -10,14 +10,13 @@ Nothing of the run was fitted to: the card's constants come from the times of si
 
 from __future__ import annotations
 
-import csv
 from functools import cache
 from importlib.resources import files
-from io import StringIO
+from pathlib import Path
 
 from ridgeline.analysis.serving import SimulatedServing, simulate
-from ridgeline.engine.arrivals import Arrival
-from ridgeline.engine.metrics import Served, Serving, summarise
+from ridgeline.engine.arrivals import Arrival, read_arrivals
+from ridgeline.engine.metrics import Serving, summarise_recorded
 from ridgeline.validation.figures import Figure
 
 SOURCE = "LLMServingSim, vLLM 0.19 on one RTX 4090"
@@ -27,28 +26,22 @@ LIMITS = {"kv_tokens": 41408, "block_size": 16, "batched_tokens": 2048, "sequenc
 TOLERANCE = 0.1
 
 
-def requests() -> list[dict[str, float]]:
-    """Every request: seconds of arrival, first and last token from the first arrival, tokens in and out."""
-    text = (files(__package__) / "measured" / "serving_rtx-4090_llama-3.1-8b.csv").read_text()
-    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(StringIO(text))]
+@cache
+def arrivals() -> list[Arrival]:
+    """Every request with its recorded times, in seconds from the first arrival."""
+    return read_arrivals(Path(str(files(__package__))) / "measured" / "serving_rtx-4090_llama-3.1-8b.csv")
 
 
 @cache
 def real() -> Serving:
     """The run, with the tokens between the first and the last at even distances."""
-    return summarise([Served(r["arrival"], int(r["prompt"]), _times(r)) for r in requests()])
+    return summarise_recorded(arrivals())
 
 
 @cache
 def simulated(tier: str | None = None) -> SimulatedServing:
     """The same requests simulated, with steps as long as the ``tier`` has them, by default the best."""
-    arrivals = [Arrival(r["arrival"], int(r["prompt"]), int(r["output"])) for r in requests()]
-    return simulate(MODEL, DEVICE, arrivals, tier=tier, **LIMITS)
-
-
-def _times(request: dict[str, float]) -> tuple[float, ...]:
-    first, last, n = request["first_token"], request["last_token"], int(request["output"])
-    return tuple(first + (last - first) * i / max(n - 1, 1) for i in range(n))
+    return simulate(MODEL, DEVICE, arrivals(), tier=tier, **LIMITS)
 
 
 def _figure(item: str, unit: str, published: str, compute) -> Figure:

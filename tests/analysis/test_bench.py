@@ -13,6 +13,7 @@ from ridgeline.analysis import bench as module
 from ridgeline.analysis.bench import BenchResult, BenchTest, bench, bench_tests, steps
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
+from ridgeline.hardware.kernels import Kernels
 from ridgeline.loading import Loaded
 from ridgeline.ops.batch import BLOCK_TOKENS
 from ridgeline.ops.torch_cpu import TorchCpu
@@ -144,7 +145,7 @@ def machine(monkeypatch):
         return SimpleNamespace(seconds=sum(s.count * (s.rows + s.past) for s in spans))
 
     monkeypatch.setattr(module, "predict_step", predict_step)
-    monkeypatch.setattr(module.Kernels, "from_dict", lambda kernels: SimpleNamespace(threads=1))
+    monkeypatch.setattr(Kernels, "from_dict", lambda raw: SimpleNamespace(threads=1, memory=0.0))
     return load_device("generic-cpu")
 
 

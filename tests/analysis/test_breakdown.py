@@ -115,7 +115,7 @@ def test_the_table_shows_what_was_published_of_opt_only():
     ("options", "message"),
     [
         ({"prompt": 0}, "prompt must be 1 to 1024 tokens for gpt2, not 0"),
-        ({"model": "dit-b-2"}, "dit-b-2 is a diffusion Transformer"),
+        ({"model": "dit-b-2"}, "dit-b-2 denoises images as trained: it has no prompt"),
         ({"batch": 0}, "batch must be 1 to"),
         ({"weights": "fp5"}, "unknown storage format"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ridgeline.analysis.capacity import capacity
+from ridgeline.analysis.setting import settle
 from ridgeline.errors import InputError
 
 
@@ -63,6 +64,37 @@ def test_bad_input_is_named(options, message):
         capacity("llama-3-8b", "a100", **options)
 
 
-def test_an_encoder_is_refused():
-    with pytest.raises(InputError, match="bert-base is an encoder: it keeps no cache"):
-        capacity("bert-base", "a100")
+def test_an_encoders_activations_are_what_grows():
+    """The largest batch fits, and one more does not; nothing is kept."""
+    found = capacity("bert-base", "rtx-4060", weights=[None], caches=[None, "int8"], context=512, batch=4)
+    (held,) = found.holdings
+    setting = settle("bert-base", "rtx-4060")
+    free = 8e9 - held.weight_bytes
+    assert setting.activation_bytes(512, held.largest_batch) <= free
+    assert setting.activation_bytes(512, held.largest_batch + 1) > free
+    assert held.tokens == 512 * held.largest_batch
+    assert (held.cache, held.cache_bytes_per_token, held.longest_context) == ("", 0, 512)
+
+
+def test_an_encoder_decoder_reads_its_longest_prompt_whole():
+    found = capacity("t5-large", "rtx-4060", weights=[None], caches=[None], context=1024)
+    (held,) = found.holdings
+    assert held.cache_bytes_per_token == 24 * 16 * 64 * 2 * 4
+    assert held.largest_batch == held.tokens // 1024
+    setting = settle("t5-large", "rtx-4060")
+
+    def left(n):
+        return 8e9 - held.weight_bytes - setting.activation_bytes(n) - n * held.cache_bytes_per_token
+
+    longest = held.longest_context
+    assert left(longest) >= 0 > left(longest + 1)
+    assert longest < held.tokens  # as many tokens of several, shorter sequences would fit
+
+
+def test_growth_is_what_is_held_at_each_length():
+    found = capacity("llama-3-8b", "a100", weights=[None], caches=[None], batch=2)
+    (held,) = found.holdings
+    assert found.lengths[-1] == 8192
+    assert (
+        held.growth[-1] == held.weight_bytes + held.activation_bytes + 2 * 8192 * held.cache_bytes_per_token
+    )

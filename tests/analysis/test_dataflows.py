@@ -35,7 +35,6 @@ def test_the_shape_is_the_models():
         ({}, "name a model, or give the attention itself"),
         ({"heads": 4}, "name a model"),
         ({"model": "gpt2", "heads": 4}, "gpt2 has its own heads"),
-        ({"model": "dit-b-2", "prompt": 9}, "dit-b-2 is a diffusion Transformer"),
         ({"model": "gpt2", "prompt": 0}, "prompt must be 1 to"),
         ({"model": "gpt2", "past": -1}, "past must be 0 to"),
         ({"model": "gpt2", "format": "fp5"}, "unknown storage format 'fp5'"),

@@ -18,7 +18,8 @@ from ridgeline.loading import Loaded
 from ridgeline.models import declare, load_config
 from ridgeline.models.denoising import Grid
 from ridgeline.ops.cpu import Cpu
-from ridgeline.report.denoising import check_command, show_denoising
+from ridgeline.report.denoising import show_denoising
+from ridgeline.report.images import check_denoising_command
 from ridgeline.report.plain import to_json
 from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.pack import random_packed
@@ -132,7 +133,11 @@ def test_a_longer_batch_is_never_faster_and_weights_are_read_once():
         ("compare", "dit-xl-2"),
         ("advise", "dit-xl-2"),
         ("decoding", "dit-xl-2"),
-        ("report", "dit-xl-2"),
+        ("report", "dit-xl-2", "--prompt", "64"),
+        ("report", "gpt2", "--image", "64"),
+        ("training", "dit-xl-2", "--length", "64"),
+        ("breakdown", "dit-xl-2", "--prompt", "64"),
+        ("parallel", "dit-xl-2", "--tensor", "2"),
         ("bench", "dit-s-2", "--weights", "random"),
         ("check", "dit-s-2", "--prompt", "64"),
         ("check", "gpt2", "--image", "64"),
@@ -213,7 +218,7 @@ def test_the_terminal_names_steps_images_and_multiply_adds():
 
 def test_the_command_that_checks_an_explanation_asks_for_the_same_step():
     machine = explain_denoising("latte-1", MACHINE, image="96x64", text=9, weights="fp32", batch=2)
-    assert check_command(machine) == (
+    assert check_denoising_command(machine) == (
         "ridgeline check latte-1 --weights random:fp32 --image 96x64 --frames 16 --text 9 --batch 4"
     )
-    assert check_command(found()) is None
+    assert check_denoising_command(found()) is None

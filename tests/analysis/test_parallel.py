@@ -62,7 +62,7 @@ def test_a_pipeline_passes_micro_batches_from_stage_to_stage():
     batches = numpy.array([8])
     replica = Replica(task, 1, 1, "ring", decode_sizes([4], batches), prefill_sizes(512, 1, 8))
     assert replica.decode_sizes.tolist() == [2]
-    step = replica.predict(replica.decode_span(2), prefill=False)
+    step = replica.step(2, 4)  # the fourth of seven, in the middle
     stages = [stage.seconds for stage in step.costs.stages(4)]
     links = Links(cluster.link_bandwidth, cluster.network_bandwidth)
     send = seconds(constants_of(cluster.device), links, "send_recv", 2 * 4096 * 2, 2, 2, 1)
@@ -72,7 +72,7 @@ def test_a_pipeline_passes_micro_batches_from_stage_to_stage():
 
     times = []
     for size in (1, 2, 4, 8):
-        costs = replica.predict(replica.prefill_span(size), prefill=True).costs
+        costs = replica.read(size).costs
         parts = [stage.seconds for stage in costs.stages(4)]
         send = seconds(constants_of(cluster.device), links, "send_recv", size * 512 * 4096 * 2, 2, 2, 1)
         times.append(sum(parts) + 3 * send + (8 // size - 1) * (max(parts) + send))

@@ -2,22 +2,38 @@
 
 import subprocess
 import sys
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 import ridgeline
 from ridgeline.engine.arrivals import Arrival, Lengths, poisson
 from ridgeline.errors import InputError
+from ridgeline.report.simulate import show_simulation
 from ridgeline.validation import serving
 
 
-def test_a_request_alone_takes_what_explain_says():
-    found = ridgeline.simulate("llama-3-8b", "h100-sxm", [Arrival(0.0, 512, 64)])
-    expected = ridgeline.explain("llama-3-8b", "h100-sxm", prompt=512, output=64).request
+@pytest.mark.parametrize("tier", ["datasheet", "calibrated"])
+def test_a_request_alone_takes_what_explain_says(tier):
+    found = ridgeline.simulate("llama-3-8b", "h100-sxm", [Arrival(0.0, 512, 64)], tier=tier)
+    expected = ridgeline.explain("llama-3-8b", "h100-sxm", prompt=512, output=64, tier=tier).request
     serving = found.simulation.serving
     assert serving.ttft.mean == pytest.approx(expected.ttft_seconds, rel=1e-6)
     assert serving.tpot.mean == pytest.approx(expected.tpot_seconds, rel=0.01)
-    assert serving.end_to_end.mean == pytest.approx(expected.total_seconds, rel=0.01)
+
+
+def test_a_recorded_run_stands_beside_its_simulation():
+    recorded = [Arrival(0.0, 64, 8, 0.02, 0.1), Arrival(0.1, 64, 8, 0.12, 0.2)]
+    found = ridgeline.simulate("llama-3-8b", "h100-sxm", recorded)
+    assert found.recorded.ttft.mean == pytest.approx(0.02)
+    plain = ridgeline.simulate("llama-3-8b", "h100-sxm", [Arrival(0.0, 64, 8), Arrival(0.1, 64, 8)])
+    assert plain.recorded is None
+    assert plain.simulation == found.simulation
+    text = StringIO()
+    show_simulation(Console(file=text, width=100), found)
+    assert "beside the recorded run" in text.getvalue()
+    assert "TTFT, mean" in text.getvalue()
 
 
 def test_the_default_cache_fills_the_memory_beside_the_weights():

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from io import StringIO
+from math import prod
 
 import pytest
 from rich.console import Console
 
+from ridgeline.analysis.denoising import explain_denoising
 from ridgeline.analysis.training import training
 from ridgeline.analysis.training_step import Recipe, count_training
 from ridgeline.errors import InputError
@@ -157,9 +159,31 @@ def test_what_cannot_be_trained_is_refused(options, message):
         training("gpt2", "a100", **{"length": 64, **options})
 
 
-def test_a_diffusion_transformer_is_refused():
-    with pytest.raises(InputError, match="dit-b-2 is a diffusion Transformer"):
+def test_a_diffusion_transformer_is_trained_on_images():
+    """A forward pass is what explain counts of the batch without guidance; a backward one is twice that."""
+    with pytest.raises(InputError, match="dit-b-2 denoises images: it has no length"):
         training("dit-b-2", "a100", length=64)
+    found = training("dit-b-2", "a100", batch=4, kernels="naive")
+    assert (found.workload.length, found.workload.tokens) == (256, 1024)
+    forward = explain_denoising("dit-b-2", "a100", batch=4, guidance=False).phases[0].flops.matrix
+    assert found.phases[0].flops.matrix == forward
+    assert found.model_flops == pytest.approx(3 * forward, rel=0.01)
+
+
+def test_an_encoder_decoder_is_trained_on_sources_and_targets_alike():
+    found = training("t5-small", "a100", batch=2, length=64)
+    model = declare(load_config("t5-small"))
+    rows = 2 * 64
+    per_token = 2 * (model.parameter_count() - 32_128 * 512)  # every matrix once a token of its stack
+    encoder_and_decoder = per_token * rows + 2 * 32_128 * 512 * rows
+    forward = found.phases[0].flops.matrix
+    assert encoder_and_decoder < forward < 1.1 * encoder_and_decoder  # attention's products come on top
+    assert any("targets are as long as their sources" in line for line in found.assumptions)
+
+
+def test_a_length_is_by_default_the_window_where_that_is_shorter():
+    assert training("gpt2", "a100").workload.length == 1024
+    assert training("llama-3.2-1b", "a100").workload.length == 2048
 
 
 def test_several_devices_need_a_link():
@@ -192,3 +216,19 @@ def test_the_command_prints_json():
     found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert found["memory"]["fits"] is True
     assert found["recipe"]["optimizer"] == "adamw"
+
+
+@pytest.mark.parametrize("name", ["t5-small", "llama-3.2-1b", "gemma-3-1b", "deepseek-v2-lite", "latte-1"])
+def test_every_parameter_is_updated_once(name):
+    """What all layers read, such as T5's table of biases, has one update, however often a loop runs."""
+    model = declare(load_config(name), "bf16")
+    trace = count_training(model, Span(8), Recipe(optimizer="sgd", precision="bf16"))
+    updated = sum(
+        op.repeat * prod(access.value.shape)
+        for op in trace.ops
+        if op.kind == "optimizer"
+        for part in op.parts
+        for access in part.writes
+        if access.value.role == "weight"
+    )
+    assert updated == model.parameter_count()

@@ -41,6 +41,11 @@ class FakeRunner:
         for copy in plan.copies:
             self.blocks[copy.target] = list(self.blocks[copy.source])
 
+    closed = False
+
+    def close(self):
+        self.closed = True
+
     def run(self, plan):
         self.plans.append(plan)
         for chunk in plan.chunks:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from ridgeline.engine.arrivals import Arrival, Lengths, arrivals_of, poisson, read_arrivals
+from ridgeline.engine.metrics import summarise_recorded
 from ridgeline.errors import InputError
 
 
@@ -36,6 +37,32 @@ def test_json_lines_and_csv_say_the_same(tmp_path):
     table.write_text("prompt,arrival,output\n20,107.5,3\n9,100,1\n")
     expected = [Arrival(7.5, 20, 3), Arrival(0.0, 9, 1)]
     assert read_arrivals(lines) == read_arrivals(table) == expected
+
+
+def test_a_record_of_vllm_is_read_on_the_engine_s_clock(tmp_path):
+    """As LLMServingSim writes it: arrival_time is of the calendar, the other times of the engine's clock."""
+    record = tmp_path / "run.jsonl"
+    record.write_text(
+        '{"request_id": "a", "input_toks": 9, "output_toks": 3, "arrival_time": 1787267980.1, '
+        '"queued_ts": 500.5, "scheduled_ts": 500.6, "first_token_ts": 501.0, "last_token_ts": 503.0}\n'
+        '{"input_toks": 4, "output_toks": 1, "arrival_time": 1787267979.6, "queued_ts": 500.0, '
+        '"first_token_ts": 500.25, "last_token_ts": 500.25}\n'
+    )
+    found = read_arrivals(record)
+    assert found == [Arrival(0.5, 9, 3, 1.0, 3.0), Arrival(0.0, 4, 1, 0.25, 0.25)]
+    recorded = summarise_recorded(found)
+    assert (recorded.seconds, recorded.output_tokens) == (3.0, 4)
+    assert recorded.ttft.mean == pytest.approx((0.5 + 0.25) / 2)
+    assert recorded.tpot.mean == pytest.approx(1.0)
+    assert summarise_recorded([*found, Arrival(0.0, 1, 1)]) is None
+
+
+@pytest.mark.parametrize("first", ["99", "9", "x", "NaN"])
+def test_recorded_times_out_of_order_are_refused(tmp_path, first):
+    record = tmp_path / "run.csv"
+    record.write_text(f"arrival,prompt,output,first_token,last_token\n10,1,2,{first},20\n")
+    with pytest.raises(InputError, match="line 2: expected first_token and last_token in seconds"):
+        read_arrivals(record)
 
 
 @pytest.mark.parametrize(

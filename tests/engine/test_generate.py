@@ -387,8 +387,9 @@ def test_generation_keeps_nothing_for_gradients(make):
         weight.requires_grad_(True)
     try:
         core = generator.start([generator.requests.make([5], max_tokens=3)])
+        cache = core.runner.cache
         list(run(core))
-        assert not core.runner.cache.layer(0).stored[0].requires_grad
+        assert not cache.layer(0).stored[0].requires_grad
     finally:
         for weight in weights:
             weight.requires_grad_(False)

@@ -55,6 +55,8 @@ def test_a_draft_may_have_other_weights_another_reading_and_threads_of_its_own(d
     [
         ("ngram", {"draft_threads": 1}, "draft_threads goes with a draft model, and speculate is 'ngram'"),
         ("off", {"draft_weights": "int8"}, "draft_weights goes with a draft model, and speculate is 'off'"),
+        ("ngram", {"draft_device": "cuda"}, "draft_device goes with a draft model, and speculate is 'ngram'"),
+        ("draft", {"draft_device": "tpu"}, "device is 'tpu'; choose one of: cpu, cuda"),
         ("draft", {"draft_threads": 0}, "draft_threads is 0; give a whole number from 1 to 1024"),
         ("draft", {"draft_weights": "int3"}, "weights is 'int3', expected auto, random"),
         ("draft:gpt2", {"draft_weights": "random:bf16"}, "has 50257 tokens and demo has 4096"),

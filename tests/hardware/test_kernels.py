@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -110,6 +111,22 @@ def test_attention_of_an_array_is_looked_up_one_by_one():
 @given(SECONDS, POSITIVE, POSITIVE)
 def test_a_simple_kernel_takes_its_overhead_and_its_bytes(overhead, throughput, nbytes):
     assert Affine(overhead, throughput).seconds(nbytes) == pytest.approx(overhead + nbytes / throughput)
+
+
+def test_rows_and_distance_add_to_a_simple_kernel():
+    line = Affine(1e-6, 1e10, 5e-6, (1e6, 1e8), (1e10, 1e8), row=1e-7)
+    assert line.seconds(1e6, rows=10) == pytest.approx(1e-6 + 1e-6 + 1e-4)
+    assert line.seconds(1e6, rows=10, cached=False, distance=1e9) == pytest.approx(5e-6 + 1e-6 + 1e-2)
+    assert line.rate(1e7) == pytest.approx(1e9)  # half way, both logarithmic
+    assert line.rate(np.array([0.0, 1e7, 1e9])) == pytest.approx([1e10, 1e9, 1e8])
+
+
+def test_keys_from_memory_take_longer_in_more_heads():
+    curve = replace(CURVE, head=1e-6)
+    one = {"rows": 1, "flops": 0, "nbytes": 1e6}
+    few, many = (curve.seconds(**one, heads=n, cached=False) for n in (4, 14))
+    assert many - few == pytest.approx(1e-5)
+    assert curve.seconds(**one, heads=14, cached=True) == curve.seconds(**one, heads=4, cached=True)
 
 
 KERNELS = Kernels(

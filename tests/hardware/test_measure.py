@@ -11,6 +11,7 @@ from ridgeline.hardware.device import Provenance
 from ridgeline.hardware.host import usable_cpus
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.measure import Plan, measure
+from ridgeline.hardware.probes.epilogues import ACTIVATIONS
 from ridgeline.hardware.timing import Schedule
 from ridgeline.kernels import isa
 from ridgeline.kernels.linear import FORMATS
@@ -57,6 +58,7 @@ def test_the_kernels_are_those_of_the_plan(found):
     assert (kernels.reading, kernels.isa) == ("cpu", isa())
     assert kernels.step > 0
     assert kernels.engine.step > 0
+    assert kernels.memory > 0
     assert {format: len(table.weight_bytes) for format, table in kernels.linear.items()} == {
         **dict.fromkeys(TINY.formats, len(TINY.widths)),
         **dict.fromkeys(TINY.rare_formats, len(TINY.few_widths)),
@@ -66,7 +68,10 @@ def test_the_kernels_are_those_of_the_plan(found):
     assert kernels.attend.keys() == {"fp32", "bf16", "int8"}
     assert all(curve.rows == TINY.attend_rows for curve in kernels.attend.values())
     assert kernels.simple.keys() == {"fp32"}
-    assert kernels.simple["fp32"].keys() == {"embed", "norm", "norm.layer", "add", "gather"}
+    assert kernels.simple["fp32"].keys() == {
+        *("embed", "embed.packed", "norm", "norm.layer", "norm.modulated", "add", "activation", "gather"),
+        *(f"epilogue.{name}" for name in ("residual", *ACTIVATIONS)),
+    }
 
 
 def test_every_format_that_a_model_can_be_packed_in_is_measured():

@@ -84,6 +84,18 @@ def test_a_prompt_is_rotated_stored_and_attended_to(isa, format, rows, kv_heads,
     assert_near(out, want, 1e-5 if format == "fp32" else 1.5e-2)
 
 
+@given(rows=st.integers(1, 40), half=st.integers(1, 12), rest=st.integers(1, 12), seed=st.integers(0, 99))
+def test_a_rotation_of_fewer_elements_leaves_the_rest_of_a_head(rows, half, rest, seed):
+    dim = 2 * half + rest
+    q, k, v = draw_heads(seed, rows, rows, 4, 2, dim)
+    cos, sin = angles(rows, 2 * half)
+    cache = KVCache.empty(blocks_for(rows), 2, dim, "fp32")
+    out = attend(q, k, v, cache, Sequences.of([span(rows, 0)]), cos=cos, sin=sin)
+    q, k = (torch.cat((twin.rotate(x[..., : 2 * half], cos, sin), x[..., 2 * half :]), -1) for x in (q, k))
+    torch.testing.assert_close(cache.read(torch.arange(cache.blocks), rows)[0], k.float())
+    assert_near(out, twin.attention(q, k, v, causal=True)[0], 1e-5)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("options", [{}, {"window": (150, 0), "sinks": 4}, {"softcap": 5.0}])
 def test_chunks_batches_and_threads_change_no_bit(isa, format, options):

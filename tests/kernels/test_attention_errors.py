@@ -180,7 +180,7 @@ BLOCKS = KVCache.empty(4, 1, 16).data
 
 def test_a_rotation_takes_an_even_number_of_elements():
     q, angles = torch.ones(1, 1, 7), ANGLES[:, :7]
-    with pytest.raises(InputError, match=r"^q has heads of 7 elements"):
+    with pytest.raises(InputError, match=r"^cos turns 7 elements of heads of 7"):
         attend(q, q, q, KVCache.empty(1, 1, 7), step([1], [0], [[0]]), cos=angles, sin=angles)
 
 

@@ -1,5 +1,7 @@
 """What diffusion Transformers add to the operators: modulation, gates, other orders of rows, other keys."""
 
+from dataclasses import fields, replace
+
 import numpy
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from ridgeline import kernels
 from ridgeline.kernels import pack_linear
 from ridgeline.models.denoising import Grid, count_denoising
 from ridgeline.ops.batch import Span
@@ -21,8 +24,9 @@ from ridgeline.ops.torch_batch import TorchSpans
 from ridgeline.ops.torch_cpu import TorchCpu
 from ridgeline.ops.torch_denoising import patchify, random_denoising, unpatchify
 from ridgeline.weights.load import random_model
-from ridgeline.weights.pack import random_packed
+from ridgeline.weights.pack import build_packed, random_packed
 from tests.ops.diffusion_models import CONFIGS, SEQUENCES, TEXT, config_of, count_diffusion, grid_for
+from tests.ops.packed_models import Lively
 from tests.ops.small_models import LOWERINGS, Unrolled
 
 READINGS = {"reference": Reference(), "torch-cpu": TorchCpu(torch.float32), "cpu": Cpu("fp32")}
@@ -192,7 +196,7 @@ def test_modulation_reads_its_vectors_once_a_sequence():
     )  # normalised, scaled and shifted; 1 + scale once a sequence
 
 
-def test_a_gate_is_a_kernel_of_its_own_where_the_kernels_have_none():
+def test_a_gate_is_a_kernel_of_its_own_where_the_product_has_none():
     ops = Count(activations="fp32")
     x, gate = ops.input("x", (10, 8), "fp32"), ops.input("gate", (2, 8), "fp32")
     y = ops.linear(x, Weight("w", (8, 8), "fp32"), residual=x, gate=gate, spans=None)
@@ -200,7 +204,7 @@ def test_a_gate_is_a_kernel_of_its_own_where_the_kernels_have_none():
     kinds = {low.name: [k.kind for k in op.kernels(low)] for low in (FUSED, CPU, TORCH_CPU)}
     assert kinds == {
         "fused": ["linear"],
-        "cpu": ["matmul", "gate"],
+        "cpu": ["linear"],
         "torch-cpu": ["matmul", "gate", "residual"],
     }
 
@@ -281,6 +285,62 @@ def test_a_profile_has_the_traces_operators_in_order(name, packed):
     trace = count_diffusion(name, lowering=ops.lowering)
     assert [(r.name, len(r.seconds)) for r in records] == [(op.name, op.repeat) for op in trace.ops]
     assert torch.equal(ops.denoise(model, batch), model.forward(Profile(ops), batch))
+
+
+# -- recorded --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("format", "attention"), [("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16")])
+def test_operators_one_by_one_give_the_bits_of_the_recorded_step(name, format, attention):
+    """Whatever the number of images and their size, in one recording."""
+    config, ops = config_of(name), Cpu(attention)
+    model, grid = build_packed(config, Lively(torch.float32), format), grid_for(config)
+    for sequences, text, seed in ((1, 3, 0), (3, 9, 1)):
+        batch = random_denoising(config, grid, sequences, text, torch.float32, seed)
+        assert torch.equal(ops.denoise(model, batch), model.forward(ops, batch))
+        grid = Grid(4, 2, grid.frames)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_image_is_the_same_among_others_and_with_any_number_of_threads(name):
+    config, ops = config_of(name), Cpu("bf16")
+    model, grid = random_packed(config, "bf16"), grid_for(config)
+    pair = random_denoising(config, grid, 2, TEXT, torch.float32)
+    second = denoising_of(config, grid, pair, 1)
+    before = kernels.threads()
+    try:
+        for threads in (1, 2, 3):
+            kernels.set_threads(threads)
+            both = ops.denoise(model, pair)
+            assert torch.equal(ops.denoise(model, second), both[grid.tokens :])
+    finally:
+        kernels.set_threads(before)
+
+
+def denoising_of(config, grid, batch, number):
+    """Sequence ``number`` of a batch of two by itself."""
+    alone = random_denoising(config, grid, 1, TEXT, torch.float32)
+    own = {}
+    for field in fields(batch):
+        x, of_one = getattr(batch, field.name), getattr(alone, field.name)
+        if isinstance(x, torch.Tensor) and x.dtype == torch.float32:
+            own[field.name] = x[number * len(of_one) :][: len(of_one)]
+        elif field.name == "labels" and x is not None:
+            own["labels"] = x[number : number + 1]
+    return replace(alone, **own)
+
+
+def test_a_step_of_other_precision_is_brought_to_float32():
+    config, ops = config_of("dit"), Cpu("fp32")
+    model, grid = random_packed(config, "fp32"), grid_for(config)
+    batch = random_denoising(config, grid, 2, 0, torch.float32)
+    wide = {f.name: x.double() for f in fields(batch) if is_floating(x := getattr(batch, f.name))}
+    assert torch.equal(ops.denoise(model, replace(batch, **wide)), ops.denoise(model, batch))
+
+
+def is_floating(x):
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
 
 
 def test_guidance_is_two_sequences_of_the_same_size():

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests import gpu as shared  # isort: skip  (it chooses the interpreter, before Triton is imported)
+from tests import gpu as shared  # isort: skip  (it skips the module where there is no Triton)
 
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.sampling import Sampling
@@ -19,7 +19,7 @@ from ridgeline.ops import gpu_batch
 from ridgeline.ops.batch import CacheSpec, Span
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.gpu import Gpu, to_gpu
-from ridgeline.ops.gpu_graph import BUCKETS, DecodeStep, bucket
+from ridgeline.ops.gpu_graph import DecodeStep
 from ridgeline.ops.records import Norm
 from ridgeline.ops.reference import Reference
 from tests.ops.packed_models import packed_model, some_ids
@@ -156,10 +156,6 @@ def test_recorded_steps_give_the_bits_of_the_fixed_tensors(device):
     torch.testing.assert_close(graphed, eager.run([7], spans), rtol=1e-6, atol=1e-6)
 
 
-def test_buckets_hold_every_number_of_sequences():
-    assert [bucket(n) for n in (1, 3, 9, 64, 65, BUCKETS[-1])] == [1, 4, 16, 64, 96, BUCKETS[-1]]
-
-
 def test_the_profile_is_that_of_the_other_readings(device):
     model, moved, ops = on_gpu("llama-3-8b", "fp32", device)
     ids, spans = some_ids(5).tolist(), [Span(5)]
@@ -176,6 +172,38 @@ def test_a_cache_copies_blocks(device):
         assert torch.equal(cache.layer(layer).values[2], cache.layer(layer).values[0])
 
 
+@pytest.mark.parametrize("format", ["int8", "fp8"])
+def test_a_cache_of_bytes_is_copied_with_its_scales_and_planned_with_them(device, format):
+    spec = CacheSpec(2, 3, 8, format, block_size=4)
+    cache = Gpu(torch.float32, device).alloc_cache(spec, 3)
+    cache.randomise()
+    for layer in range(2):  # noise of variance 1
+        assert 0.5 < cache.layer(layer).read(torch.arange(3, device=device), 12)[0].std() < 2
+    cache._scales[..., 0, :, :].uniform_()
+    cache.copy_blocks([(0, 2)])
+    for layer in range(2):
+        for x in vars(cache.layer(layer)).values():
+            assert torch.equal(x[2], x[0])
+    assert sum(cache.layer(i).nbytes for i in range(2)) == 3 * 4 * spec.bytes_per_token
+
+
+@pytest.mark.parametrize(("format", "tolerance"), [("int8", 0.03), ("fp8", 0.15)])
+def test_steps_over_a_cache_of_bytes_err_by_its_rounding(device, format, tolerance):
+    """In chunks, then as a decode step on fixed tensors, which a graph replays."""
+    model, moved, ops = on_gpu("llama-3-8b", "fp32", device)
+    ids = some_ids(12).tolist()
+    cache = ops.alloc_cache(moved.cache_spec(format, block_size=4), 4)
+    cache._data.fill_(127), cache._scales.fill_(torch.nan)
+    rows = [
+        ops.run(moved, ids[a:b], [Span(b - a, past=a, table=(3, 0, 2))], logits="all", cache=cache)
+        for a, b in ((0, 7), (7, 11))
+    ]
+    step = DecodeStep(ops, moved, cache, 2, 3)
+    rows.append(step.run(ids[11:], [Span(1, 11, table=(3, 0, 2))]))
+    want = REFERENCE.run(model, ids, [Span(12)], logits="all")
+    assert relative_error(torch.cat(rows), want) < tolerance
+
+
 def test_memory_that_is_too_small_is_said_with_its_size(device, monkeypatch):
     model = packed_model("gpt2", "int8")
     monkeypatch.setattr("ridgeline.ops.gpu.free_bytes", lambda device: 1000)
@@ -190,7 +218,7 @@ def test_memory_that_is_too_small_is_said_with_its_size(device, monkeypatch):
         Gpu(torch.float32, device).alloc_cache(CacheSpec(2, 1, 8, "fp32"), 3)
 
 
-@pytest.mark.parametrize("format", ["int8", "fp64"])
+@pytest.mark.parametrize("format", ["int4-g32", "fp64"])
 def test_a_cache_in_a_format_that_kernels_do_not_read_is_refused(device, format):
     with pytest.raises(InputError, match="can't be kept as"):
         Gpu(torch.float32, device).alloc_cache(CacheSpec(1, 1, 8, format), 3)
@@ -217,11 +245,6 @@ def test_a_norm_without_a_weight_is_a_rows_own(device):
     x, norm = torch.randn(5, 48, device=device), Norm("layer", None, 1e-5)
     want = torch.nn.functional.layer_norm(x, (48,), eps=1e-5)
     torch.testing.assert_close(Gpu(torch.float32, device).norm(x, norm), want, rtol=1e-5, atol=1e-5)
-
-
-def test_a_diffusion_model_is_refused_on_a_gpu():
-    with pytest.raises(InputError, match="dit-s-2 is a diffusion Transformer, which runs on the cpu only"):
-        load("dit-s-2", weights="random", device="cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -272,3 +295,27 @@ def test_an_engine_generates_the_references_tokens(device, make_twin):
         with Engine(replace(loaded), block_size=32, cache_tokens=256) as engine:
             texts.append([result.ids for result in engine.generate(prompts, **options)])
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("format", ["int8", "fp8"])
+def test_an_engine_keeps_its_cache_in_the_format_that_is_asked_for(device, make_twin, format):
+    """A prompt that is asked for again is read out of the cache, scales and all."""
+    fields = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    fields |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    loaded = load(make_twin("LlamaForCausalLM", **fields).folder, device="cuda")
+    options = {"max_tokens": 2, "stop_ids": (), "sampling": Sampling(temperature=0.0)}
+    with Engine(loaded, block_size=4, cache_tokens=64, cache_format=format) as engine:
+        first, again = (engine.generate([[1, 2, 3, 4, 5, 6]], **options)[0] for _ in "ab")
+    assert first.ids == again.ids
+    if format == "int8":  # the CPU's cache, rounded alike
+        on_cpu = load(make_twin("LlamaForCausalLM", **fields).folder)
+        assert (
+            on_cpu.generator(cache_format=format).generate([[1, 2, 3, 4, 5, 6]], **options)[0].ids
+            == first.ids
+        )
+    else:
+        on_cpu = load(make_twin("LlamaForCausalLM", **fields).folder)
+        with pytest.raises(
+            InputError, match="on the CPU can't be kept as fp8: choose one of fp32, bf16, int8"
+        ):
+            on_cpu.generator(cache_format=format).generate([[1, 2, 3]], **options)

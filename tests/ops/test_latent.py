@@ -64,7 +64,7 @@ def test_a_token_keeps_576_elements_a_layer(model):
 def test_a_cache_of_keys_and_values_is_described_as_before():
     spec = CacheSpec(layers=3, kv_heads=2, head_dim=8, format="int8")
     assert (spec.sizes, spec.is_latent, spec.elements_per_token) == ((8, 8), False, 96)
-    assert spec.bytes_per_token == 3 * 2 * 2 * (8 + 2)  # a scale of 2 bytes for each head's key and value
+    assert spec.bytes_per_token == 3 * 2 * 2 * (8 + 4)  # a float32 scale for each head's key and value
     assert replace(spec, value_dim=4).elements_per_token == 3 * 2 * 12
 
 

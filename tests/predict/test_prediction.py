@@ -187,6 +187,85 @@ def test_attention_without_a_cache_multiplies_as_the_weights_that_are_not_quanti
     assert seconds == pytest.approx(4 * 64 * 64 * 768 / curves[attention])
 
 
+def on_tables(model, span, kernels=KERNELS, device=MEASURED, **options):
+    """The seconds of one call of each operator by its name."""
+    trace = trace_step(model, [span], lowering=CPU, **options)
+    found = predict(trace, replace(device, kernels=kernels.to_dict()))
+    return {k.op: k.seconds for k in found.kernels}, {op.name: k for op, k in trace.kernels()}
+
+
+def test_a_products_activation_and_residual_take_what_they_hand_on():
+    extra = {"epilogue.residual": Affine(0.0, 1e9), "epilogue.silu_gated": Affine(0.0, 5e8)}
+    more = replace(KERNELS, simple={"fp32": KERNELS.simple["fp32"] | extra})
+    without, _ = on_tables(LLAMA, Span(8))
+    found, _ = on_tables(LLAMA, Span(8), more)
+    assert found["mlp.gate_up"] - without["mlp.gate_up"] == pytest.approx(8 * 11008 * 4 / 5e8)
+    assert found["mlp.down"] - without["mlp.down"] == pytest.approx(8 * 4096 * 4 / 1e9)
+    assert found["attention.qkv"] == without["attention.qkv"]
+
+
+def test_many_rows_take_the_time_of_the_weights_shape():
+    shaped = replace(TABLE, shaped_bytes=(1e7,), inputs=(1.5,), outputs=(0.8,))
+    kernels = replace(KERNELS, linear={"bf16": shaped})
+    for span, factors in ((Span(64), (1.5, 0.8)), (Span(1, 64), (1.0, 1.0))):
+        square, _ = on_tables(LLAMA, span)
+        found, _ = on_tables(LLAMA, span, kernels)
+        assert found["attention.out"] == square["attention.out"]
+        low, high = sorted((1.0, factors[0]))
+        assert low <= found["mlp.down"] / square["mlp.down"] <= high
+        assert factors[1] - 1e-9 <= found["mlp.gate_up"] / square["mlp.gate_up"] <= 1.0
+        assert (found["mlp.down"] > square["mlp.down"]) == (span.rows > 1)
+
+
+def test_a_table_that_is_multiplied_by_too_is_looked_up_packed():
+    """Where embedding and output matrix are one, a row lies among 31 others."""
+    packed = replace(KERNELS, simple={"fp32": KERNELS.simple["fp32"] | {"embed.packed": Affine(0.0, 1e8)}})
+    tied, apart = declare(load_config("gpt2"), "bf16"), LLAMA
+    add = replace(packed, simple={"fp32": packed.simple["fp32"] | {"add": Affine(0.0, 1e9)}})
+    found, kernels = on_tables(tied, Span(4), add)
+    assert found["embedding"] == pytest.approx(4 * 768 * 2 / 1e8)
+    assert found["positions"] == pytest.approx(1e-6 + kernels["positions"].bytes / 1e10)
+    assert on_tables(apart, Span(4), packed)[0]["embedding"] == on_tables(apart, Span(4))[0]["embedding"]
+
+
+def test_weights_that_only_the_last_level_cache_holds_come_from_there():
+    last = replace(TABLE, last=((2e-5, 4e-4), (1e-3, 5e-2)))
+    kernels = replace(KERNELS, linear={"bf16": last})
+    levels = {
+        "own": (Level("L2", 1e12, 1e13), Level("L3", 2e12, 1e13), Level("memory", 3e12, 1e12)),
+        "last": (Level("L2", 1e6, 1e13), Level("L3", 2e12, 1e13), Level("memory", 3e12, 1e12)),
+        "fresh": (Level("L2", 1e6, 1e13), Level("L3", 2e6, 1e13), Level("memory", 3e12, 1e12)),
+    }
+    tables = {"own": last.warm, "last": last.last, "fresh": last.fresh}
+    nbytes = 4096 * 4096 * 2
+    for place, of in levels.items():
+        found, _ = on_tables(LLAMA, Span(1), kernels, replace(MEASURED, levels=of))
+        assert found["attention.out"] == pytest.approx(tables[place][0][1] * nbytes / 1e7)
+
+
+def test_inputs_that_are_farther_away_are_read_more_slowly():
+    far = Affine(1e-6, 1e11, 3e-6, (1e6, 1e8), (1e11, 1e10))
+    kernels = replace(KERNELS, simple={"fp32": KERNELS.simple["fp32"] | {"norm": far}})
+    found, passed = on_tables(LLAMA, Span(256), kernels)
+    nbytes = passed["input_norm"].bytes
+    assert found["input_norm"] == pytest.approx(3e-6 + nbytes / 1e10)  # behind 90 MB of mlp.down's weights
+    assert 3e-6 + nbytes / 1e11 < found["post_norm"] < found["input_norm"]
+
+
+def test_prompts_without_a_mask_and_their_keys_have_rates_of_their_own():
+    curve = replace(KERNELS.attend["bf16"], whole=(2e10, 8e10), append=1e9)
+    kernels = replace(
+        KERNELS,
+        attend={"bf16": curve},
+        simple={"fp32": KERNELS.simple["fp32"] | dict.fromkeys(("add", "norm"), Affine(0.0, 1e9))},
+    )
+    found, _ = on_tables(declare(load_config("bert-base"), "bf16"), Span(512), kernels, logits="all")
+    assert found["attention"] == pytest.approx(curve.overhead + 4 * 512 * 512 * 768 / 8e10)
+    prompt, _ = on_tables(LLAMA, Span(512), kernels)
+    causal, stored = 4 * 4096 * 512 * 513 / 2 / 4e10, 2 * 512 * 4096 * 2 / 1e9
+    assert prompt["attention"] == pytest.approx(curve.overhead + causal + stored, rel=1e-2)
+
+
 def test_a_counting_convention_changes_no_time():
     for device in (A100, MEASURED):
         visible, square = (predict_step(LLAMA, device, [Span(512)], pairs=p) for p in Pairs)

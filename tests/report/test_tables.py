@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from ridgeline.analysis.explain import explain
+from ridgeline.analysis.memory_now import MemoryReading
 from ridgeline.errors import InputError
-from ridgeline.report.tables import progress, show_explanation, show_stream
+from ridgeline.report.tables import progress, show_check, show_explanation, show_stream
 
 
 @pytest.fixture
@@ -62,3 +64,25 @@ def test_progress_is_shown_on_a_terminal():
     with progress(console) as report:
         report("loading", 0.5)
     assert "loading" in said(console)
+
+
+def with_memory(found, *readings):
+    phases = zip(found.phases, readings, strict=True)
+    return replace(found, phases=tuple(replace(phase, memory=memory) for phase, memory in phases))
+
+
+def test_a_check_says_what_memorys_rate_it_goes_by_and_where_it_moved(console, cpu, checked):
+    found = checked(explain("smollm2-135m", cpu, prompt=64, output=2))
+    still, moved = MemoryReading(5e10, 4.8e10, 4.7e10, False), MemoryReading(5e10, 4.8e10, 8e10, True)
+    show_check(console, with_memory(found, still, moved))
+    words = " ".join(said(console).split())
+    assert "when the machine was measured it was 50 GB/s" in words
+    assert "48, 47 GB/s" in words
+    assert "48, 80 GB/s" in words
+    assert words.count("Memory moved while") == 1
+    assert "Memory moved while decode" in words
+
+
+def test_a_check_by_the_file_as_it_is_says_so(console, cpu, checked):
+    show_check(console, checked(explain("smollm2-135m", cpu, prompt=64, output=2)))
+    assert "as fast as when the machine was measured" in " ".join(said(console).split())

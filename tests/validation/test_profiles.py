@@ -1,7 +1,7 @@
 """Profiles of accelerators: every device and kind is judged, by points apart from those fitted to."""
 
 from ridgeline.predict.gpu.generic import CALIBRATED
-from ridgeline.validation.profiles import PROFILED, SHORT, judge_profiles
+from ridgeline.validation.profiles import PROFILED, judge_profiles
 
 
 def test_every_calibrated_device_is_judged_and_holds():
@@ -9,11 +9,6 @@ def test_every_calibrated_device_is_judged_and_holds():
     assert set(PROFILED) == set(CALIBRATED)
     assert {(j.device, j.kind) for j in found} == {(d, k) for d, p in PROFILED.items() for k in p.kinds}
     assert all(j.ok for j in found)
-
-
-def test_what_falls_short_is_said():
-    short = {(j.device, j.kind) for j in judge_profiles() if j.wanted.endswith("(short)")}
-    assert short == SHORT
 
 
 def test_a_miss_is_no_success(monkeypatch):

@@ -7,15 +7,23 @@ own tests elsewhere; here each stands once, by its plainest example.
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ridgeline.analysis.advice import advise
+from ridgeline.analysis.denoising import trace_denoising
 from ridgeline.analysis.explain import explain
+from ridgeline.analysis.serving import simulate
 from ridgeline.analysis.step import trace_step
+from ridgeline.engine.arrivals import Arrival
 from ridgeline.hardware import device_names, load_device
 from ridgeline.models import builtin_names, declare, load_config
+from ridgeline.models.denoising import grid_of
 from ridgeline.models.registry import read_config
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count_pairs import Pairs
+from ridgeline.predict.calibrate.calibrate import calibrate
+from ridgeline.validation.profiles import profiled_points
 
 LLAMA = declare(load_config("llama-3-8b"))
 
@@ -128,3 +136,40 @@ def test_softmax_norms_and_activations_are_counted_with_their_bytes():
     assert by_class["attention"].exp > 0
     assert by_class["linear"].exp == 100 * 14_336 * 32  # silu
     assert trace.bytes > LLAMA.weight_bytes() - LLAMA.embedding.nbytes
+
+
+def test_a_diffusion_block_has_its_modulation_and_no_gate_in_its_mlp():
+    """adaLN-Zero: six vectors of each image from its condition; an MLP of two matrices."""
+    config = load_config("dit-xl-2")
+    trace = trace_denoising(declare(config), grid_of(config), 4)
+    work = {op.name: op.flops.matrix for op in trace.ops}
+    assert work["modulation"] == 2 * 4 * config.width * 6 * config.width
+    mlp = sum(flops for name, flops in work.items() if name.startswith("mlp."))
+    assert mlp == 2 * 2 * 4 * 256 * config.width * config.intermediate
+
+
+def test_attention_is_not_counted_as_nothing():
+    """PyTorch's counter has 0 for attention on a CPU; on the meta device it has the square, as ours can."""
+    q = torch.empty(1, 32, 100, 128, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    square = operator(LLAMA, "attention", Span(100), pairs=Pairs.SQUARE).flops.matrix
+    assert square == counter.get_total_flops() > 0
+
+
+def test_what_judges_a_prediction_was_not_fitted_to():
+    """A calibration is judged by every point that it was not fitted to, and by no other."""
+    points = profiled_points("a40")["gemm"]
+    (found,) = calibrate(load_device("a40"), {"gemm": points}, most=16).kinds
+    assert found.fitted.points <= 16
+    assert found.rest.points == len(points.seconds) - found.fitted.points
+
+
+def test_waiting_follows_from_the_cache_that_there_is():
+    """Time to first token under load is the scheduler's: a smaller cache makes requests wait."""
+    arrivals = [Arrival(0.01 * i, 400, 100) for i in range(24)]
+    small, large = (
+        simulate("llama-3.1-8b", "h100-sxm", arrivals, kv_tokens=n).simulation.serving.ttft.mean
+        for n in (2048, 65_536)
+    )
+    assert small > 3 * large

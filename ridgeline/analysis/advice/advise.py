@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ridgeline.analysis.advice.plan import Outcome, Plan, Workbench
-from ridgeline.analysis.advice.techniques import Assumptions, Situation, in_use, techniques
+from ridgeline.analysis.advice.techniques import Assumptions, Situation, in_use, not_for, techniques
 from ridgeline.analysis.arguments import config_of, device_of, whole_number
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
@@ -99,11 +99,12 @@ def advise(
     output = (128 if config.is_decoder else 0) if output is None else output
     _check(config, prompt, output, batch)
     bench = Workbench(config, device, prompt, output)
+    known = "this" if device.kernels else on if isinstance(on, str) else device.name
     situation = Situation(
-        bench, Plan(batch, weights), assumptions or Assumptions(), _draft(config, draft), aim.score
+        bench, Plan(batch, weights), assumptions or Assumptions(), _draft(config, draft), aim.score, known
     )
     now = bench.outcome(situation.plan)
-    refused: list[str] = []
+    refused = list(not_for(config))
     suggestions = []
     for technique in techniques(situation):
         try:

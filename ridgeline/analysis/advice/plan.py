@@ -8,13 +8,13 @@ from typing import Any
 
 from ridgeline.analysis.generation import mean_step
 from ridgeline.analysis.setting import Setting, settle
-from ridgeline.analysis.step import default_lowering, predict_step, trace_step
 from ridgeline.engine.speculation.length import expected_tokens
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
+from ridgeline.hardware.cluster import Cluster
 from ridgeline.models import ModelConfig
-from ridgeline.ops.batch import Span
 from ridgeline.ops.lowering import Lowering
+from ridgeline.ops.numbers import minimum
 from ridgeline.ops.records import Mask
 from ridgeline.predict import Prediction
 
@@ -22,7 +22,8 @@ from ridgeline.predict import Prediction
 @dataclass(frozen=True)
 class Speculation:
     """``tokens`` proposed a pass, each accepted with probability ``acceptance`` once those before it are.
-    They come from ``draft`` on the same device, or from the text itself, which costs no pass.
+    They come from ``draft`` on the same device, from the target through a ``view`` of so many tokens of its
+    own cache, or from the text itself, which costs no pass.
 
     Raises InputError for an acceptance outside 0 to 1 and for less than one token.
     """
@@ -30,6 +31,7 @@ class Speculation:
     acceptance: float
     tokens: int
     draft: ModelConfig | None = None
+    view: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.acceptance <= 1:
@@ -45,7 +47,7 @@ class Plan:
     ``weights`` and ``cache`` are storage formats, None the model's own. ``keeps_cache`` False computes the
     whole sequence anew for every token. ``window`` tokens before its own, and the first ``sinks`` ones, are
     all that a token sees, and all that is kept. ``reused`` is the share of the prompt that is found in the
-    cache.
+    cache. ``tensor`` devices share every layer.
     """
 
     batch: int = 1
@@ -56,6 +58,7 @@ class Plan:
     window: int | None = None
     sinks: int = 0
     reused: float = 0.0
+    tensor: int = 1
     speculation: Speculation | None = None
 
 
@@ -86,8 +89,34 @@ class Workbench:
     _settings: dict[tuple[str | None, str | None, int | None], Setting] = field(default_factory=dict)
 
     def outcome(self, plan: Plan) -> Outcome:
-        """What ``plan`` takes. Raises InputError if the device cannot run its formats."""
-        return _Run(self, plan, self._setting(plan)).outcome()
+        """What ``plan`` takes, of several devices on each. Raises InputError if the device cannot run its
+        formats, or if so many cannot share the model."""
+        if plan.tensor > 1:
+            return self._shared(plan)
+        return _Run(self, plan, self._setting(plan).run_as(plan.lowering)).outcome()
+
+    def _shared(self, plan: Plan) -> Outcome:
+        """What a plan takes whose layers several devices share, with all else as it is by default."""
+        from ridgeline.analysis.parallel import parallel
+        from ridgeline.predict.layout import Layout
+
+        load = {"prompt": self.prompt, "output": self.output, "batch": plan.batch}
+        formats = {"weights": plan.weights, "cache": plan.cache}
+        found = parallel(self.config, self.cluster(plan.tensor), Layout(plan.tensor), **load, **formats)
+        taken = found.figures
+        return Outcome(
+            ttft_seconds=taken.ttft_seconds,
+            tpot_seconds=taken.tpot_seconds,
+            total_seconds=taken.total_seconds,
+            tokens_per_second=taken.tokens_per_second,
+            memory_bytes=taken.memory,
+            fits=taken.fits,
+            bound=max(found.by_bound, key=found.by_bound.get),
+        )
+
+    def cluster(self, devices: int) -> Cluster:
+        """So many of the device, in nodes as its vendor builds them. Raises InputError if it has no link."""
+        return Cluster(self.device, devices)
 
     def _setting(self, plan: Plan) -> Setting:
         key = (plan.weights, plan.cache, plan.window)
@@ -114,7 +143,7 @@ class _Run:
         tokens = self.bench.output if self.bench.output else self.bench.prompt
         bounds = prefill.by_bound()
         if decoding > ttft:
-            bounds = self._predict(self._span(self._middle)).by_bound()
+            bounds = self._step(max(self.bench.output // 2, 1)).by_bound()
         bound = "storage" if streamed else max(bounds, key=bounds.get)
         return Outcome(
             ttft_seconds=ttft,
@@ -131,62 +160,53 @@ class _Run:
 
     @cached_property
     def _prefill(self) -> Prediction:
-        return self._predict(self._prefill_span)
+        return self.setting.first(self.bench.prompt, self.plan.batch, self._found)
 
     @property
-    def _prefill_span(self) -> Span:
-        found = min(int(self.plan.reused * self.bench.prompt), self.bench.prompt - 1)
-        return Span(self.bench.prompt - found, found, self.plan.batch)
+    def _found(self) -> int:
+        """Tokens of every prompt that lie in the cache already."""
+        return min(int(self.plan.reused * self.bench.prompt), self.bench.prompt - 1)
 
     def _decoding(self, steps: int, streamed: float) -> float:
         """Seconds of the steps after the first token; with proposals each gives several."""
-
-        def seconds(past: Any) -> Any:
-            return self._predict(self._span(past)).seconds
-
-        each = (
-            max(float(mean_step(seconds, self.bench.prompt, steps)), self._reading(streamed))
-            + self._draft_seconds
-        )
+        each = float(mean_step(lambda given: self._step(given).seconds, 1, steps))
+        each = max(each, self._reading(streamed)) + self._draft_seconds
         speculation = self.plan.speculation
         if speculation is None:
             return steps * each
         return steps / expected_tokens(speculation.acceptance, speculation.tokens) * each
 
-    def _span(self, past: Any) -> Span:
-        """The step that gives the token after ``past`` others."""
-        if not self.plan.keeps_cache:
-            return Span(past + 1, 0, self.plan.batch)
-        proposed = self.plan.speculation.tokens if self.plan.speculation else 0
-        return Span(1 + proposed, self._seen(past), self.plan.batch)
+    def _step(self, given: Any) -> Prediction:
+        """The step behind so many tokens of the output."""
+        bench, plan = self.bench, self.plan
+        if not plan.keeps_cache:
+            return self.setting.anew(bench.prompt, given, plan.batch)
+        proposed = plan.speculation.tokens if plan.speculation else 0
+        if plan.window is not None:
+            return self.setting.next(self._seen(bench.prompt + given - 1), 1, plan.batch)
+        if proposed:  # the last proposals do not reach beyond what the model takes
+            given = minimum(given, bench.config.window - bench.prompt - proposed)
+        return self.setting.next(bench.prompt, given, plan.batch, 1 + proposed)
 
     @cached_property
     def _draft_seconds(self) -> float:
         """Seconds of the draft's passes for one pass of the target."""
         speculation = self.plan.speculation
+        if speculation is not None and speculation.view is not None:
+            seen = min(speculation.view, self.bench.prompt + self.bench.output // 2)
+            return speculation.tokens * float(self.setting.next(seen, 1, self.plan.batch).seconds)
         if speculation is None or speculation.draft is None:
             return 0.0
         draft = settle(speculation.draft, self.bench.device)
-        past = min(int(self._seen(self._middle)), speculation.draft.window - 1)
-        return speculation.tokens * float(draft.predict(Span(1, past, self.plan.batch)).seconds)
-
-    @property
-    def _middle(self) -> int:
-        return self.bench.prompt + self.bench.output // 2
+        middle = self.bench.prompt + self.bench.output // 2
+        context = min(int(self._seen(middle)), speculation.draft.window - 1)
+        return speculation.tokens * float(draft.next(context, 1, self.plan.batch).seconds)
 
     def _seen(self, past: Any) -> Any:
         """How many of ``past`` tokens a new one meets in the cache."""
         if self.plan.window is None:
             return past
-        import numpy
-
-        return numpy.minimum(past, self.plan.sinks + self.plan.window)
-
-    def _predict(self, span: Span) -> Prediction:
-        setting, plan = self.setting, self.plan
-        options = {"cache_format": setting.cache, "lowering": plan.lowering}
-        logits = "last" if self.bench.config.is_decoder else "all"
-        return predict_step(setting.model, setting.device, [span], logits=logits, **options)
+        return minimum(past, self.plan.sinks + self.plan.window)
 
     # -- memory ----------------------------------------------------------------------------------------
 
@@ -194,17 +214,12 @@ class _Run:
     def _beside_weights(self) -> float:
         """Bytes of the cache at its longest, of activations, and of a draft."""
         tokens = self._seen(self.bench.prompt + self.bench.output) if self.plan.keeps_cache else 0
-        cache = self.setting.cache_bytes_per_token * self.plan.batch * float(tokens)
-        lowering = self.plan.lowering or default_lowering(self.bench.device)
-        options = {"cache_format": self.setting.cache, "lowering": lowering}
-        trace = trace_step(self.setting.model, [self._prefill_span], **options)
-        found = cache + float(trace.memory().activations)
+        found = self.setting.cache_bytes(tokens, 0, self.plan.batch)
+        found += float(self.setting.activation_bytes(self.bench.prompt, self.plan.batch, self._found))
         speculation = self.plan.speculation
         if speculation is not None and speculation.draft is not None:
             draft = settle(speculation.draft, self.bench.device)
-            found += draft.model.weight_bytes() + draft.cache_bytes_per_token * self.plan.batch * float(
-                tokens
-            )
+            found += draft.model.weight_bytes() + draft.cache_bytes(tokens, 0, self.plan.batch)
         return found
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ridgeline.analysis.advice.plan import Outcome, Plan, Speculation, Workbench
 from ridgeline.analysis.explain import NAIVE
 from ridgeline.analysis.step import default_lowering
+from ridgeline.engine.speculation.sinks_and_window import SinksAndWindow
 from ridgeline.errors import InputError
 from ridgeline.models import ModelConfig, builtin_names
 from ridgeline.ops.formats import get_format
@@ -45,7 +48,8 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Technique:
-    """``plan`` runs the workload with the technique; ``command`` tries it, with MODEL's name in it."""
+    """``plan`` runs the workload with the technique; ``command`` tries it. ``trial`` is what a verification
+    on this machine runs for it, None where there is nothing to run."""
 
     name: str
     plan: Plan
@@ -57,13 +61,15 @@ class Technique:
 
 @dataclass(frozen=True)
 class Situation:
-    """A workload, how it is run now, and what is assumed. ``score`` is higher for a better outcome."""
+    """A workload, how it is run now, and what is assumed. ``score`` is higher for a better outcome; ``on`` is
+    what a command calls the device."""
 
     bench: Workbench
     plan: Plan
     assumptions: Assumptions
     draft: ModelConfig | None
     score: Callable[[Outcome], float]
+    on: str
 
     @property
     def model(self) -> str:
@@ -73,6 +79,14 @@ class Situation:
     def has_files(self) -> bool:
         """Whether there are weights to run, and not only a config."""
         return self.model not in builtin_names()
+
+    def analysis(self, command: str, *options: object, batch: bool = True) -> str:
+        """The command line of an analysis of this workload."""
+        bench = self.bench
+        words = ["ridgeline", command, self.model, "--on", self.on, "--prompt", bench.prompt]
+        words += ["--output", bench.output] if bench.config.is_decoder else []
+        words += ["--batch", self.plan.batch] if batch else []
+        return shlex.join(map(str, (*words, *options)))
 
 
 def in_use(s: Situation) -> Iterator[tuple[str, Plan]]:
@@ -88,27 +102,46 @@ def in_use(s: Situation) -> Iterator[tuple[str, Plan]]:
 
 def techniques(s: Situation) -> Iterator[Technique]:
     """Every technique that applies to the situation."""
+    config = s.bench.config
     yield from _weights(s)
-    if s.bench.config.is_decoder:
+    if config.is_decoder:
         yield from _cache(s)
+    if config.is_decoder and not config.is_encoder_decoder:
         yield from _speculation(s)
         yield from _reuse(s)
         yield from _window(s)
+    if config.is_decoder and s.bench.output:
+        yield from _tensor(s)
     yield from _batch(s)
+
+
+def not_for(config: ModelConfig) -> Iterator[str]:
+    """The techniques that are not for such a model, each with the reason."""
+    if config.is_encoder_decoder:
+        yield "speculation: the engine verifies no proposals of an encoder-decoder"
+        yield "reuse of shared prefixes: every token of an encoder's prompt depends on those behind it"
+        yield "first and last tokens only: the decoder reads all of the prompt"
+    elif not config.is_decoder:
+        yield f"a KV cache, speculation and all else of decoding: {config.name} is an encoder"
 
 
 def _weights(s: Situation) -> Iterator[Technique]:
     stored = s.plan.weights or s.bench.config.format
     for name in ("int8", "int4-g128", "int4-g32"):
-        if get_format(name).bits < get_format(stored).bits:
-            yield Technique(
-                name=f"weights in {name}",
-                plan=replace(s.plan, weights=name),
-                quality=Quality.ROUNDED,
-                assumption="expanded on chip as fast as read",
-                command=f"ridgeline bench {s.model} --weights {'' if s.has_files else 'random:'}{name}",
-                trial=name,
-            )
+        if get_format(name).bits >= get_format(stored).bits:
+            continue
+        runs = not s.bench.config.is_encoder_decoder
+        random = "" if s.has_files else "random:"
+        yield Technique(
+            name=f"weights in {name}",
+            plan=replace(s.plan, weights=name),
+            quality=Quality.ROUNDED,
+            assumption="expanded on chip as fast as read",
+            command=f"ridgeline bench {shlex.quote(s.model)} --weights {random}{name}"
+            if runs
+            else s.analysis("explain", "--weights", name),
+            trial=name if runs else None,
+        )
 
 
 def _cache(s: Situation) -> Iterator[Technique]:
@@ -118,26 +151,35 @@ def _cache(s: Situation) -> Iterator[Technique]:
             plan=replace(s.plan, cache="int8"),
             quality=Quality.ROUNDED,
             assumption="a scale for each token and head",
-            command=f"ridgeline explain {s.model} --on {s.bench.device.name} --cache int8",
+            command=s.analysis("explain", "--cache", "int8"),
         )
 
 
 def _speculation(s: Situation) -> Iterator[Technique]:
+    """By look-up in the text, by a draft, and by the target itself behind long contexts."""
     if s.bench.output < 2:
         return
-    for draft, name, option in ((None, "n-gram look-up", "ngram"), (s.draft, "a draft model", "draft")):
-        if option == "draft" and draft is None:
-            continue
-        a = s.assumptions.repeated if draft is None else s.assumptions.acceptance
-        plans = [replace(s.plan, speculation=Speculation(a, k, draft)) for k in DRAFTED]
+    seen = SinksAndWindow().sinks + SinksAndWindow().window
+    proposers: list[tuple[str, str, float, dict[str, object]]] = [
+        ("n-gram look-up", "ngram", s.assumptions.repeated, {})
+    ]
+    if s.draft is not None:
+        name = f"a draft model ({s.draft.name})"
+        proposers.append((name, f"draft:{s.draft.name}", s.assumptions.acceptance, {"draft": s.draft}))
+    if s.bench.prompt > 2 * seen:
+        name = f"the model itself through {seen:,} tokens"
+        proposers.append((name, "self", s.assumptions.acceptance, {"view": seen}))
+    for name, option, a, by in proposers:
+        plans = [replace(s.plan, speculation=Speculation(a, k, **by)) for k in DRAFTED]
         best = max(plans, key=lambda plan: s.score(s.bench.outcome(plan)))
+        generate = f'ridgeline generate {shlex.quote(s.model)} "..." --speculate {shlex.quote(option)}'
         yield Technique(
-            name=f"speculation with {name}" + (f" ({draft.name})" if draft else ""),
+            name=f"speculation with {name}",
             plan=best,
             quality=Quality.SAME,
             assumption=f"{best.speculation.tokens} proposed a pass, {a:.0%} accepted",
-            command=f'ridgeline generate {s.model} "..." --speculate {option}'
-            + (f":{draft.name}" if draft else ""),
+            # random weights continue no text: the gain by acceptance is all that there is to see
+            command=generate if s.has_files else s.analysis("decoding", batch=False),
             trial=option,
         )
 
@@ -150,19 +192,41 @@ def _reuse(s: Situation) -> Iterator[Technique]:
             plan=replace(s.plan, reused=share),
             quality=Quality.SAME,
             assumption=f"{share:.0%} of every prompt was seen before",
-            command=f"ridgeline serve {s.model}",
+            command=f"ridgeline serve {shlex.quote(s.model)}" + ("" if s.has_files else " --weights random"),
+            trial="prefix",
         )
 
 
 def _window(s: Situation) -> Iterator[Technique]:
     window = 1024
-    if s.bench.prompt + s.bench.output > 2 * window:
+    if s.bench.prompt + s.bench.output > 2 * window and s.bench.output > 1:
         yield Technique(
             name=f"first 4 and last {window:,} tokens only (StreamingLLM)",
             plan=replace(s.plan, window=window, sinks=4),
             quality=Quality.OTHER,
             assumption="what is needed stands near the end",
-            command=f"ridgeline compare {s.model} --on {s.bench.device.name} --prompt {window}",
+            command=s.analysis("decoding", batch=False),
+        )
+
+
+def _tensor(s: Situation) -> Iterator[Technique]:
+    """The devices of a node that share every layer: as many as serve the goal best."""
+    device = s.bench.device
+    if device.node_devices is None and device.link_bandwidth is None:
+        return
+    found = []
+    for devices in (2, 4, 8):
+        plan = replace(s.plan, tensor=devices)
+        with suppress(InputError):  # heads that so many cannot share, or more than a node holds
+            found.append((s.score(s.bench.outcome(plan)), plan))
+    if found:
+        _, plan = max(found, key=lambda pair: pair[0])
+        yield Technique(
+            name=f"tensor parallelism over {plan.tensor} devices",
+            plan=plan,
+            quality=Quality.SAME,
+            assumption=f"{plan.tensor} of them in a node; memory is that of each",
+            command=s.analysis("parallel", "--tensor", plan.tensor),
         )
 
 
@@ -170,14 +234,18 @@ def _batch(s: Situation) -> Iterator[Technique]:
     plans = [replace(s.plan, batch=n) for n in BATCHES if n > s.plan.batch]
     outcomes = [(plan, s.bench.outcome(plan)) for plan in plans]
     fitting = [(plan, outcome) for plan, outcome in outcomes if outcome.fits and not outcome.streamed_bytes]
-    if fitting:
-        plan, _ = max(fitting, key=lambda pair: s.score(pair[1]))
-        yield Technique(
-            name=f"batches of {plan.batch:,}",
-            plan=plan,
-            quality=Quality.SAME,
-            assumption="so many requests at once; each takes longer",
-            command=f"ridgeline bench {s.model}{'' if s.has_files else ' --weights random'} "
-            f"--batch {s.plan.batch},{plan.batch}",
-            trial="batch",
-        )
+    if not fitting:
+        return
+    plan, _ = max(fitting, key=lambda pair: s.score(pair[1]))
+    random = "" if s.has_files else " --weights random"
+    batches = f"{s.plan.batch},{plan.batch}"
+    runs = not s.bench.config.is_encoder_decoder
+    compare = f"ridgeline compare {shlex.quote(s.model)} --on {shlex.quote(s.on)} --batch {batches} --all"
+    yield Technique(
+        name=f"batches of {plan.batch:,}",
+        plan=plan,
+        quality=Quality.SAME,
+        assumption="so many requests at once; each takes longer",
+        command=f"ridgeline bench {shlex.quote(s.model)}{random} --batch {batches}" if runs else compare,
+        trial="batch" if runs else None,
+    )

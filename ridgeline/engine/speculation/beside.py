@@ -16,7 +16,7 @@ from typing import Any
 
 from ridgeline.engine.plan import NOTHING, Chunk, Proposal
 from ridgeline.engine.sequence import Sequence
-from ridgeline.engine.speculation.proposer import Proposer, Target
+from ridgeline.engine.speculation.proposer import Closing, Proposer, Target
 from ridgeline.kernels.runtime import checked_threads
 
 
@@ -105,6 +105,8 @@ class Beside:
         self._closed = True
         self._enough.set()
         self._thread.shutdown()
+        if isinstance(self.proposer, Closing):
+            self.proposer.close()
 
     def _wait(self, chunks: Items[Chunk]) -> None:
         """Return when nothing is drafted ahead any more; at once, but for a pass, if none of it is needed."""

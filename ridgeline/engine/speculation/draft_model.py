@@ -62,6 +62,10 @@ class DraftModel:
             self._held[draft.sequence] = [*draft.sequence.tokens, *draft.tokens[:-1]]
         return [NOTHING if draft is None else draft.proposal for draft in drafts.values()]
 
+    def close(self) -> None:
+        """Let go of the cache; nothing is proposed any more."""
+        self._model.close()
+
     def forget(self, sequence: Sequence) -> None:
         if self._held.pop(sequence, None) is not None:
             self.pool.free(sequence)
@@ -70,6 +74,7 @@ class DraftModel:
     def _warm_up(self) -> None:
         """The first pass of a model is recorded. What this one writes, a sequence's own tokens overwrite."""
         model, first = self._model, Span(1, table=(0,))
+        model.ops.prepare(model.model, model.cache, WINDOWS)
         model.ops.run(model.model, [0], [first], logits="last", cache=model.cache)
 
     def _begin(self, chunk: Chunk, asked: Collection[Sequence]) -> Draft | None:

@@ -64,7 +64,10 @@ def expected_tokens(acceptance: float, proposed: int) -> float:
 
 
 class Length(Protocol):
-    """Decides how much to draft, from the steps that there were and their ``costs``."""
+    """Decides how much to draft, from the steps that there were and their ``costs``: ``most`` tokens for a
+    sequence at most."""
+
+    most: int
 
     def limit(self, batch: int, costs: StepCosts) -> DraftLimit:
         """For the next step, in which ``batch`` sequences decode."""
@@ -128,6 +131,10 @@ class FixedLength:
 
     def __post_init__(self) -> None:
         at_least_one("tokens", self.tokens)
+
+    @property
+    def most(self) -> int:
+        return self.tokens
 
     def limit(self, batch: int, costs: StepCosts) -> DraftLimit:
         return DraftLimit(self.tokens, batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ridgeline.engine.plan import Chunk, Proposal
 from ridgeline.engine.sequence import Sequence
@@ -40,3 +40,11 @@ class Proposer(Protocol):
 
     def forget(self, sequence: Sequence) -> None:
         """Let go of what is kept of a sequence, if anything: it is finished or was aborted."""
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A proposer that holds what has to be given back: a thread, a cache."""
+
+    def close(self) -> None:
+        """Give it back; nothing is proposed any more. May be called again."""

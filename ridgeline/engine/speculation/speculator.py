@@ -9,9 +9,8 @@ from ridgeline.engine.clock import Clock, RealClock
 from ridgeline.engine.plan import NO_DRAFTS, Chunk, DraftLimit, Proposal, StepPlan
 from ridgeline.engine.runner import Runner
 from ridgeline.engine.sequence import Sequence
-from ridgeline.engine.speculation.beside import Beside
 from ridgeline.engine.speculation.length import AdaptiveLength, Length, Step, StepCosts
-from ridgeline.engine.speculation.proposer import Proposer, Target
+from ridgeline.engine.speculation.proposer import Closing, Proposer, Target
 from ridgeline.engine.speculation.report import Outcome, SpeculationReport, Tally
 from ridgeline.engine.speculation.rules import Exact, Rule
 
@@ -55,6 +54,11 @@ class Speculator:
         """What came of all steps so far."""
         with self._learning:
             return self._tally.report(self._costs)
+
+    @property
+    def most(self) -> int:
+        """Tokens of a proposal at most."""
+        return self._length.most
 
     def rests(self) -> bool:
         """Whether the next step is plain, with nothing to limit or to propose."""
@@ -123,8 +127,8 @@ class Speculator:
             self._rested[batch] = steps + 1, before + seconds
 
     def close(self) -> None:
-        """End what the proposer does beside the engine's steps, if anything."""
-        if isinstance(self.proposer, Beside):
+        """End what the proposer does beside the engine's steps, and let go of its cache, if it has any."""
+        if isinstance(self.proposer, Closing):
             self.proposer.close()
 
     def forget(self, sequence: Sequence) -> None:

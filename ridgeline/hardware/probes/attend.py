@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ridgeline.hardware.kernels import AttendCurve
 from ridgeline.hardware.probes.parts import fit
 from ridgeline.hardware.probes.passes import (
+    ALIKE,
+    FORMAT,
     MANY,
     WIDE,
     attend,
+    attend_whole,
     cache_spec,
     plain,
     recorded,
@@ -18,8 +23,9 @@ from ridgeline.hardware.probes.passes import (
     width_of,
 )
 from ridgeline.hardware.timing import KernelProbe, Timings
-from ridgeline.ops.batch import Batch
+from ridgeline.ops.batch import Batch, Span
 from ridgeline.ops.count import Count
+from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import SequenceWork
 from ridgeline.ops.lowering import CPU
 from ridgeline.ops.protocol import Ops
@@ -38,40 +44,84 @@ ATTENTION = 2
 
 
 def attend_probes(
-    format: str, rows: Sequence[int], keys: int, memory: int, between: Callable[[], Sequence[Any]]
+    format: str,
+    rows: Sequence[int],
+    keys: int,
+    memory: int,
+    between: Callable[[], Sequence[Any]],
+    streamed: Callable[[], Sequence[Any]] | None = None,
 ) -> list[KernelProbe]:
     """With a cache in ``format``: figures ``kernels.attend.FORMAT.warm`` and ``.fresh`` (one row, ``keys``
     keys that are near, or come round after ``memory`` bytes), ``.short`` and ``.short_fresh`` (the same with
-    a short context), ``.many`` (as warm, twice the query heads) and ``.rows[ROWS]`` (a prompt). ``between``
-    runs before each call."""
-    cache = Blocks(format, max(*rows, keys), memory)
+    a short context), ``.many`` (as warm, twice the query heads), ``.heads`` (as many bytes as fresh, of more
+    key heads), ``.rows[ROWS]`` (a causal prompt), ``.alike[ROWS]`` (the same with a key head for each query
+    head) and ``.whole[ROWS]`` (as alike, without cache or mask, for the formats that are multiplied without a
+    cache). ``between`` runs before each call; where keys come from memory ``streamed``, with which weights
+    pass through the caches, runs instead."""
+    streamed = streamed or between
+    caches: dict[Heads, Blocks] = {}
+    replays: dict[Heads, Replay] = {}
 
-    def probe(name: str, n: int, past: int, first: Callable[[int], int] = cache.same) -> KernelProbe:
-        heads = MANY if name == "many" else WIDE
-        replay = _recorded(heads, cache.data)
+    def probe(name: str, heads: Heads, n: int, past: int, far: bool) -> KernelProbe:
+        of_cache = WIDE if heads is MANY else heads  # the same keys
+        if of_cache not in caches:
+            caches[of_cache] = Blocks(format, max(*rows, keys), memory, of_cache)
+        cache = caches[of_cache]
+        if heads not in replays:
+            replays[heads] = _recorded(heads, cache.data)
+        replay = replays[heads]
 
         def call() -> float:
-            span = span_of(n, past, cache.data.spec.block_size, first(n + past))
+            first = (cache.next if far else cache.same)(n + past)
+            span = span_of(n, past, cache.data.spec.block_size, first)
             return replay.profile([0] * n, [span], "last", cache.data)[ATTENTION].total
 
-        return KernelProbe(_figure(format, name), call, prepare=between)
+        return KernelProbe(_figure(format, name), call, prepare=streamed if far else between)
 
-    return [
-        probe("short", 1, SHORT - 1),
-        probe("short_fresh", 1, SHORT - 1, cache.next),
-        probe("warm", 1, keys - 1),
-        probe("fresh", 1, keys - 1, cache.next),
-        probe("many", 1, keys - 1),
-        *(probe(f"rows[{n}]", n, 0) for n in rows),
+    of_memory: dict[str, Any] = {"twin": _figure(format, "warm")}
+    of_memory["memory"] = counted(format, 1, keys - 1).cache_bytes
+    probes = [
+        probe("short", WIDE, 1, SHORT - 1, far=False),
+        probe("short_fresh", WIDE, 1, SHORT - 1, far=True),  # waits for latency, not for memory's rate
+        probe("warm", WIDE, 1, keys - 1, far=False),
+        replace(probe("fresh", WIDE, 1, keys - 1, far=True), **of_memory),
+        probe("many", MANY, 1, keys - 1, far=False),
+        replace(probe("heads", ALIKE, 1, _fewer(keys) - 1, far=True), **of_memory),
+        *(probe(f"rows[{n}]", WIDE, n, 0, far=True) for n in rows),
+        *(probe(f"alike[{n}]", ALIKE, n, 0, far=True) for n in _alike(rows)),
     ]
+    return probes + (_whole_probes(format, rows, between) if format == FORMAT else [])
 
 
-def _recorded(heads: Heads, cache: NativeCache) -> Replay:
+def _fewer(keys: int) -> int:
+    """Of so many keys of the wide layer the heads that are alike have as many bytes."""
+    return keys * WIDE.kv // ALIKE.kv
+
+
+def _alike(rows: Sequence[int]) -> Sequence[int]:
+    """The prompts that tell what storing keys and values takes: the middling one."""
+    return rows[len(rows) // 2 :][:1]
+
+
+def _whole_probes(
+    format: str, rows: Sequence[int], between: Callable[[], Sequence[Any]]
+) -> list[KernelProbe]:
+    replay = _recorded(ALIKE, None)
+
+    def seconds(n: int) -> float:
+        return replay.profile([0] * n, [Span(n)], "last")[ATTENTION].total
+
+    return [KernelProbe(_figure(format, f"whole[{n}]"), partial(seconds, n), prepare=between) for n in rows]
+
+
+def _recorded(heads: Heads, cache: NativeCache | None) -> Replay:
     table = plain("embedding", 1, width_of(heads))
 
     def forward(ops: Ops, batch: Batch) -> Any:
+        x = ops.embed(batch.ids, table)
+        y = attend(ops, x, heads, batch) if cache else attend_whole(ops, x, heads, batch)
         # The result is no output of the pass: those are new memory at every step.
-        return ops.take_rows(attend(ops, ops.embed(batch.ids, table), heads, batch), batch.logit_rows)
+        return ops.take_rows(y, batch.logit_rows)
 
     return recorded(forward, cache)
 
@@ -79,10 +129,10 @@ def _recorded(heads: Heads, cache: NativeCache) -> Replay:
 class Blocks:
     """The blocks of one layer's cache of ``memory`` bytes, and of ``keys`` keys at least."""
 
-    def __init__(self, format: str, keys: int, memory: int) -> None:
+    def __init__(self, format: str, keys: int, memory: int, heads: Heads = WIDE) -> None:
         from ridgeline.ops.native_cache import NativeCache
 
-        spec = cache_spec(WIDE, format)
+        spec = cache_spec(heads, format)
         block_bytes = NativeCache(spec, 1).layer(0).data.nbytes
         self.data = NativeCache(spec, max(-(-keys // spec.block_size), memory // block_bytes))
         self.data.randomise()
@@ -112,23 +162,49 @@ def read_attend(timings: Timings, format: str, rows: Sequence[int], keys: int, f
     beyond = max(warm - line.overhead, LEAST_SHARE * warm)
     computing = min(max(more - warm, LEAST_SHARE * beyond), (1 - LEAST_SHARE) * beyond)
 
-    def rate(name: str, flops: float) -> float:
+    def beyond_overhead(name: str) -> float:
         seconds = timings.seconds(_figure(format, name))
-        return flops / max(seconds - line.overhead, LEAST_SHARE * seconds)
+        return max(seconds - line.overhead, LEAST_SHARE * seconds)
+
+    (n,) = _alike(rows)
+    more_stored = stored_bytes(format, n, ALIKE) - stored_bytes(format, n, WIDE)
+    storing = beyond_overhead(f"alike[{n}]") - beyond_overhead(f"rows[{n}]")
+    least = LEAST_SHARE * beyond_overhead(f"rows[{n}]")
+    append = min(more_stored / max(storing, least), fastest)
+
+    def rate(n: int) -> float:
+        seconds = beyond_overhead(f"rows[{n}]")
+        computing_alone = seconds - stored_bytes(format, n, WIDE) / append
+        return counted(format, n, 0).flops / max(computing_alone, LEAST_SHARE * seconds)
+
+    def whole_rate(n: int) -> float:
+        width = ALIKE.query * ALIKE.dim
+        return 4 * n * n * width / beyond_overhead(f"whole[{n}]")
 
     def bandwidth(seconds: float, overhead: float) -> float:
         reading = max(seconds - overhead - computing, LEAST_SHARE * seconds)
         return min(many.cache_bytes / reading, fastest)
 
+    fresh_rate = bandwidth(fresh, fresh_line.overhead)
+    # What the same bytes take in few key heads, with less to compute.
+    fewer = fresh_line.overhead + many.cache_bytes / fresh_rate + computing * WIDE.kv / ALIKE.kv
     return AttendCurve(
         overhead=line.overhead,
         fresh_overhead=fresh_line.overhead,
         warm=bandwidth(warm, line.overhead),
-        fresh=bandwidth(fresh, fresh_line.overhead),
+        fresh=fresh_rate,
         row_rate=many.flops / computing,
         rows=tuple(rows),
-        flops_per_second=tuple(rate(f"rows[{n}]", counted(format, n, 0).flops) for n in rows),
+        flops_per_second=tuple(map(rate, rows)),
+        whole=tuple(map(whole_rate, rows)) if _figure(format, f"whole[{rows[0]}]") in timings else (),
+        append=append,
+        head=max(timings.seconds(_figure(format, "heads")) - fewer, 0.0) / (ALIKE.kv - WIDE.kv),
     )
+
+
+def stored_bytes(format: str, rows: int, heads: Heads) -> float:
+    """Bytes of the keys and values that ``rows`` bring, as a cache stores them."""
+    return float(get_format(format).nbytes((2 * rows * heads.kv, heads.dim)))
 
 
 def counted(format: str, rows: int, past: int) -> SequenceWork:

@@ -44,7 +44,8 @@ def _reads(figure: str, rows: torch.Tensor) -> list[Probe]:
 
     floats, integers = rows.view(torch.float32), rows.view(torch.int64)
     kernels = (lambda: floats.sum(1), lambda: integers.sum(1), lambda: integers.amax(1))
-    return [Probe(figure, kernel, work=rows.numel()) for kernel in kernels]
+    twin = "" if figure == f"levels.{MEMORY}" else None
+    return [Probe(figure, kernel, work=rows.numel(), twin=twin) for kernel in kernels]
 
 
 def read_levels(

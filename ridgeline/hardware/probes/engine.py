@@ -12,6 +12,7 @@ from ridgeline.hardware.timing import Probe, Timings
 if TYPE_CHECKING:
     import torch
 
+    from ridgeline.engine.core import Core
     from ridgeline.engine.plan import StepPlan
 
 #: Sequences and vocabulary of the steps from which the three times follow.
@@ -29,6 +30,17 @@ def engine_probes(ring: Ring) -> list[Probe]:
 def _probe(ring: Ring, sequences: int, vocab: int) -> Probe:
     import torch
 
+    core = engine_core(sequences, vocab)
+
+    def prepare() -> Sequence[Any]:
+        ring.memory.view(torch.int64).sum()
+        return ()
+
+    return Probe(_figure(sequences, vocab), core.step, prepare=prepare)
+
+
+def engine_core(sequences: int, vocab: int, device: torch.device | str = "cpu") -> Core:
+    """An engine in which so many sequences decode, whose model has the logits on ``device`` already."""
     from ridgeline.engine.blocks import BlockPool
     from ridgeline.engine.clock import RealClock
     from ridgeline.engine.core import Core
@@ -39,25 +51,22 @@ def _probe(ring: Ring, sequences: int, vocab: int) -> Probe:
 
     requests = [Request((0,), LONGEST) for _ in range(sequences)]
     pool = BlockPool(sum(request.blocks_at_most(BLOCK_TOKENS) for request in requests), BLOCK_TOKENS)
-    core = Core(Scheduler(pool, Limits(sequences=sequences), RealClock()), _NoModel(sequences, vocab), None)
+    core = Core(
+        Scheduler(pool, Limits(sequences=sequences), RealClock()), _NoModel(sequences, vocab, device), None
+    )
     for place, request in enumerate(requests):
         core.submit(request, place)
-
-    def prepare() -> Sequence[Any]:
-        ring.memory.view(torch.int64).sum()
-        return ()
-
-    return Probe(_figure(sequences, vocab), core.step, prepare=prepare)
+    return core
 
 
 class _NoModel:
     """A runner that has the logits already."""
 
-    def __init__(self, sequences: int, vocab: int) -> None:
+    def __init__(self, sequences: int, vocab: int, device: torch.device | str) -> None:
         import torch
 
         self.vocab = vocab
-        self._logits = torch.randn(sequences, vocab)
+        self._logits = torch.randn(sequences, vocab).to(device)
 
     def copy(self, plan: StepPlan) -> None:
         pass
@@ -65,10 +74,17 @@ class _NoModel:
     def run(self, plan: StepPlan) -> torch.Tensor:
         return self._logits
 
+    def close(self) -> None:
+        pass
+
 
 def read_engine(timings: Timings) -> EngineTimes:
     """The times as measured, none below 0."""
-    one, few, many = (timings.seconds(_figure(*shape)) for shape in (ONE, FEW_LOGITS, MANY_LOGITS))
+    return engine_times(*(timings.seconds(_figure(*shape)) for shape in (ONE, FEW_LOGITS, MANY_LOGITS)))
+
+
+def engine_times(one: float, few: float, many: float) -> EngineTimes:
+    """The times that steps of ONE, FEW_LOGITS and MANY_LOGITS follow from, none below 0."""
     sequences, vocab = FEW_LOGITS
     logit = max((many - few) / (sequences * (MANY_LOGITS[1] - vocab)), 0.0)
     sequence = max((few - one) / (sequences - 1) - vocab * logit, 0.0)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
-from ridgeline.hardware.kernels import LinearTable
+from ridgeline.hardware.kernels import ASPECT, LinearTable
 from ridgeline.hardware.probes.passes import plain, recorded
 from ridgeline.hardware.probes.ring import Ring
 from ridgeline.hardware.timing import KernelProbe, Timings
@@ -17,40 +18,105 @@ from ridgeline.ops.records import Weight
 
 #: The weight's number in the pass, after the table's, and its product's, after the embedding.
 WEIGHT = PRODUCT = 1
+#: Beyond so many rows a product takes as long whichever cache its weight is in.
+MOST_ROWS_OF_LAST = 64
+#: Inputs of the weight that a whole ring is read as, and outputs that are packed together.
+SWEEP_INPUTS, PANEL = 1024, 32
 
 
 def linear_probes(
-    format: str, rows: Sequence[int], widths: Sequence[int], ring: Ring, between: Callable[[], Sequence[Any]]
+    format: str,
+    rows: Sequence[int],
+    widths: Sequence[int],
+    ring: Ring,
+    between: Callable[[], Sequence[Any]],
+    last: Ring | None = None,
+    own: float = inf,
 ) -> list[KernelProbe]:
     """Square weights; figures ``kernels.linear.FORMAT.warm[ROWS, WIDTH]``, with the same weight at every
-    call, and ``.fresh[...]``, with one that comes from memory. ``between`` runs before each call."""
+    call, ``.fresh[...]``, with one that comes from memory, and ``.last[...]``, with one of the ring ``last``,
+    which the last-level cache holds, for few rows and weights of at most the ``own`` bytes of the cores' own
+    caches. ``between`` runs before each call."""
     probes = []
+    read_last = _Sweep(last).read if last else None
     for width in widths:
-        layer = _Layer(format, width, ring)
-        for place, aim in (("warm", layer.stay), ("fresh", layer.move)):
-            for n in rows:
+        layer = _Layer(format, (width, width), ring, last)
+        of_last = [n for n in rows if n <= MOST_ROWS_OF_LAST] if last and layer.bytes <= own else []
+        for place, aim, ns in (
+            ("warm", layer.stay, rows),
+            ("fresh", layer.move, rows),
+            ("last", layer.move_near, of_last),
+        ):
+            for n in ns:
 
-                def prepare(aim: Callable[[], None] = aim) -> Sequence[Any]:
+                def prepare(aim: Callable[[], None] = aim, near: bool = place == "last") -> Sequence[Any]:
+                    if near and read_last:
+                        read_last()
                     aim()
                     return between()
 
-                call = partial(layer.seconds, n)
-                probes.append(KernelProbe(_figure(format, place, n, width), call, prepare=prepare))
+                twin = _figure(format, "warm", n, width) if place == "fresh" else None
+                figure, call = _figure(format, place, n, width), partial(layer.seconds, n)
+                probes.append(KernelProbe(figure, call, prepare=prepare, twin=twin, memory=layer.bytes))
     return probes
+
+
+class _Sweep:
+    """Reads a whole ring as a weight: then the last-level cache holds it, and the nearer ones only its end.
+    Without that, what a few calls of a round leave unread is out of every cache by the next round."""
+
+    def __init__(self, ring: Ring) -> None:
+        panel = 2 * PANEL * SWEEP_INPUTS
+        self._ring = _Layer("bf16", (ring.memory.numel() // panel * PANEL, SWEEP_INPUTS), ring)
+        self._ring.stay()
+
+    def read(self) -> None:
+        self._ring.seconds(1)
+
+
+def shaped_probes(
+    format: str, rows: int, widths: Sequence[int], ring: Ring, between: Callable[[], Sequence[Any]]
+) -> list[KernelProbe]:
+    """Weights of as many elements that are not square, ``rows`` rows of activations; figures
+    ``kernels.linear.FORMAT.inputs[WIDTH]`` with more inputs than outputs, ``.outputs[WIDTH]`` the other way
+    round, and ``.square[WIDTH]``."""
+    probes = []
+    for width in widths:
+        for name, shape in _shapes(width).items():
+            layer = _Layer(format, shape, ring)
+
+            def prepare(layer: _Layer = layer) -> Sequence[Any]:
+                layer.move()
+                return between()
+
+            figure = f"kernels.linear.{format}.{name}[{width}]"
+            probes.append(KernelProbe(figure, partial(layer.seconds, rows), prepare=prepare))
+    return probes
+
+
+def _shapes(width: int) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs."""
+    side = round(ASPECT**0.5)
+    return {
+        "inputs": (width // side, width * side),
+        "outputs": (width * side, width // side),
+        "square": (width, width),
+    }
 
 
 class _Layer:
     """A linear layer whose weight lies in a ring, whatever numbers that holds there."""
 
-    def __init__(self, format: str, width: int, ring: Ring) -> None:
+    def __init__(self, format: str, shape: tuple[int, int], ring: Ring, last: Ring | None = None) -> None:
         import torch
 
         from ridgeline.kernels.linear import PackedLinear, packed_bytes
 
-        shape = (width, width)
-        take = ((packed_bytes(shape, format),), torch.uint8)
+        self.bytes = packed_bytes(shape, format)
+        take = ((self.bytes,), torch.uint8)
         self._same, self._take = ring.keep(*take), partial(ring.take, *take)
-        table = plain("embedding", 1, width)
+        self._take_near = partial((last or ring).take, *take)
+        table = plain("embedding", 1, shape[1])
         weight = Weight("weight", shape, format, PackedLinear(self._same, shape, format))
 
         def forward(ops: Ops, batch: Batch) -> Any:
@@ -67,19 +133,47 @@ class _Layer:
         """The next call reads a weight that is out of every cache."""
         self._replay.exchange(WEIGHT, self._take())
 
+    def move_near(self) -> None:
+        """The next call reads a weight that is in the last-level cache."""
+        self._replay.exchange(WEIGHT, self._take_near())
+
     def seconds(self, rows: int) -> float:
         return self._replay.profile([0] * rows, [Span(rows)], "last")[PRODUCT].total
 
 
-def read_linear(timings: Timings, format: str, rows: Sequence[int], widths: Sequence[int]) -> LinearTable:
-    """The table as measured."""
+def read_linear(
+    timings: Timings, format: str, rows: Sequence[int], widths: Sequence[int], shaped: Sequence[int] = ()
+) -> LinearTable:
+    """The table as measured; where the last-level cache was not tried, it is as any other."""
+
+    def cell(place: str, n: int, width: int) -> float:
+        warm, figure = _figure(format, "warm", n, width), _figure(format, place, n, width)
+        if place != "last":
+            return timings.seconds(figure)
+        return max(timings.seconds(f) for f in (warm, figure) if f in timings)
 
     def table(place: str) -> tuple[tuple[float, ...], ...]:
-        return tuple(tuple(timings.seconds(_figure(format, place, n, w)) for w in widths) for n in rows)
+        return tuple(tuple(cell(place, n, w) for w in widths) for n in rows)
 
-    stored = get_format(format)
-    weight_bytes = tuple(float(stored.nbytes(packed_shape((w, w), format, gated=False))) for w in widths)
-    return LinearTable(tuple(rows), weight_bytes, table("warm"), table("fresh"))
+    def factors(name: str) -> tuple[float, ...]:
+        figures = ((f"kernels.linear.{format}.{n}[{w}]" for n in (name, "square")) for w in shaped)
+        return tuple(timings.seconds(one) / timings.seconds(square) for one, square in figures)
+
+    return LinearTable(
+        tuple(rows),
+        tuple(_stored_bytes(format, w) for w in widths),
+        table("warm"),
+        table("fresh"),
+        table("last"),
+        tuple(_stored_bytes(format, w) for w in shaped),
+        factors("inputs"),
+        factors("outputs"),
+    )
+
+
+def _stored_bytes(format: str, width: int) -> float:
+    """Of a square weight."""
+    return float(get_format(format).nbytes(packed_shape((width, width), format, gated=False)))
 
 
 def _figure(format: str, place: str, rows: int, width: int) -> str:

@@ -31,6 +31,8 @@ NARROW = Heads(query=4, kv=2, dim=16)
 WIDE = Heads(query=16, kv=4, dim=64)
 #: The same keys for twice the queries.
 MANY = Heads(query=32, kv=4, dim=64)
+#: A key/value head for every query head, as encoders and older decoders have it.
+ALIKE = Heads(query=16, kv=16, dim=64)
 #: Context of the step whose cost beside its kernels is measured.
 STEP_CONTEXT = 512
 
@@ -60,6 +62,12 @@ def attend(ops: Ops, x: Any, heads: Heads, batch: Batch) -> Any:
         rope=Rope(heads.dim, THETA),
         cache=batch.layer_cache(0),
     )
+
+
+def attend_whole(ops: Ops, x: Any, heads: Heads, batch: Batch) -> Any:
+    """Every row to every row of its sequence, without rotation or cache, as an encoder attends."""
+    q, k, v = ops.split_heads(x, heads)
+    return ops.attend(q, k, v, spans=batch.spans, mask=Mask(causal=False), score=Score(heads.dim**-0.5))
 
 
 def cache_spec(heads: Heads, format: str = FORMAT) -> CacheSpec:

@@ -14,7 +14,7 @@ import triton.language as tl
 from ridgeline.kernels.triton.runtime import LOG2E, dot, load_tile
 from ridgeline.kernels.triton.scores import finish_scores, kept, key_range, visible
 
-_VARYING = ["rows_each", "keys_each", "left", "right", "sinks", "seed"]
+_VARYING = ["rows_each", "keys_each", "cells", "left", "right", "sinks", "seed"]
 
 
 @triton.jit
@@ -32,24 +32,26 @@ def keys_and_values(
     q, k, v, grad, lse, delta, dk, dv, cu_rows, cu_keys, alibi,
     q_b, q_r, q_h, k_b, k_r, k_h, v_b, v_r, v_h, g_b, g_r, g_h, l_b, l_r, l_h,
     e_b, e_r, e_h, f_b, f_r, f_h,
-    rows_each, keys_each, scale, softcap, left, right, sinks, dropout, seed,
+    rows_each, keys_each, kv_heads, cells, scale, softcap, left, right, sinks, dropout, seed,
     GROUP: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     PACKED: tl.constexpr, CAUSAL: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SINKS: tl.constexpr,
     SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """Grid: [tiles of keys, key heads, sequences]. Scores are transposed, [n, m]: keys are rows of the
-    tile."""
-    kv_head, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    """Grid: [sequences * key heads * cells], ``cells`` tiles of keys each. Scores are transposed, [n, m]:
+    keys are rows of the tile."""
+    place = tl.program_id(0)
+    b, kv_head = (place // cells // kv_heads).to(tl.int64), place // cells % kv_heads
+    wide_head = kv_head.to(tl.int64)  # a head's stride may be that of a whole sequence
     row_start, rows = _sequence(cu_rows, b, rows_each, PACKED)
     key_start, keys = _sequence(cu_keys, b, keys_each, PACKED)
-    n_first = tl.program_id(0) * BLOCK_N
+    n_first = place % cells * BLOCK_N
     if n_first >= keys:
         return
     j = n_first + tl.arange(0, BLOCK_N)
     d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
-    k_at = b * k_b + (key_start + j) * k_r + kv_head * k_h
-    v_at = b * v_b + (key_start + j) * v_r + kv_head * v_h
+    k_at = b * k_b + (key_start + j) * k_r + wide_head * k_h
+    v_at = b * v_b + (key_start + j) * v_r + wide_head * v_h
     key = load_tile(k + k_at[:, None] + d[None, :], j < keys, d < DIM, True, BLOCK_D != DIM)
     value = load_tile(v + v_at[:, None] + e[None, :], j < keys, e < VALUE_DIM, True, BLOCK_E != VALUE_DIM)
 
@@ -75,10 +77,11 @@ def keys_and_values(
     for m_first in range(first_row * GROUP // BLOCK_M * BLOCK_M, (last_row + 1) * GROUP, BLOCK_M):
         m = m_first + tl.arange(0, BLOCK_M)
         row, head = m // GROUP, kv_head * GROUP + m % GROUP
+        wide = head.to(tl.int64)
         inside = row < rows
-        q_at = b * q_b + (row_start + row) * q_r + head * q_h
-        g_at = b * g_b + (row_start + row) * g_r + head * g_h
-        l_at = b * l_b + (row_start + row) * l_r + head * l_h
+        q_at = b * q_b + (row_start + row) * q_r + wide * q_h
+        g_at = b * g_b + (row_start + row) * g_r + wide * g_h
+        l_at = b * l_b + (row_start + row) * l_r + wide * l_h
         query = load_tile(q + q_at[:, None] + d[None, :], inside, d < DIM, True, BLOCK_D != DIM)
         out_grad = load_tile(
             grad + g_at[:, None] + e[None, :], inside, e < VALUE_DIM, True, BLOCK_E != VALUE_DIM
@@ -104,8 +107,8 @@ def keys_and_values(
         dv_sum = dot(used.to(out_grad.dtype), out_grad, dv_sum)
         score_grad = weights * (weight_grad - means[None, :]) * steep
         dk_sum = dot(score_grad.to(query.dtype), query, dk_sum)
-    e_at = b * e_b + (key_start + j) * e_r + kv_head * e_h
-    f_at = b * f_b + (key_start + j) * f_r + kv_head * f_h
+    e_at = b * e_b + (key_start + j) * e_r + wide_head * e_h
+    f_at = b * f_b + (key_start + j) * f_r + wide_head * f_h
     dk_sum *= scale
     tl.store(
         dk + e_at[:, None] + d[None, :],
@@ -123,27 +126,30 @@ def keys_and_values(
 def queries(
     q, k, v, grad, lse, delta, dq, cu_rows, cu_keys, alibi,
     q_b, q_r, q_h, k_b, k_r, k_h, v_b, v_r, v_h, g_b, g_r, g_h, l_b, l_r, l_h, e_b, e_r, e_h,
-    rows_each, keys_each, scale, softcap, left, right, sinks, dropout, seed,
+    rows_each, keys_each, kv_heads, cells, scale, softcap, left, right, sinks, dropout, seed,
     GROUP: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     PACKED: tl.constexpr, CAUSAL: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SINKS: tl.constexpr,
     SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """Grid: [tiles of rows, key heads, sequences]."""
-    kv_head, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    """Grid: [sequences * key heads * cells], ``cells`` tiles of rows each."""
+    place = tl.program_id(0)
+    b, kv_head = (place // cells // kv_heads).to(tl.int64), place // cells % kv_heads
+    wide_head = kv_head.to(tl.int64)
     row_start, rows = _sequence(cu_rows, b, rows_each, PACKED)
     key_start, keys = _sequence(cu_keys, b, keys_each, PACKED)
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    tile = cells - 1 - place % cells  # under a causal mask the last tiles take longest
     if tile * BLOCK_M >= rows * GROUP:
         return
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     row, head = m // GROUP, kv_head * GROUP + m % GROUP
+    wide = head.to(tl.int64)
     inside = row < rows
     p = row + keys - rows
     d, e = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
-    q_at = b * q_b + (row_start + row) * q_r + head * q_h
-    g_at = b * g_b + (row_start + row) * g_r + head * g_h
-    l_at = b * l_b + (row_start + row) * l_r + head * l_h
+    q_at = b * q_b + (row_start + row) * q_r + wide * q_h
+    g_at = b * g_b + (row_start + row) * g_r + wide * g_h
+    l_at = b * l_b + (row_start + row) * l_r + wide * l_h
     query = load_tile(q + q_at[:, None] + d[None, :], inside, d < DIM, True, BLOCK_D != DIM)
     out_grad = load_tile(grad + g_at[:, None] + e[None, :], inside, e < VALUE_DIM, True, BLOCK_E != VALUE_DIM)
     log = tl.load(lse + l_at, mask=inside, other=0.0) * LOG2E
@@ -160,8 +166,8 @@ def queries(
     dq_sum = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for i in range(0, sunk_tiles + tile_end - tile_begin):
         j = tl.where(i < sunk_tiles, i, tile_begin + i - sunk_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
-        k_at = b * k_b + (key_start + j) * k_r + kv_head * k_h
-        v_at = b * v_b + (key_start + j) * v_r + kv_head * v_h
+        k_at = b * k_b + (key_start + j) * k_r + wide_head * k_h
+        v_at = b * v_b + (key_start + j) * v_r + wide_head * v_h
         key = load_tile(k + k_at[:, None] + d[None, :], j < keys, d < DIM, True, BLOCK_D != DIM)
         value = load_tile(v + v_at[:, None] + e[None, :], j < keys, e < VALUE_DIM, True, BLOCK_E != VALUE_DIM)
         products = dot(query, tl.trans(key), tl.zeros([BLOCK_M, BLOCK_N], tl.float32))
@@ -178,7 +184,7 @@ def queries(
         score_grad = weights * (weight_grad - means[:, None]) * steep
         dq_sum = dot(score_grad.to(key.dtype), key, dq_sum)
     dq_sum *= scale
-    e_at = b * e_b + (row_start + row) * e_r + head * e_h
+    e_at = b * e_b + (row_start + row) * e_r + wide * e_h
     tl.store(
         dq + e_at[:, None] + d[None, :],
         dq_sum.to(dq.dtype.element_ty),

@@ -13,11 +13,10 @@ from ridgeline.kernels.triton.arguments import (
     Policy,
     check_groups,
     check_heads,
-    check_integers,
     check_sizes,
-    cumulative,
 )
-from ridgeline.kernels.triton.attention import Layout, _longest, _lse_strides, _or, _strides, launch
+from ridgeline.kernels.triton.attention import packed_layout
+from ridgeline.kernels.triton.attention_launch import Layout, launch, lse_strides, or_, strides
 from ridgeline.kernels.triton.configs import tiles
 from ridgeline.kernels.triton.runtime import padded
 
@@ -64,16 +63,7 @@ def attention_with_gradient(
     if packed:
         if cu_seqlens_k is None:
             raise InputError("cu_seqlens_k is None, but cu_seqlens_q is given; give both or neither")
-        check_sizes("cu_seqlens_k", cu_seqlens_k, tuple(cu_seqlens_q.shape), "cu_seqlens_q")
-        cumulative("cu_seqlens_q", cu_seqlens_q, q.shape[0])
-        cumulative("cu_seqlens_k", cu_seqlens_k, k.shape[0])
-        layout = Layout(
-            len(cu_seqlens_q) - 1,
-            _longest(cu_seqlens_q.diff()) if max_rows is None else max_rows,
-            _longest(cu_seqlens_k.diff()) if max_keys is None else max_keys,
-            check_integers("cu_seqlens_q", cu_seqlens_q, 1, q.device),
-            check_integers("cu_seqlens_k", cu_seqlens_k, 1, q.device),
-        )
+        layout = packed_layout(q, k, cu_seqlens_q, cu_seqlens_k, max_rows, max_keys)
     else:
         check_sizes("k", k, (q.shape[0], *k.shape[1:]), "q")
         layout = Layout(q.shape[0], q.shape[1], k.shape[1])
@@ -137,10 +127,11 @@ def _launch(
     kv_heads, value_dim = v.shape[-2:]
     group = heads // kv_heads
     tile = tiles("backward", max(dim, value_dim), q.element_size(), q.device)
-    starts = _or(layout.cu_rows, q), _or(layout.cu_keys, q), _or(policy.alibi_slopes, q)
-    strides = [n for x in (q, k, v, grad) for n in _strides(x)] + list(_lse_strides(lse))
+    starts = or_(layout.cu_rows, q), or_(layout.cu_keys, q), or_(policy.alibi_slopes, q)
+    steps = [n for x in (q, k, v, grad) for n in strides(x)] + list(lse_strides(lse))
+    lengths = layout.max_rows, layout.max_keys, kv_heads
     numbers = [
-        *(layout.max_rows, layout.max_keys, policy.scale, policy.softcap),
+        *(policy.scale, policy.softcap),
         *(max(policy.left, 0), max(policy.right, 0), policy.sinks, policy.dropout, policy.seed),
     ]
     constants = {
@@ -153,12 +144,15 @@ def _launch(
         **{name: is_on for name, is_on in policy.constants().items() if name != "DISTANCE"},
         **tile.options(),
     }
-    kernels.keys_and_values[(-(-layout.max_keys // tile.n), kv_heads, layout.batch)](
-        q, k, v, grad, lse, delta, dk, dv, *starts, *strides, *_strides(dk), *_strides(dv), *numbers,
+    cells = -(-layout.max_keys // tile.n)
+    kernels.keys_and_values[(layout.batch * kv_heads * cells,)](
+        q, k, v, grad, lse, delta, dk, dv, *starts, *steps, *strides(dk), *strides(dv),
+        *lengths, cells, *numbers,
         BLOCK_M=tile.m, BLOCK_N=tile.n, **constants,
     )  # fmt: skip
     m, n = (tile.n, tile.m) if tile.n > tile.m else (tile.m, tile.n)  # here rows stay and keys go by
-    kernels.queries[(-(-layout.max_rows * group // m), kv_heads, layout.batch)](
-        q, k, v, grad, lse, delta, dq, *starts, *strides, *_strides(dq), *numbers,
+    cells = -(-layout.max_rows * group // m)
+    kernels.queries[(layout.batch * kv_heads * cells,)](
+        q, k, v, grad, lse, delta, dq, *starts, *steps, *strides(dq), *lengths, cells, *numbers,
         BLOCK_M=m, BLOCK_N=n, **constants,
     )  # fmt: skip

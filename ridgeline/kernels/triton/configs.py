@@ -31,13 +31,19 @@ SPLIT = 64 if is_interpreted() else 512
 @dataclass(frozen=True)
 class Tiles:
     """A kernel's tile: ``m`` rows, ``n`` columns (keys, or outputs), ``k`` inner elements where it has them;
-    and its warps and pipeline stages."""
+    and its warps and pipeline stages.
+
+    ``bulk`` is 1 where keys and values are copied by tensor descriptors. ``resident`` is how many programs of
+    a grid of one size a multiprocessor gets.
+    """
 
     m: int
     n: int
     warps: int
     stages: int
     k: int = 0
+    bulk: int = 0
+    resident: int = 2
 
     def options(self, *, fused: bool = True) -> dict[str, int]:
         """Those of a launch. ``fused``: a multiplication and an addition may become one instruction."""
@@ -74,10 +80,9 @@ def processors(device: torch.device) -> int:
     return _INTERPRETED_PROCESSORS if is_interpreted() else _processors(device.index or 0)
 
 
-def has_fp8(device: torch.device) -> bool:
-    """Whether the device multiplies and converts FP8 (compute capability 8.9 and newer). The interpreter
-    stands for one that does."""
-    return is_interpreted() or _device(device.index or 0)[1] >= (8, 9)
+def programs(tile: Tiles, device: torch.device) -> int:
+    """Programs of a grid that is of one size whatever there is to do."""
+    return 3 if is_interpreted() else tile.resident * processors(device)
 
 
 #: What is being tried out, by entry.
@@ -122,9 +127,9 @@ def _lookup(table: dict[str, Tiles], kernel: str, size: int, itemsize: int) -> T
 
 
 def _generation(capability: tuple[int, int]) -> str:
-    if capability == (8, 9):
+    if capability in ((8, 6), (8, 9)):
         return "ada"
-    return {8: "ampere", 9: "hopper"}.get(capability[0], "default") if capability != (8, 6) else "ada"
+    return {8: "ampere", 9: "hopper", 10: "blackwell"}.get(capability[0], "default")
 
 
 @cache

@@ -13,8 +13,8 @@ import torch
 
 from ridgeline.kernels.fp8 import FP8_BLOCKS
 from ridgeline.kernels.triton import linear_kernel as kernels
-from ridgeline.kernels.triton.configs import Tiles, has_fp8, processors, tiles
-from ridgeline.kernels.triton.runtime import OPTIONS, is_interpreted, triton
+from ridgeline.kernels.triton.configs import Tiles, processors, tiles
+from ridgeline.kernels.triton.runtime import OPTIONS, has_fp8, is_interpreted, triton
 
 if TYPE_CHECKING:
     from ridgeline.kernels.triton.linear import GpuLinear

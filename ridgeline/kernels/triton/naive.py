@@ -8,7 +8,7 @@ import torch
 
 if TYPE_CHECKING:
     from ridgeline.kernels.triton.arguments import Policy
-    from ridgeline.kernels.triton.attention import Layout
+    from ridgeline.kernels.triton.attention_launch import Layout, Scales
 
 
 def attention_into(
@@ -19,21 +19,26 @@ def attention_into(
     policy: Policy,
     out: torch.Tensor,
     lse: torch.Tensor,
+    scales: Scales,
 ) -> None:
     """``schedule="naive"``: one sequence after another, in float32."""
+    packed = layout.cu_rows is not None
     for b in range(layout.batch):
-        rows = slice(None) if layout.cu_rows is None else slice(*layout.cu_rows[b : b + 2].tolist())
-        query, target, target_lse = (
-            (q[b], out[b], lse[b]) if layout.cu_rows is None else (q[rows], out[rows], lse[:, rows])
-        )
-        keys, values = (sequence_of(x, layout, b) for x in (k, v))
+        rows = slice(*layout.cu_rows[b : b + 2].tolist()) if packed else slice(None)
+        query, target, target_lse = (q[rows], out[rows], lse[:, rows]) if packed else (q[b], out[b], lse[b])
+        if scales.q is not None:
+            query = query.float() * (scales.q[:, rows] if packed else scales.q[b]).T[..., None]
+        keys, values = (sequence_of(*x, layout, b) for x in ((k, scales.k), (v, scales.v)))
         o, log = attention(query, keys, values, policy)
         target.copy_(o)
         target_lse.copy_(log)
 
 
-def sequence_of(x: torch.Tensor, layout: Layout, b: int) -> torch.Tensor:
+def sequence_of(x: torch.Tensor, scales: torch.Tensor | None, layout: Layout, b: int) -> torch.Tensor:
     """The keys or values of sequence ``b``: [keys, kv_heads, dim]."""
+    if scales is not None:
+        x = x.view(torch.float8_e4m3fn) if x.dtype == torch.uint8 else x
+        x = x.float() * scales.transpose(-1, -2)[..., None]
     if layout.cu_keys is not None:
         return x[slice(*layout.cu_keys[b : b + 2].tolist())]
     length = layout.max_keys if layout.lengths is None else int(layout.lengths[b])

@@ -50,7 +50,7 @@ def activate(
 
 
 @triton.jit
-def _turned(x, cos, sin, d, HALF: tl.constexpr):
+def turned_halves(x, cos, sin, d, HALF: tl.constexpr):
     """The halves of a head at x, turned: x1 cos - x2 sin and x2 cos + x1 sin."""
     inside = d < HALF
     first = tl.load(x + d, mask=inside, other=0.0).to(tl.float32)
@@ -69,42 +69,7 @@ def rotate(
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     angle = tl.load(positions + row).to(tl.int64) if POSITIONS else row
     d = tl.arange(0, BLOCK)
-    first, second = _turned(x + row * x_r + head * x_h, cos + angle * a_r, sin + angle * a_r, d, HALF)
+    first, second = turned_halves(x + row * x_r + head * x_h, cos + angle * a_r, sin + angle * a_r, d, HALF)
     at = out + row * o_r + head * o_h + d
     tl.store(at, first.to(out.dtype.element_ty), mask=d < HALF)
     tl.store(at + HALF, second.to(out.dtype.element_ty), mask=d < HALF)
-
-
-@triton.jit
-def rotate_append(
-    q, k, v, cos, sin, positions, slots, turned, keys, values,
-    q_r, q_h, k_r, k_h, v_r, v_h, a_r, t_r, t_h, c_s, c_h, e_s, e_h, heads,
-    DIM: tl.constexpr, BLOCK: tl.constexpr, ROTATED: tl.constexpr, POSITIONS: tl.constexpr,
-):  # fmt: skip
-    """Grid: [rows, query heads + key heads]: a program turns a query head into ``turned``, or a key head into
-    the cache, and stores its value. c_ and e_ are the strides of a slot and a head of keys and of values; a
-    row of slot -1 is padding, and is not stored."""
-    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    angle = tl.load(positions + row).to(tl.int64) if POSITIONS else row
-    d = tl.arange(0, BLOCK)
-    half: tl.constexpr = DIM // 2
-    if head < heads:
-        if ROTATED:
-            first, second = _turned(q + row * q_r + head * q_h, cos + angle * a_r, sin + angle * a_r, d, half)
-            at = turned + row * t_r + head * t_h + d
-            tl.store(at, first.to(turned.dtype.element_ty), mask=d < half)
-            tl.store(at + half, second.to(turned.dtype.element_ty), mask=d < half)
-    else:
-        slot = tl.load(slots + row).to(tl.int64)
-        if slot >= 0:
-            head -= heads
-            source, at = k + row * k_r + head * k_h, keys + slot * c_s + head * c_h + d
-            if ROTATED:
-                first, second = _turned(source, cos + angle * a_r, sin + angle * a_r, d, half)
-                tl.store(at, first.to(keys.dtype.element_ty), mask=d < half)
-                tl.store(at + half, second.to(keys.dtype.element_ty), mask=d < half)
-            else:
-                key = tl.load(source + d, mask=d < DIM, other=0.0)
-                tl.store(at, key.to(keys.dtype.element_ty), mask=d < DIM)
-            value = tl.load(v + row * v_r + head * v_h + d, mask=d < DIM, other=0.0)
-            tl.store(values + slot * e_s + head * e_h + d, value.to(values.dtype.element_ty), mask=d < DIM)

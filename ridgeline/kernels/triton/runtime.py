@@ -23,6 +23,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 #: How all kernels are compiled: multiply-adds are one instruction. Triton's own default is to change.
 OPTIONS = {"enable_fp_fusion": True}
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 #: tl.dot takes no fewer rows, columns or inner elements.
 LEAST_TILE = 16
 
@@ -47,6 +48,17 @@ def default_device() -> torch.device:
 def is_usable(device: torch.device) -> bool:
     """Whether kernels can read tensors of ``device``."""
     return device.type == "cuda" or (is_interpreted() and device.type == "cpu")
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the GPU converts FP8 (e4m3): compute capability 8.9 and newer."""
+    return is_interpreted() or torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def as_fp8(x: torch.Tensor, always: bool = False) -> torch.Tensor:
+    """Bytes of FP8 as such numbers, where the GPU has them; other tensors as they are."""
+    is_bytes = x.dtype == torch.uint8 and (always or has_fp8(x.device))
+    return x.view(torch.float8_e4m3fn) if is_bytes else x
 
 
 def padded(size: int) -> int:

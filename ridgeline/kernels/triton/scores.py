@@ -103,3 +103,18 @@ def key_offsets(j, keys, table, page_stride, row_stride, start, PAGED: tl.conste
         return page * page_stride + (j % PAGE).to(tl.int64) * row_stride
     else:
         return start + j.to(tl.int64) * row_stride
+
+
+@triton.jit
+def split_range(
+    rows, keys, left, sinks, LEFT: tl.constexpr, SINKS: tl.constexpr, SPLIT: tl.constexpr
+):  # fmt: skip
+    """Which splits of its keys a sequence's rows may see: those from 0 to ``sunk``, and from ``low`` to
+    ``high``."""
+    high = tl.cdiv(keys, SPLIT)
+    low, sunk = keys * 0, keys * 0
+    if LEFT:
+        low = tl.minimum(tl.maximum(keys - rows - left, 0) // SPLIT, high)
+        if SINKS:
+            sunk = tl.minimum(tl.cdiv(tl.minimum(sinks, keys), SPLIT), low)
+    return sunk, low, high

@@ -18,8 +18,9 @@ from ridgeline.kernels.triton.linear import gpu_linear, linear
 
 #: Tiles of each kernel: rows, columns, warps, stages, inner elements.
 CANDIDATES = {
-    "attention": [Tiles(*x) for x in product((64, 128), (32, 64, 128), (4, 8), (2, 3))],
-    "decode": [Tiles(16, *x) for x in product((32, 64, 128), (2, 4, 8), (2, 3, 4))],
+    "attention": [Tiles(*x) for x in product((64, 128), (32, 64, 128), (4, 8), (2, 3))]
+    + [Tiles(128, *x, bulk=1) for x in product((64, 128), (4, 8), (2, 3))],
+    "decode": [Tiles(16, *x, resident=n) for *x, n in product((32, 64, 128), (2, 4, 8), (3, 5), (1, 2, 4))],
     "backward": [Tiles(*x) for x in product((32, 64, 128), (64, 128), (4, 8), (1, 2))],
     "linear_few": [Tiles(16, *x) for x in product((16, 32, 64), (2, 4), (3, 4, 5), (64, 128, 256))],
     "linear_many": [Tiles(*x, 64) for x in product((64, 128), (64, 128, 256), (4, 8), (3, 4))],

@@ -3,6 +3,7 @@ of a prompt behind cached tokens beside sequences that decode."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Relative error beyond which a point's pull on the constants grows no more: the model is no better.
 SCALE = 0.06
+#: Chips of compute capability 9, for which vLLM and others take FlashAttention-3.
+HOPPER, HOPPER_GENERATION = ("H100", "H200"), 3.0
 #: Bytes of an element of the points, which are in bf16.
 BYTES = 2
 
@@ -69,6 +72,15 @@ def fit(device: Device, points: Points) -> AttentionConstants:
     return min(fitted, key=miss)
 
 
+def assumed(device: Device, constants: AttentionConstants) -> AttentionConstants:
+    """What ``device`` is taken to have without a calibration, of ``constants`` that others have: on Hopper
+    the third generation with the shares that follow from published times, the rest as it is."""
+    if constants.generation >= HOPPER_GENERATION or not any(chip in device.title for chip in HOPPER):
+        return constants
+    own = {name: FLASH_3_PRIORS[name].usual for name in ("matrix", "block_us")}
+    return replace(constants, generation=HOPPER_GENERATION, **own)
+
+
 def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed | None:
     """The time of a trace's attention. Rotating and appending keys, where they are merged into it, take none.
     None for a kernel that does not say how its heads are cut.
@@ -94,4 +106,5 @@ KIND = Kind(
     defaults={"heads": 32, "kv_heads": 8, "head_dim": 128},
     kernel=kernel_time,
     roofline=roofline,
+    assumed=assumed,
 )

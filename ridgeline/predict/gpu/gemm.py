@@ -3,9 +3,10 @@
 The output is cut into tiles, each computed by one streaming multiprocessor (SM) in a loop over k; k too may
 be split. Tiles that are more than the SMs run in waves, of which the last is rarely full. A tile's loop is
 held up by the matrix units, and by what brings its operands to them: (rows + columns) a step of k for
-rows x columns of work, so large tiles are efficient, and wasteful where the output does not fill them. The
-library is taken to choose the tile and the split that are predicted fastest. Meanwhile main memory moves
-operands and result once. Both overlap, not fully.
+rows x columns of work, so large tiles are efficient, and wasteful where the output does not fill them.
+Meanwhile main memory moves operands and result once. Both overlap, not fully. The library is taken to choose
+the split that is predicted fastest, and a tile that is near it: its own estimate is as rough as this one, so
+the time is the mean over tiles, of which one that is longer by ``DOUBT`` counts 1/e.
 
 After the tile and wave quantisation of NVIDIA's "Matrix Multiplication Background User's Guide".
 """
@@ -30,6 +31,8 @@ SPLITS = (1, 2, 3, 4, 6, 8, 16)
 SHARING = 128 * 128
 #: Steps of the loop over k come in blocks of this many.
 K_BLOCK = 32
+#: How much longer than the fastest, relatively, what the library chooses may well be.
+DOUBT = 0.1
 #: Taken where a datasheet gives no clock.
 USUAL_CLOCK_HZ = 1.5e9
 
@@ -110,11 +113,19 @@ def gemm_time(
     memory = (moved + partial) / bandwidth
     work = (compute**constants.overlap + memory**constants.overlap) ** (1 / constants.overlap)
     best = np.argmin(work, 0, keepdims=True)
-    compute, memory, work = (
-        np.take_along_axis(x, best, 0)[0] for x in np.broadcast_arrays(compute, memory, work)
+    compute, memory = (
+        np.take_along_axis(np.broadcast_to(x, work.shape), best, 0)[0] for x in (compute, memory)
     )
     launch = constants.launch_us * 1e-6
-    return GemmTime(launch + work, launch, compute, memory)
+    return GemmTime(launch + _likely(work), launch, compute, memory)
+
+
+def _likely(work: np.ndarray) -> np.ndarray:
+    """The time to expect of [tiles x splits, ...]: of each tile the best split, and of tiles those near the
+    best one."""
+    tiles = work.reshape(len(TILES), len(SPLITS), *work.shape[1:]).min(1)
+    weight = np.exp((1 - tiles / tiles.min(0)) / DOUBT)
+    return (weight * tiles).sum(0) / weight.sum(0)
 
 
 def product_time(

@@ -12,14 +12,19 @@ from ridgeline.hardware.device import Device, Provenance
 from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import Kernel, Role
 from ridgeline.ops.numbers import Number, is_array
-from ridgeline.predict.gpu.elementwise import PATTERNS, ElementwiseConstants, elementwise_time
+from ridgeline.predict.gpu.elementwise import ElementwiseConstants, elementwise_time
 from ridgeline.predict.gpu.gemm import GemmConstants, gemm_time, product_time
 from ridgeline.predict.gpu.generic import constants_of, generic_constants
 from ridgeline.predict.gpu.kinds import MODULES, kind
 from ridgeline.predict.tiers import Tier
 
 #: The element-wise kernel that a part's code is like; others stream like an addition.
-PATTERN_OF: Mapping[str, str] = {"norm": "rms_norm", "activation": "silu_mul", "rotate": "rope"}
+PATTERN_OF: Mapping[str, str] = {
+    "norm": "rms_norm",
+    "activation": "silu_mul",
+    "rotate": "rope",
+    "embed": "embedding",
+}
 #: The kind that has a model of its own for a kernel of a trace; its ``kernel`` takes such a kernel.
 KIND_OF: Mapping[str, str] = {"attend": "attention"}
 
@@ -86,13 +91,13 @@ class GpuTimes:
     def _elementwise(self, kernel: Kernel) -> Needed:
         constants: ElementwiseConstants = self._of("elementwise")
         others = self._other_work(kernel)
-        width = max((a.value.shape[-1] for a in kernel.writes), key=_largest, default=1)
+        rows, width = _sizes(kernel)
         found = elementwise_time(
             self.device,
             constants,
-            kernel.rows,
+            rows,
             width,
-            PATTERNS[PATTERN_OF.get(kernel.kind, "add")],
+            constants.patterns[PATTERN_OF.get(kernel.kind, "add")],
             nbytes=kernel.bytes,
             at_least=np.maximum(others["vector"], others["exp"]),
         )
@@ -109,6 +114,18 @@ class GpuTimes:
             "vector": kernel.flops.vector / self.device.vector_rate(kernel.compute),
             "exp": kernel.flops.exp / self.device.exp_rate,
         }
+
+
+def _sizes(kernel: Kernel) -> tuple[Number, Number]:
+    """Rows and width of what a kernel writes. Each head is a row of its own to a norm; a rotation has all
+    heads of a token in one."""
+    most = max(kernel.writes, key=lambda access: _largest(access.elements), default=None)
+    if most is None:
+        return kernel.rows, 1
+    shape = most.value.shape
+    if kernel.kind == "norm" and len(shape) > 2:
+        return most.elements / shape[-1], shape[-1]
+    return kernel.rows, np.maximum(most.elements / np.maximum(kernel.rows, 1), 1)
 
 
 def _largest(n: Number) -> float:

@@ -62,6 +62,7 @@ class Kind:
     should get when points of other kinds are there too. ``kernel``, where a kind has kernels of a trace to
     itself, gives such a kernel's seconds and needs (:class:`ridgeline.predict.gpu.kernels.Needed`), or
     None for one that the model is not for.
+    ``assumed`` gives what is taken on a device that is not calibrated, of the constants that others have.
     ``roofline`` gives what the datasheet alone says of every point, to hold the model against.
     """
 
@@ -76,6 +77,7 @@ class Kind:
     defaults: Mapping[str, float | str] = field(default_factory=dict)
     kernel: Callable[[Device, Any, Kernel], Needed | None] | None = None
     roofline: Callable[[Device, Points], ndarray] | None = None
+    assumed: Callable[[Device, Any], Any] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

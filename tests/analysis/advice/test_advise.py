@@ -7,7 +7,9 @@ import pytest
 from ridgeline.analysis.advice import advise
 from ridgeline.analysis.advice.techniques import Assumptions
 from ridgeline.analysis.explain import explain
+from ridgeline.analysis.parallel import parallel
 from ridgeline.errors import InputError
+from ridgeline.predict.layout import Layout
 
 
 def gains(found) -> dict[str, float]:
@@ -81,6 +83,38 @@ def test_a_config_without_weights_is_tried_with_random_ones():
     commands = [s.command for s in advise("llama-3-8b", "h100").suggestions]
     assert "ridgeline bench llama-3-8b --weights random:int8" in commands
     assert "ridgeline bench demo --weights int8" in [s.command for s in advise("demo", "h100").suggestions]
+
+
+def test_devices_of_a_node_share_layers_where_there_are_links():
+    found = advise("llama-3-70b", "h100-sxm", prompt=512)
+    (shared,) = (s for s in found.suggestions if s.technique.startswith("tensor parallelism"))
+    assert not found.now.fits
+    assert shared.outcome.fits  # 141 GB over several of 80
+    same = parallel("llama-3-70b", "h100-sxm", Layout(shared.plan.tensor), prompt=512)
+    assert shared.outcome.total_seconds == same.figures.total_seconds
+    assert not any("tensor" in name for name in gains(advise("llama-3-8b", "generic-cpu")))
+
+
+def test_the_model_drafts_for_itself_behind_long_contexts_only():
+    """Where reading the cache takes the time, a pass over little of it costs a part."""
+    own = "speculation with the model itself through 544 tokens"
+    assert own not in gains(advise("llama-3.1-8b", "h100", prompt=512))
+    long = advise("llama-3.1-8b", "h100", prompt=100_000, batch=16, assumptions=Assumptions(0.9, 0.3, 0.5))
+    assert gains(long)[own] > 1.05
+
+
+def test_what_is_not_for_an_encoder_decoder_is_said():
+    found = advise("t5-large", "h100-sxm")
+    assert not any(name.startswith(("speculation", "reuse", "first 4")) for name in gains(found))
+    reasons = " ".join(found.refused)
+    for technique in ("speculation", "reuse of shared prefixes", "first and last tokens only"):
+        assert f"{technique}: " in reasons
+
+
+def test_a_request_as_long_as_the_window_is_advised_on():
+    """Proposals behind the last tokens would reach beyond it."""
+    found = advise("gpt2", "h100-sxm", prompt=1000, output=24)
+    assert gains(found)["speculation with n-gram look-up"] > 1
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy
 import pytest
 
 from ridgeline.analysis.advice.plan import Plan, Speculation, Workbench, narrowed
 from ridgeline.analysis.explain import explain
+from ridgeline.analysis.setting import settle
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.models import declare, load_config
@@ -34,10 +36,8 @@ def test_a_plain_plan_is_what_explain_says(weights):
 def test_without_a_cache_every_token_costs_a_prefill():
     work = bench(prompt=1000, output=1001)
     found = work.outcome(Plan(keeps_cache=False))
-    prefills = [
-        explain("llama-3-8b", on="h100", prompt=n, output=0).phases[0].seconds for n in (1000, 1500, 2000)
-    ]
-    assert found.tpot_seconds == pytest.approx(sum(prefills) / 3, rel=0.02)
+    prefills = settle(LLAMA, "h100").first(numpy.arange(1001, 2001)).seconds
+    assert found.tpot_seconds == pytest.approx(prefills.mean(), rel=0.02)
     assert found.bound == "matrix"
     assert work.outcome(Plan()).bound == "memory"
 

@@ -19,7 +19,12 @@ def advice():
 def test_each_suggestion_is_tried_or_says_why_not(advice):
     trials = {t.technique: t for t in verify(advice, "demo", "auto", TEXT, rounds=1)}
     assert set(trials) == {s.technique for s in advice.suggestions}
-    for technique in ("weights in int8", "speculation with n-gram look-up", "batches of 2"):
+    for technique in (
+        "weights in int8",
+        "speculation with n-gram look-up",
+        "batches of 2",
+        "reuse of shared prefixes",
+    ):
         assert trials[technique].measured > 0
         assert trials[technique].predicted > 0
     assert trials["KV cache in int8"].measured is None

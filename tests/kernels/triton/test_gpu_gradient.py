@@ -89,6 +89,22 @@ def test_16_bit_gradients_err_by_their_rounding(device):
     check(device, *case(9, 7, 33, 2, 1, 32, torch.float16), tolerance=5e-3, causal=True)
 
 
+def test_gradients_of_values_of_twice_the_size(device):
+    """As differential attention has them."""
+    check(device, *case(10, 5, 40, dim=20, value_dim=40), causal=True)
+
+
+@full
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("dim", "value_dim"),
+    [(32, 64), (40, 40), (59, 118), (80, 80), (96, 192), (111, 111), (128, 256), (160, 160), (256, 256)],
+)
+def test_gradients_of_all_head_sizes(device, dim, value_dim, dtype):
+    tolerance = 3e-5 if dtype == torch.float32 else 5e-3
+    check(device, *case(11, 19, 45, 4, 2, dim, dtype, value_dim), tolerance=tolerance, causal=True)
+
+
 @full
 @pytest.mark.parametrize("score", [name for name in SCORES if name != "distance"])
 @pytest.mark.parametrize("mask", MASKS)

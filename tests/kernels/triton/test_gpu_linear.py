@@ -14,7 +14,7 @@ from ridgeline.kernels import triton as gpu
 from ridgeline.kernels.fp8 import FP8_BLOCKS, Fp8Linear
 from ridgeline.kernels.linear import FORMATS
 from ridgeline.kernels.triton import linear_launch, naive
-from ridgeline.kernels.triton.configs import has_fp8
+from ridgeline.kernels.triton.runtime import has_fp8
 from tests.kernels.triton.drawing import DTYPES, TOLERANCE, assert_near, draw
 
 QUANTISED = [*(name for name in FORMATS if name.startswith("int")), *FP8_BLOCKS]

@@ -37,10 +37,15 @@ def test_products_are_predicted_within_eight_per_cent(judged, name):
 
 @pytest.mark.parametrize("name", VIDUR)
 def test_without_calibration_the_others_constants_do(judged, name):
-    assert judged[name, "gemm"].generic_mean <= 0.12
+    assert judged[name, "gemm"].generic_mean <= 0.09
 
 
-@pytest.mark.parametrize("name", VIDUR)
+def test_a_card_for_games_is_foretold_by_those_for_data_centres(judged):
+    """No other GeForce is calibrated, so an RTX 4090 without its own points takes theirs."""
+    assert judged["rtx-4090", "gemm"].generic_mean <= 0.15
+
+
+@pytest.mark.parametrize("name", PROFILED)
 def test_most_element_wise_kernels_are_close(judged, name):
     assert judged[name, "elementwise"].close >= 0.85
 
@@ -50,6 +55,14 @@ def test_the_datasheet_alone_would_not_do(judged, name):
     """The negative control: the same rows and the same judgement, and no time model."""
     assert judged[name, "gemm"].datasheet_mean > 0.25
     assert judged[name, "elementwise"].datasheet_mean > 0.25
+
+
+@pytest.mark.parametrize(("name", "generation"), [("a100-80gb", 1), ("a40", 1), ("rtx-4090", 2)])
+def test_the_points_tell_the_generation_of_element_wise_kernels(measured, name, generation):
+    """Vidur's profiles are of vLLM's scalar kernels, LLMServingSim's of its vectorised ones."""
+    points = measured[name]["elementwise"]
+    found = kind("elementwise").fit(load_device(name), points.take(choose(points, 12)))
+    assert found.generation == generation
 
 
 def test_no_accelerator_is_fitted_to_more_points_than_promised(judged):

@@ -1,6 +1,7 @@
 """Points are read from CSV files, and a wrong file is refused with its name and line."""
 
 import gzip
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -116,19 +117,44 @@ def test_layers_get_the_sizes_of_the_model(tmp_path):
     found = load_points([path, heads], "llama-3.1-8b")
     sizes = [found["gemm"][name].tolist() for name in ("m", "n", "k")]
     assert sizes == [[16, 3], [6144, 128256], [4096, 4096]]
-    assert found["elementwise"]["width"].tolist() == [14336, 5120]
-    assert found["elementwise"]["op"].tolist() == ["silu_mul", "rope"]
+    assert found["elementwise"]["width"].tolist() == [4096, 14336, 5120, 128256]
+    assert found["elementwise"]["op"].tolist() == ["embedding", "silu_mul", "rope", "sampler"]
+
+
+def test_layers_of_a_tensor_parallel_rank_are_its_share(tmp_path):
+    path = written(tmp_path, LAYERS.replace("qkv_proj,16,60", "qkv_proj,16,60\no_proj,16,50\nlayernorm,16,2"))
+    found = load_points([path], "llama-3.1-8b", 4)
+    assert found["gemm"]["n"].tolist() == [1536, 4096]
+    assert found["gemm"]["k"].tolist() == [4096, 1024]
+    sizes = dict(zip(found["elementwise"]["op"], found["elementwise"]["width"], strict=True))
+    assert sizes == {"rms_norm": 4096, "embedding": 4096, "silu_mul": 3584, "rope": 1280}
+
+
+def test_heads_are_rows_of_their_own_to_a_norm_and_experts_are_passed_over(tmp_path):
+    text = "layer,tokens,time_us\nq_norm,5,2\nk_norm,5,2\nmoe,5,900\nrouter,5,4\nfinal_layernorm,5,3\n"
+    passed = Counter()
+    found = load_points([written(tmp_path, text)], "qwen3-30b-a3b", passed=passed)
+    assert found["elementwise"]["rows"].tolist() == [160, 20, 5]
+    assert found["elementwise"]["width"].tolist() == [128, 128, 2048]
+    assert found["elementwise"]["op"].tolist() == ["rms_norm", "rms_norm", "add_rms_norm"]
+    assert (found["gemm"]["n"].tolist(), found["gemm"]["k"].tolist()) == ([128], [2048])
+    assert passed == {"moe": 1}
+    assert "no layer 'gate_up_proj'" in refusal(
+        tmp_path, text.replace("moe", "gate_up_proj"), model="qwen3-30b-a3b"
+    )
+    ungated = "layer,tokens,time_us\nact_fn,5,9\n"
+    assert "gpt2 has no layer 'act_fn'" in refusal(tmp_path, ungated, model="gpt2")
 
 
 def test_layers_without_a_model_or_of_another_are_refused(tmp_path):
     assert "say of which model with --model" in refusal(tmp_path, LAYERS)
-    assert "line 2: gpt2 has no layer 'moe'" in refusal(
-        tmp_path, LAYERS.replace("qkv_proj", "moe"), model="gpt2"
+    assert "line 2: gpt2 has no layer 'gate_up_proj'" in refusal(
+        tmp_path, LAYERS.replace("qkv_proj", "gate_up_proj"), model="gpt2"
     )
     assert "line 1: a column tokens or sequences" in refusal(
         tmp_path, LAYERS.replace("tokens", "count"), model="gpt2"
     )
-    only = "layer,tokens,time_us\nembedding,16,3\n"
+    only = "layer,tokens,time_us\nattention,16,3\n"
     assert "no layer in it has a time model" in refusal(tmp_path, only, model="gpt2")
     assert "line 2: m must be a whole number" in refusal(
         tmp_path, LAYERS.replace("16", "many", 1), model="llama-3.1-8b"

@@ -183,3 +183,25 @@ def test_shapes_that_make_no_sense_are_refused(sizes, message):
 def test_a_tile_has_at_least_one_row():
     with pytest.raises(InputError, match="rows must be at least 1, not 0"):
         Tiles(0, 16)
+
+
+#: Sizes without a common pattern: sequences, heads, head size, length, rows.
+B, H, DK, N, R = 3, 5, 64, 1000, 32
+D = H * DK
+
+
+@pytest.mark.parametrize(
+    ("granularity", "elements"),
+    [
+        ("matrix", 8 * B * D * N + B * H * N**2),
+        ("batch", 8 * D * N + H * N**2),
+        ("head", 8 * N * DK + N**2),
+        ("row", 4 * R * DK + 4 * N * DK + R * N),
+    ],
+)
+def test_the_live_memory_of_flat_has_its_operands_twice_and_its_scores_once(granularity, elements):
+    """Q, K, V and O in two buffers each, and the scores of a unit of work, as FLAT names its granularities
+    (Kao et al. 2023, arXiv:2107.06419)."""
+    (flow,) = (flow for flow in DATAFLOWS if flow.name == f"FLAT {granularity}")
+    shape = AttentionShape(H, H, DK, N, N, B, causal=False)
+    assert flow.live(shape, Tiles(R, N)) == elements * shape.element_bytes

@@ -20,7 +20,7 @@ from ridgeline.predict.calibrate.points import read_file
 from ridgeline.predict.gpu.attention import KIND, fit, roofline, seconds
 from ridgeline.predict.gpu.fitting import rounded
 from ridgeline.predict.gpu.flash import AttentionConstants, attend
-from ridgeline.predict.gpu.generic import constants_of
+from ridgeline.predict.gpu.generic import constants_of, generic_constants
 from ridgeline.predict.gpu.kernels import GpuTimes
 from ridgeline.predict.gpu.kinds import Points
 from ridgeline.predict.tiers import Tier
@@ -151,7 +151,7 @@ def test_the_third_generation_groups_heads_beside_a_prompt_too():
     second, third = (
         float(attend(DEVICE, AttentionConstants(generation=n), works, "bf16").seconds) for n in (2.0, 3.0)
     )
-    assert third < 0.85 * second
+    assert third < 0.9 * second
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
@@ -163,6 +163,76 @@ def test_a_long_prompt_on_an_a100_reaches_what_was_published(head_dim):
     work = SequenceWork(n, 1, flops, 0, n, heads, heads, head_dim)
     found = attend(a100, AttentionConstants(), [work], "bf16").seconds
     assert 0.5 < flops / found / a100.matrix_rate("bf16") < 0.73
+
+
+#: TFLOP/s of FlashAttention-3 on an H100 SXM by the size of a head, causal or not, for sequences of 512 to
+#: 16,384 tokens, 16,384 in a batch, with 2,048 elements in all heads (Shah et al. 2024, figure 5).
+PUBLISHED = {
+    (64, False): (333, 392, 460, 476, 496, 497),
+    (64, True): (197, 265, 371, 420, 460, 473),
+    (128, False): (467, 565, 625, 638, 646, 648),
+    (128, True): (292, 423, 521, 579, 602, 616),
+    (256, True): (286, 427, 537, 612, 628, 642),
+}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ["h100-sxm", "h200"])
+def test_uncalibrated_hopper_reaches_what_was_published_of_flash_attention_3(name, causal):
+    device = load_device(name)
+    constants = generic_constants(device, "attention")
+    assert constants.generation == 3
+    off = []
+    for (head_dim, masked), rates in PUBLISHED.items():
+        if masked != causal:
+            continue
+        for length, published in zip((512, 1024, 2048, 4096, 8192, 16384), rates, strict=True):
+            heads, pairs = 2048 // head_dim, length * (length + 1) / 2 if causal else length**2
+            work = SequenceWork(length, 16384 // length, 4 * 2048 * pairs, 0, length, heads, heads, head_dim)
+            found = float(attend(device, constants, [work], "bf16").seconds)
+            done = 16384 // length * 4 * 2048 * (length**2 / (2 if causal else 1))
+            off.append(done / found / 1e12 / published - 1)
+    assert np.mean(np.abs(off)) < 0.07
+    assert np.max(np.abs(off)) < 0.4
+
+
+def test_only_hopper_takes_the_third_generation_unasked():
+    for name in ("a100-80gb", "l40s", "rtx-5090", "b200", "t4"):
+        assert generic_constants(load_device(name), "attention").generation == 2
+
+
+#: Query heads, heads with keys, and the size of a head.
+HEADS = [(28, 4, 128), (64, 8, 128), (16, 16, 128), (32, 8, 64), (12, 12, 64), (40, 8, 96), (16, 8, 256)]
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), HEADS)
+@pytest.mark.parametrize("name", ["rtx-4090", "a100-80gb", "h100-sxm"])
+def test_other_heads_have_the_right_limits_and_no_leaps(name, heads, kv_heads, head_dim):
+    """Long decodes are bound by reading keys, long prompts reach much of the matrix rate, and a quarter
+    more never doubles the time. One row less may: without a chunk the second generation shares keys."""
+    device = load_device(name)
+    constants = generic_constants(device, "attention")
+    shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    keys = 65536
+    read = 64 * keys * 2 * kv_heads * head_dim * 2 / device.bandwidth
+    long = float(attend(device, constants, [decode(64, keys, **shape)], "bf16").seconds)
+    assert 0.87 < read / long < 1
+    n = 32768
+    filled = float(attend(device, constants, [prompt(n, **shape)], "bf16").seconds)
+    reached = 4 * heads * head_dim * n * (n + 1) / 2 / filled / device.matrix_rate("bf16")
+    assert 0.35 < reached < 0.9
+    sizes = np.unique(np.geomspace(2, 32768, 80).astype(int))
+    for works in (
+        [decode(8, sizes, **shape)],
+        [decode(sizes, 1024, **shape)],
+        [prompt(sizes, **shape)],
+        [prompt(sizes, **shape), decode(16, 2048, **shape)],
+        [prompt(256, **shape), decode(sizes, 512, **shape)],
+    ):
+        times = np.asarray(attend(device, constants, works, "bf16").seconds)
+        growth = times[1:] / times[:-1]
+        assert growth.min() > 0.75  # splitting ends where blocks fill the device
+        assert growth.max() < 2
 
 
 def test_exponentials_bind_where_heads_are_small_and_products_fast():

@@ -1,7 +1,7 @@
 """The time of a matrix product on a GPU: a naive twin, and what tiles, waves, splits and formats must do."""
 
 from dataclasses import replace
-from math import ceil, inf
+from math import ceil, exp, inf
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ridgeline.errors import InputError
 from ridgeline.hardware import load_device
 from ridgeline.predict.gpu.gemm import (
+    DOUBT,
     K_BLOCK,
     SHARING,
     SPLITS,
@@ -29,11 +30,13 @@ USUAL = GemmConstants()
 
 
 def naive_seconds(device, c, m, n, k):
-    """One tile and one split after another, in plain numbers."""
+    """One tile and one split after another, in plain numbers; of each tile the best, and their mean, in which
+    those near the best of all count."""
     clock = device.clock_hz or USUAL_CLOCK_HZ
     rate = device.matrix_rate("fp16") / device.units
-    best = inf
+    found = []
     for columns, rows in TILES:
+        best = inf
         computing = 2 * rows * columns / rate
         feeding = 2 * (rows + columns) / (c.feed * clock)
         for split in SPLITS:
@@ -45,14 +48,16 @@ def naive_seconds(device, c, m, n, k):
             nbytes = 2 * (m * n + n * k + m * k) + (8 * split * m * n if split > 1 else 0)
             memory = nbytes / (device.bandwidth * c.memory)
             best = min(best, ((waves * tile) ** c.overlap + memory**c.overlap) ** (1 / c.overlap))
-    return c.launch_us * 1e-6 + best
+        found.append(best)
+    weights = [exp(-(time / min(found) - 1) / DOUBT) for time in found]
+    return c.launch_us * 1e-6 + sum(w * time for w, time in zip(weights, found, strict=True)) / sum(weights)
 
 
 SIZES = st.integers(1, 20_000)
 
 
 @given(m=SIZES, n=SIZES, k=SIZES, device=st.sampled_from(["h100-sxm", "a40", "rtx-4090", "b200"]))
-def test_it_is_the_least_of_all_tiles_and_splits(m, n, k, device):
+def test_it_is_the_mean_of_the_tiles_near_the_best(m, n, k, device):
     device = load_device(device)
     found = seconds(device, USUAL, m, n, k)
     assert found == pytest.approx(naive_seconds(device, USUAL, m, n, k), rel=1e-9)
@@ -75,9 +80,10 @@ def test_no_product_beats_the_rates_it_is_given(m, n, k):
 
 @given(m=SIZES, n=SIZES, k=SIZES, more=st.sampled_from(["m", "n", "k"]))
 def test_a_larger_product_takes_no_less_time(m, n, k, more):
+    """But for what the mean over tiles gains where more of them are as good as the best."""
     larger = {"m": m, "n": n, "k": k}
     larger[more] *= 2
-    assert seconds(H100, USUAL, **larger) >= seconds(H100, USUAL, m, n, k) * (1 - 1e-9)
+    assert seconds(H100, USUAL, **larger) >= 0.98 * seconds(H100, USUAL, m, n, k)
 
 
 def test_a_tile_more_than_a_wave_costs_more_than_its_share():

@@ -10,8 +10,10 @@ from ridgeline.errors import InputError
 from ridgeline.hardware import Provenance, load_device
 from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
-from ridgeline.ops.lowering import NAIVE_ATTENTION, UNFUSED
+from ridgeline.ops.count_pairs import Pairs
+from ridgeline.ops.lowering import FUSED, GPU_ENGINE, NAIVE_ATTENTION, UNFUSED
 from ridgeline.predict import predict
+from ridgeline.predict.gpu.elementwise import seconds as elementwise_seconds
 from ridgeline.predict.gpu.gemm import gemm_time, seconds
 from ridgeline.predict.gpu.generic import constants_of
 from ridgeline.predict.tiers import Tier, tier_of, tiers_of
@@ -54,6 +56,43 @@ def test_no_kernel_but_one_in_cache_beats_the_datasheet_by_much(span, lowering):
         assert kernel.seconds > 0
         if kernel.op_class == "linear" and kernel.flops.matrix:
             assert kernel.seconds > least.seconds - device.launch_seconds, kernel.name
+
+
+def test_rotating_and_appending_takes_no_longer_behind_a_long_cache():
+    """Its rows are those that it writes, not those of the cache that it writes into."""
+    short, long = (
+        predict_step(LLAMA, load_device("a100-80gb"), [Span(1, past)], lowering=GPU_ENGINE).kernels
+        for past in (64, 3500)
+    )
+    appended, again = (
+        next(k for k in found if k.op == "attention" and not k.flops.matrix) for found in (short, long)
+    )
+    assert appended.seconds == pytest.approx(again.seconds)
+    assert appended.seconds < 10e-6
+
+
+def test_an_engine_s_kernels_are_those_that_have_time_models():
+    """A datasheet's bound is that of the fewest kernels."""
+    for span in (Span(1, 2000, 32), Span(1024)):
+        for tier, lowering in (("datasheet", FUSED), ("calibrated", GPU_ENGINE)):
+            default, named = (
+                predict_step(LLAMA, H100, [span], tier=tier, lowering=given) for given in (None, lowering)
+            )
+            assert default.seconds == named.seconds
+            assert len(default.kernels) == len(named.kernels)
+            counted = predict_step(LLAMA, H100, [span], tier=tier, pairs=Pairs.SQUARE)
+            assert len(counted.kernels) == len(named.kernels)
+            assert counted.flops.matrix >= default.flops.matrix
+
+
+def test_heads_that_are_normed_are_rows_of_their_own():
+    """128 elements each: 32 heads' tokens take as long as 32 times as many rows of one head."""
+    card = load_device("rtx-4090")
+    qwen = declare(load_config("qwen3-8b"))
+    found = next(k for k in predict_step(qwen, card, [Span(256)]).kernels if k.op == "split_heads")
+    constants = constants_of(card, "elementwise")
+    expected = elementwise_seconds(card, constants, 256 * 32, 128, "rms_norm")
+    assert found.seconds == pytest.approx(float(expected), rel=0.01)
 
 
 def test_a_sweep_equals_its_points_one_by_one():
