@@ -95,6 +95,10 @@ def _pack(
     weight: torch.Tensor, format: str, gated: bool, source: str
 ) -> PackedLinear | Fp8Linear | tuple[PackedLinear | Fp8Linear, ...]:
     """The packed weight; of experts [experts, out, in], each one's."""
+    if weight.dim() == 3 and format in FP8_BLOCKS:
+        raise InputError(
+            f"tensor '{source}' holds experts, which don't run in {format}: choose int8 or int4-g128"
+        )
     if weight.dim() == 3:
         return tuple(_pack(one, format, gated, source) for one in weight)
     try:

@@ -224,6 +224,11 @@ def test_a_cache_in_a_format_that_kernels_do_not_read_is_refused(device, format)
         Gpu(torch.float32, device).alloc_cache(CacheSpec(1, 1, 8, format), 3)
 
 
+def test_experts_in_fp8_are_refused_with_their_name():
+    with pytest.raises(InputError, match=r"experts.*don't run in fp8: choose int8"):
+        packed_model("mixtral-8x7b", "fp8")
+
+
 def test_a_folder_is_loaded_in_fp8_and_invariant(device, make_twin):
     """Weights are packed from the files; a reading is named after what it runs as one kernel."""
     fields = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}

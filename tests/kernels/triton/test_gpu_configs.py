@@ -43,8 +43,9 @@ def test_every_kernel_has_tiles_on_every_gpu(on, gpu, itemsize):
     ]
     found += [
         configs.tiles(kernel, 1, itemsize, CUDA)
-        for kernel in ("linear_few", "linear_many", "linear_invariant")
+        for kernel in ("linear_few", "linear_many", "linear_invariant", "experts_invariant")
     ]
+    found += [configs.tiles("attention_invariant", size, 1, CUDA) for size in (64, 128, 256)]
     found.append(configs.tiles("linear_fp8", 1, 1, CUDA))
     for tile in found:
         assert all(n >= 16 and n & (n - 1) == 0 for n in (tile.m, tile.n))
