@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from benchmarks.gpu_linear_cases import fp8_cases as fp8_linear_cases
+from benchmarks.gpu_linear_cases import invariant_cases
 from ridgeline.hardware.gpu.products import random_linear
 from ridgeline.kernels import triton as gpu
 from ridgeline.kernels.triton import naive
@@ -398,5 +400,7 @@ PARTS: dict[str, Callable[[torch.device, bool], Iterator[Case]]] = {
     "caches": byte_cache_cases,
     "fp8": fp8_cases,
     "linear": linear_cases,
+    "fp8_linear": partial(fp8_linear_cases, Case, DensePeer),
+    "invariant": partial(invariant_cases, Case),
     "rows": row_cases,
 }

@@ -35,6 +35,9 @@ FORMATS = (
     *("int4-g32", "int4-g64", "int4-g128", "int4-g32-zp", "int4-g64-zp", "int4-g128-zp"),
 )
 
+#: Those that only a GPU runs.
+GPU_FORMATS = ("fp8", "fp8-128x128")
+
 #: New tokens of an encoder-decoder at most, unless it is said: its positions set no limit.
 MOST_OUTPUT = 512
 
@@ -145,6 +148,14 @@ class WeightChoice:
     format: str | None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a model runs, and whether a request's bits may depend on what else is computed."""
+
+    device: str
+    invariant: bool
+
+
 def weight_choice(weights: str) -> WeightChoice:
     """What ``auto``, ``random``, a format or ``random:FORMAT`` asks for. Raises InputError for others."""
     if weights == "auto":
@@ -152,8 +163,8 @@ def weight_choice(weights: str) -> WeightChoice:
     if weights == "random":
         return WeightChoice(True, None)
     prefix, _, name = weights.rpartition(":") if isinstance(weights, str) else ("", "", weights)
-    if prefix not in ("", "random") or name not in FORMATS:
-        known = ", ".join(FORMATS)
+    if prefix not in ("", "random") or name not in (*FORMATS, *GPU_FORMATS):
+        known = ", ".join((*FORMATS, *GPU_FORMATS))
         raise InputError(f"weights is {weights!r}, expected auto, random, random:FORMAT or a format: {known}")
     return WeightChoice(prefix == "random", name)
 
@@ -165,16 +176,19 @@ def load(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
     device: str = "cpu",
+    invariant: bool = False,
 ) -> Loaded:
     """The model ``model``: ``demo`` or its draft ``demo-draft``, a folder in Hugging Face format, a hub id,
     or a built-in config.
 
     ``weights`` is ``auto`` (the files, in the format they are stored in), one of :data:`FORMATS` to convert
-    them to, or, the only choice for a built-in config, ``random``: N(0, 0.02) from ``seed`` in the config's
-    format, or in another one as ``random:int4-g128``. A quantised format is that of all weights that are
-    multiplied, the output head included; an embedding of its own, norms and biases keep bf16 or fp32.
+    them to, on a GPU also of :data:`GPU_FORMATS`, or, the only choice for a built-in config, ``random``:
+    N(0, 0.02) from ``seed`` in the config's format, or in another one as ``random:int4-g128``. A quantised
+    format is that of all weights that are multiplied, the output head included; an embedding of its own,
+    norms and biases keep bf16 or fp32.
     ``progress`` is called with the parameters of each weight that is ready. ``device`` is where the model
-    runs, ``cpu`` or ``cuda``.
+    runs, ``cpu`` or ``cuda``. ``invariant`` gives a request the same bits whatever else is computed with it:
+    what the cpu's kernels do anyway, and a GPU only when it is asked to, for its price in time.
 
     Raises InputError if the model or a file of it is missing, broken or not supported, if a weight can't be
     quantised, if PyTorch is missing, or if there is no such device or its memory is too small.
@@ -182,6 +196,10 @@ def load(
     choice = weight_choice(weights)
     if device not in DEVICES:
         raise InputError(f"device is {device!r}; choose one of: {', '.join(DEVICES)}")
+    if device == "cpu" and choice.format in GPU_FORMATS:
+        raise InputError(
+            f"weights are {choice.format}, which only a GPU runs: choose int8 or bf16, or device cuda"
+        )
     config = load_config(model)
     builtin = str(model).lower() in builtin_names()
     if builtin and not choice.random:
@@ -197,10 +215,12 @@ def load(
     runtime.isa(), runtime.threads()  # what the environment asks for in vain is said before weights are read
     if choice.random:
         folder = None if builtin else config_path(model).parent
-        return _loaded(folder, *_random(config, choice.format or config.format, seed, progress, device))
+        format = choice.format or config.format
+        return _loaded(folder, *_random(config, format, seed, progress, Place(device, invariant)))
     folder = _folder(model)
     config = replace(config, format=_stored_format(folder) or config.format)
-    return _loaded(folder, *_from_files(config, folder, choice.format or config.format, progress, device))
+    format = choice.format or config.format
+    return _loaded(folder, *_from_files(config, folder, format, progress, Place(device, invariant)))
 
 
 def _loaded(folder: Path | None, model: Model, ops: Cpu | TorchCpu | Gpu) -> Loaded:
@@ -219,27 +239,29 @@ def _loaded(folder: Path | None, model: Model, ops: Cpu | TorchCpu | Gpu) -> Loa
 
 
 def _random(
-    config: ModelConfig, format: str, seed: int, progress: Callable[[int], None] | None, device: str
+    config: ModelConfig, format: str, seed: int, progress: Callable[[int], None] | None, place: Place
 ) -> tuple[Model, Cpu | TorchCpu | Gpu]:
-    if _is_packed(format, device):
+    if _is_packed(format, place.device):
         from ridgeline.weights.pack import random_packed
 
-        return _on_packed(random_packed(config, format, seed, progress), device)
+        return _on_packed(random_packed(config, format, seed, progress), place)
     from ridgeline.weights.load import random_model
 
-    return _on_torch(random_model(replace(config, format=format), seed=seed, progress=progress), device)
+    _refuse_varying(format, place)
+    return _on_torch(random_model(replace(config, format=format), seed=seed, progress=progress), place)
 
 
 def _from_files(
-    config: ModelConfig, folder: Path, format: str, progress: Callable[[int], None] | None, device: str
+    config: ModelConfig, folder: Path, format: str, progress: Callable[[int], None] | None, place: Place
 ) -> tuple[Model, Cpu | TorchCpu | Gpu]:
-    if _is_packed(format, device):
+    if _is_packed(format, place.device):
         from ridgeline.weights.pack import load_packed
 
-        return _on_packed(load_packed(config, folder, format, progress), device)
+        return _on_packed(load_packed(config, folder, format, progress), place)
     from ridgeline.weights.load import load_model
 
-    return _on_torch(load_model(replace(config, format=format), folder, progress=progress), device)
+    _refuse_varying(format, place)
+    return _on_torch(load_model(replace(config, format=format), folder, progress=progress), place)
 
 
 def _is_packed(format: str, device: str) -> bool:
@@ -248,31 +270,42 @@ def _is_packed(format: str, device: str) -> bool:
     from ridgeline.kernels.linear import FORMATS
     from ridgeline.ops.formats import get_format
 
-    return format in FORMATS and (device == "cpu" or get_format(format).is_quantised)
-
-
-def _on_packed(model: Model, device: str) -> tuple[Model, Cpu | Gpu]:
     if device == "cuda":
-        return _on_gpu(model, quantised=True)
+        return get_format(format).is_quantised
+    return format in FORMATS
+
+
+def _refuse_varying(format: str, place: Place) -> None:
+    """Raises InputError if invariance is asked of PyTorch's products on the CPU."""
+    if place.invariant and place.device == "cpu":
+        raise InputError(
+            f"{format} weights run on PyTorch's operators on the cpu, whose sums depend on the batch: choose "
+            "bf16 or fp32 weights, or leave out invariant"
+        )
+
+
+def _on_packed(model: Model, place: Place) -> tuple[Model, Cpu | Gpu]:
+    if place.device == "cuda":
+        return _on_gpu(model, place, quantised=True)
     from ridgeline.ops.cpu import Cpu
 
     return model, Cpu(attention_format=model.plain_format)
 
 
-def _on_torch(model: Model, device: str) -> tuple[Model, TorchCpu | Gpu]:
-    if device == "cuda":
-        return _on_gpu(model, quantised=False)
+def _on_torch(model: Model, place: Place) -> tuple[Model, TorchCpu | Gpu]:
+    if place.device == "cuda":
+        return _on_gpu(model, place, quantised=False)
     from ridgeline.ops.torch_batch import TORCH_DTYPE
     from ridgeline.ops.torch_cpu import TorchCpu
 
     return model, TorchCpu(TORCH_DTYPE[model.plain_format])
 
 
-def _on_gpu(model: Model, quantised: bool) -> tuple[Model, Gpu]:
+def _on_gpu(model: Model, place: Place, quantised: bool) -> tuple[Model, Gpu]:
     from ridgeline.ops.gpu import Gpu, to_gpu
     from ridgeline.ops.torch_batch import TORCH_DTYPE
 
-    ops = Gpu(TORCH_DTYPE[model.plain_format], quantised=quantised)
+    ops = Gpu(TORCH_DTYPE[model.plain_format], quantised=quantised, invariant=place.invariant)
     return to_gpu(model, ops.device), ops
 
 

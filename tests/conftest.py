@@ -12,6 +12,17 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RIDGELINE_THREADS", "1")
 
+# Kernels are interpreted or compiled by what this says when Triton, and they, are first imported, which any
+# test may be the first to do.
+try:
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+except ImportError:  # tests of what runs without it
+    has_gpu = False
+if not has_gpu:
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import pytest
 from hypothesis import settings
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ridgeline.errors import InputError
-from ridgeline.loading import FORMATS, load
+from ridgeline.loading import FORMATS, GPU_FORMATS, load
 from ridgeline.models.products import products
 
 LLAMA = {
@@ -121,6 +121,20 @@ def test_pytorch_runs_what_the_native_kernels_do_not(folder, weights):
     assert load(folder, weights=weights).ops.lowering.name == ("torch-cpu" if weights == "fp16" else "cpu")
 
 
+@pytest.mark.parametrize("weights", [*GPU_FORMATS, "random:fp8"])
+def test_what_only_a_gpu_runs_is_refused_on_the_cpu(folder, weights):
+    with pytest.raises(InputError, match=r"fp8.*only a GPU runs: choose int8 or bf16, or device cuda"):
+        load(folder, weights=weights)
+
+
+def test_invariance_is_the_cpus_already_but_not_pytorchs(folder):
+    prompt, options = [5, 6, 7], {"max_tokens": 5, "stop_ids": ()}
+    plain, asked = (load(folder, invariant=x).generate(prompt, **options)[0].ids for x in (False, True))
+    assert plain == asked
+    with pytest.raises(InputError, match="fp16 weights run on PyTorch's operators on the cpu"):
+        load(folder, weights="fp16", invariant=True)
+
+
 @pytest.mark.parametrize("weights", ["random:bf16", "random:int4-g32"])
 def test_random_weights_come_in_any_format(weights):
     loaded = load("demo", weights=weights)
@@ -227,7 +241,7 @@ def test_a_built_in_config_without_random_weights_is_refused():
 
 
 @pytest.mark.parametrize(
-    "weights", ["fp8", "int4", "int4-g128-z", "random:", "random:fp8", "auto:bf16", "", None]
+    "weights", ["fp4", "int4", "int4-g128-z", "random:", "random:fp4", "auto:bf16", "", None]
 )
 def test_unknown_weights_are_refused_with_the_known_ones(folder, weights):
     with pytest.raises(InputError, match=r"weights is .*, expected auto, random, .* bf16, .*int4-g128"):

@@ -22,10 +22,18 @@ FORMATS = "bf16, fp32, fp16, int8, int4-g32, int4-g64, int4-g128, or these three
 Weights = Annotated[
     str,
     typer.Option(
-        help=f"auto: as stored; a format to convert to: {FORMATS}; random or random:FORMAT for random ones."
+        help=f"auto: as stored; a format to convert to: {FORMATS}, on a GPU also fp8 and fp8-128x128; random "
+        "or random:FORMAT for random ones."
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, or cuda for a GPU.")]
+Invariant = Annotated[
+    bool,
+    typer.Option(
+        "--invariant",
+        help="Same bits whatever else is computed with a request: on a GPU at a price; the cpu's always are.",
+    ),
+]
 Cache = Annotated[
     str | None,
     typer.Option(help="Format of the key/value cache: int8, on a GPU fp8; unset: the weights' own."),

@@ -14,6 +14,7 @@ from ridgeline.cli.app import (
     DraftDevice,
     DraftThreads,
     DraftWeights,
+    Invariant,
     Json,
     Model,
     Speculate,
@@ -41,6 +42,7 @@ def generate(
     ] = None,
     weights: Weights = "auto",
     device: Device = "cpu",
+    invariant: Invariant = False,
     cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
@@ -51,7 +53,7 @@ def generate(
     """Continue a prompt; the text streams as it is made."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     schema = None if json_schema is None else support.json_text("--json-schema", json_schema)
-    loaded = support.load_to_generate(model, weights, options, device)
+    loaded = support.load_to_generate(model, weights, options, device, invariant)
     wanted = {
         "max_tokens": max_tokens,
         "sampling": loaded.sampling(**options),
@@ -89,6 +91,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     weights: Weights = "auto",
     device: Device = "cpu",
+    invariant: Invariant = False,
     cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
@@ -98,7 +101,7 @@ def chat(
     """Talk with a model, or let it continue your text; /help lists what it takes."""
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     support.refuse_encoder_decoder(model)
-    loaded = support.load_to_generate(model, weights, options, device)
+    loaded = support.load_to_generate(model, weights, options, device, invariant)
     from ridgeline.chat.terminal import chat as run
     from ridgeline.engine.speculation.choice import choose
 

@@ -14,6 +14,7 @@ from ridgeline.cli.app import (
     DraftDevice,
     DraftThreads,
     DraftWeights,
+    Invariant,
     Model,
     Speculate,
     Weights,
@@ -53,6 +54,7 @@ def serve(
     ] = 30.0,
     weights: Weights = "auto",
     device: Device = "cpu",
+    invariant: Invariant = False,
     cache: Cache = None,
     speculate: Speculate = "off",
     draft_weights: DraftWeights = "auto",
@@ -74,7 +76,7 @@ def serve(
     listening = bind(host, port)  # before the weights are loaded for nothing
     with ExitStack() as held:
         held.enter_context(listening)
-        loaded = support.load(model, weights, device)
+        loaded = support.load(model, weights, device, invariant)
         support.note_ignored(loaded)
         if threads is not None:
             from ridgeline.hardware.threads import threads as computing_threads

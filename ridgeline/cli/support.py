@@ -61,7 +61,7 @@ def on_device(on: str, device: str) -> str:
     return THIS_GPU if on.strip().lower() in THIS_MACHINE else on
 
 
-def load(model: str, weights: str, device: str = "cpu"):
+def load(model: str, weights: str, device: str = "cpu", invariant: bool = False):
     """The model, with a progress bar on stderr while its weights are read or made."""
     from ridgeline.loading import load, require_run_extra
     from ridgeline.models import declare, load_config
@@ -78,10 +78,16 @@ def load(model: str, weights: str, device: str = "cpu"):
             done += parameters
             report(f"loading {model}", done / total)
 
-        return load(model, weights=weights, progress=ready, device=device)
+        return load(model, weights=weights, progress=ready, device=device, invariant=invariant)
 
 
-def load_to_generate(model: str, weights: str, options: dict[str, float | None], device: str = "cpu"):
+def load_to_generate(
+    model: str,
+    weights: str,
+    options: dict[str, float | None],
+    device: str = "cpu",
+    invariant: bool = False,
+):
     """The model, after what its config alone can refuse; says what its folder asks for in vain."""
     from ridgeline.engine.request import refuse_encoder
     from ridgeline.engine.sampling import Sampling
@@ -89,7 +95,7 @@ def load_to_generate(model: str, weights: str, options: dict[str, float | None],
 
     refuse_encoder(load_config(model))
     Sampling(**{name: value for name, value in options.items() if value is not None})
-    loaded = load(model, weights, device)
+    loaded = load(model, weights, device, invariant)
     note_ignored(loaded)
     return loaded
 

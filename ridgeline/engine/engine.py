@@ -64,9 +64,8 @@ class Engine:
             blocks = default_blocks(loaded.model, loaded.ops, limits.seats, block_size, cache_format)
         else:
             blocks = max(1, at_least_one("cache_tokens", cache_tokens) // block_size)
-        core = build_core(
-            loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size, speculator, cache_format
-        )
+        given = loaded.model, loaded.ops, loaded.tokenizer, limits, blocks, block_size, speculator
+        core = build_core(*given, cache_format=cache_format)
         self._speculator = speculator
         self._scheduler = core.scheduler
         self._steps = core.steps

@@ -17,14 +17,15 @@ import torch
 
 from ridgeline.errors import OutOfMemory
 from ridgeline.kernels import triton as kernels
+from ridgeline.kernels.fp8 import Fp8Linear
 from ridgeline.kernels.linear import PackedLinear
 from ridgeline.kernels.triton.runtime import default_device
 from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.gpu_batch import NO_ANGLES, Angles, GpuCache, GpuSpans, denoising_on, free_bytes, gigabytes
 from ridgeline.ops.gpu_graph import DecodeGraphs
 from ridgeline.ops.gpu_latent import GpuLatentCache, attend_latent
-from ridgeline.ops.latent import Latent
-from ridgeline.ops.lowering import GPU, GPU_QUANTISED
+from ridgeline.ops.latent import Latent, Mla
+from ridgeline.ops.lowering import GPU, GPU_INVARIANT, GPU_QUANTISED
 from ridgeline.ops.mixture import Experts, Router
 from ridgeline.ops.records import Activation, Mask, Norm, RelativeBias, Rope, Score, Weight
 from ridgeline.ops.reference import Reference
@@ -41,16 +42,26 @@ if TYPE_CHECKING:
 
 class Gpu(Reference):
     """The operators on a GPU, for weights that lie there (:func:`to_gpu`). ``dtype`` is that of activations;
-    ``quantised`` says whether the weights of linear layers are, which decides what its kernels merge.
+    ``quantised`` says whether the weights of linear layers are, which decides what its kernels merge. With
+    ``invariant`` a row's bits do not depend on the other rows of a step, nor on how its sequence was cut into
+    steps: products and attention sum in one order, and latents are always expanded.
 
     Raises InputError where there is no GPU, or no Triton.
     """
 
     def __init__(
-        self, dtype: torch.dtype, device: torch.device | str | None = None, *, quantised: bool = False
+        self,
+        dtype: torch.dtype,
+        device: torch.device | str | None = None,
+        *,
+        quantised: bool = False,
+        invariant: bool = False,
     ) -> None:
-        super().__init__(dtype, default_device() if device is None else device)
-        self.lowering = GPU_QUANTISED if quantised else GPU
+        mla = Mla.EXPANDED if invariant else Mla.AUTO
+        super().__init__(dtype, default_device() if device is None else device, mla)
+        self.lowering = GPU_INVARIANT if invariant else GPU_QUANTISED if quantised else GPU
+        self.invariant = invariant
+        self.schedule = "invariant" if invariant else "auto"
         self._graphs = DecodeGraphs(self)
         self._made: dict[int, tuple[Weight, torch.Tensor]] = {}
         self._plain: dict[int, torch.Tensor] = {}
@@ -190,7 +201,13 @@ class Gpu(Reference):
         spans: TorchSpans | None = None,
     ) -> torch.Tensor:
         packed, vector = weight.data, None if bias is None else bias.data
-        if isinstance(packed, kernels.GpuLinear) and packed.scales is not None and gate is None:
+        is_quantised = isinstance(packed, kernels.GpuLinear) and packed.scales is not None
+        if self.invariant and gate is None:
+            if not is_quantised:
+                gated = activation is not None and activation.endswith("_gated")
+                packed = kernels.GpuLinear.plain(self._data(weight), gated=gated)
+            return kernels.linear_invariant(x, packed, vector, activation, residual)
+        if is_quantised and gate is None:
             return kernels.linear(x, packed, vector, activation, residual)
         matrix = self._data(weight)
         y = torch.nn.functional.linear(x, matrix, None if vector is None else vector.to(self.dtype))
@@ -215,7 +232,7 @@ class Gpu(Reference):
     ) -> torch.Tensor:
         spans = GpuSpans.of(spans)
         angles = NO_ANGLES if rope is None else spans.angles(rope)
-        options = _options(mask, score) | {"distance_bias": self._by_distance(score.bias)}
+        options = self._options(mask, score) | {"distance_bias": self._by_distance(score.bias)}
         if cache is not None and k is None:
             return kernels.attend_stored(q, cache, spans.sequences(cache.tokens), **options).flatten(1)
         if rope is not None and (cache is None or rope.dim < q.shape[-1]):
@@ -251,9 +268,13 @@ class Gpu(Reference):
     def route(self, x: torch.Tensor, router: Router) -> Routes:
         """In float32, logits included: what decides between two experts is not rounded."""
         weight = self._once(router.weight, lambda: _tensor(router.weight.data).float())
+        if self.invariant:
+            logits = kernels.linear_invariant(x.float(), kernels.GpuLinear.plain(weight))
+        else:
+            logits = torch.nn.functional.linear(x.float(), weight)
         return Routes(
             *kernels.route(
-                torch.nn.functional.linear(x.float(), weight),
+                logits,
                 router.chosen,
                 scoring=router.scoring,
                 normalised=router.normalised,
@@ -270,7 +291,9 @@ class Gpu(Reference):
     ) -> torch.Tensor:
         gate_up, down = (self._stacked(weight) for weight in (experts.gate_up, experts.down))
         gate_up = replace(gate_up, gated=True)
-        return kernels.mixture(x, routes.experts, routes.weights, gate_up, down, experts.activation, residual)
+        chosen = routes.experts, routes.weights
+        options = {"residual": residual, "invariant": self.invariant}
+        return kernels.mixture(x, *chosen, gate_up, down, experts.activation, **options)
 
     def _stacked(self, weight: Weight) -> kernels.GpuExperts:
         data = weight.data
@@ -291,6 +314,10 @@ class Gpu(Reference):
         if not norm.changes_weight:
             return norm.weight.data
         return self._once(norm.weight, lambda: (norm.weight.data.float() + norm.offset) * norm.scale)
+
+    def _options(self, mask: Mask, score: Score) -> dict[str, Any]:
+        policy = {"causal": mask.causal, "window": mask.window, "scale": score.scale}
+        return policy | {"softcap": score.softcap, "schedule": self.schedule}
 
     def _ones(self, width: int) -> torch.Tensor:
         """The weight of a norm that has none."""
@@ -320,10 +347,6 @@ def _tensor(data: torch.Tensor | kernels.GpuLinear | kernels.GpuExperts) -> torc
     if isinstance(data, torch.Tensor):
         return data
     return data.data if data.scales is None else data.unpack()
-
-
-def _options(mask: Mask, score: Score) -> dict[str, Any]:
-    return {"causal": mask.causal, "window": mask.window, "scale": score.scale, "softcap": score.softcap}
 
 
 def _turned(x: torch.Tensor, angles: Angles) -> torch.Tensor:
@@ -361,4 +384,6 @@ def to_gpu(model: Model, device: torch.device | str | None = None) -> Model:
 def _moved(data: Any, device: torch.device) -> Any:
     if isinstance(data, tuple):
         return kernels.GpuExperts.of(data, device)
-    return kernels.GpuLinear.of(data, device) if isinstance(data, PackedLinear) else data.to(device)
+    if isinstance(data, PackedLinear | Fp8Linear):
+        return kernels.GpuLinear.of(data, device)
+    return data.to(device)

@@ -145,10 +145,14 @@ class DecodeGraphs:
         count = sum(span.rows for span in spans)
         wanted = logits == "all" or (rows == 1 and logits == "last")
         wanted = wanted or (not isinstance(logits, str) and list(logits) == list(range(count)))
-        if not wanted or not is_recordable(model):
+        if not wanted or not self._records(model, cache):
             return False
         held = self._held.get((id(model), id(cache)))
         return rows == 1 or (held is not None and shape(len(spans), rows) in held.steps)
+
+    def _records(self, model: Model, cache: GpuCache | GpuLatentCache) -> bool:
+        """A recorded step attends to latents in their absorbed form, which is not that of other steps."""
+        return is_recordable(model) and not (self.ops.invariant and cache.spec.is_latent)
 
     def run(
         self, model: Model, ids: Sequence[int], spans: Sequence[Span], cache: GpuCache | GpuLatentCache
@@ -160,7 +164,7 @@ class DecodeGraphs:
     def prepare(self, model: Model, cache: GpuCache | GpuLatentCache, sequences: int, rows: int = 1) -> None:
         """Record steps of up to so many sequences, and of up to so many ``rows`` of a few of them; the
         largest first. Raises OutOfMemory, with the sizes, and leaves nothing recorded."""
-        if not self.enabled or not is_recordable(model):
+        if not self.enabled or not self._records(model, cache):
             return
         sizes = [b for b in BUCKETS if b <= bucket(min(sequences, BUCKETS[-1]))]
         shapes = [(size, 1) for size in sizes]

@@ -251,9 +251,10 @@ def _expanded(
             return expand(_of(stored, part)[first:end], latent, ops)
         return expand(cache.read(part.slots[first:end]).to(q.dtype), latent, ops)
 
-    options = {"scale": scale, "max_rows": max(span.rows for span in part.spans)}
+    options = {"scale": scale, "max_rows": max(span.rows for span in part.spans), "schedule": ops.schedule}
     longest, total = max(span.keys for span in part.spans), sum(span.keys for span in part.spans)
-    if len(part.spans) > 1 or total <= piece_of(latent):
+    # Pieces follow from where a chunk begins: invariant, all keys are made at once, whatever they take.
+    if len(part.spans) > 1 or total <= piece_of(latent) or ops.invariant:
         starts = part.starts, part.key_starts
         return kernels.attention_varlen(q, *made(0, total), *starts, causal=True, max_keys=longest, **options)
     [span] = part.spans

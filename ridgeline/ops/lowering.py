@@ -76,3 +76,5 @@ GPU = Lowering(
 )
 #: The same with quantised weights, whose kernel has the epilogue in it.
 GPU_QUANTISED = Lowering("gpu, quantised", GPU.fused | _NATIVE_EPILOGUE - {("linear", "gate")})
+#: The same where a row's bits depend on that row alone: a kernel of that kind takes plain weights, too.
+GPU_INVARIANT = Lowering("gpu, invariant", GPU_QUANTISED.fused, mla=Mla.EXPANDED)

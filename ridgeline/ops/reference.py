@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ridgeline.kernels.fp8 import Fp8Linear
 from ridgeline.kernels.linear import PackedLinear
 from ridgeline.ops.attend_latent import attend_latent
 from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, Wanted
@@ -294,7 +295,7 @@ class Reference(DiffusionOperators):
 
     def _data(self, weight: Weight) -> torch.Tensor:
         """The weight as a tensor: a packed one is what its format made of it, unpacked."""
-        data = weight.data.unpack() if isinstance(weight.data, PackedLinear) else weight.data
+        data = weight.data.unpack() if isinstance(weight.data, PackedLinear | Fp8Linear) else weight.data
         return data.to(self.dtype)
 
 

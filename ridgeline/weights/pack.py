@@ -1,4 +1,4 @@
-"""Packing a model's weights for the native kernels while it is loaded or drawn.
+"""Packing a model's weights for the native kernels, or a GPU's, while it is loaded or drawn.
 
 What is multiplied is packed in one format, the output head included. What is only looked up or added keeps
 the plain format: an embedding that is not the head, positions, norms and biases. They are a few bytes a
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from ridgeline.errors import InputError
+from ridgeline.kernels.fp8 import FP8_BLOCKS, Fp8Linear, pack_fp8
 from ridgeline.kernels.linear import FORMATS, PackedLinear, pack_linear
 from ridgeline.models.model import Declared, Each, Model, ModelConfig, Source, WeightMaker
 from ridgeline.models.products import products, routers
@@ -60,8 +61,9 @@ def build_packed(
     progress: Callable[[int], None] | None = None,
 ) -> Model:
     """The model with the tensors that ``make`` supplies, those of linear layers packed as ``format``."""
-    if format not in FORMATS:
-        raise InputError(f"weights can't be packed as '{format}'; choose one of: {', '.join(FORMATS)}")
+    known = (*FORMATS, *FP8_BLOCKS)
+    if format not in known:
+        raise InputError(f"weights can't be packed as '{format}'; choose one of: {', '.join(known)}")
     plain = torch_dtype(_plain(config, format))
     # A family asks for its weights in one order, whoever makes them.
     multiplied = iter(_multiplied(config))
@@ -76,7 +78,7 @@ def build_packed(
                 weight,
                 format=packed,
                 data=_pack(weight.data, packed, use.gated, source),
-                stored=packed_shape(weight.shape, packed, use.gated),
+                stored=None if packed in FP8_BLOCKS else packed_shape(weight.shape, packed, use.gated),
             )
         if progress is not None:
             progress(weight.numel)
@@ -91,11 +93,17 @@ def _plain(config: ModelConfig, format: str) -> str:
 
 def _pack(
     weight: torch.Tensor, format: str, gated: bool, source: str
-) -> PackedLinear | tuple[PackedLinear, ...]:
+) -> PackedLinear | Fp8Linear | tuple[PackedLinear | Fp8Linear, ...]:
     """The packed weight; of experts [experts, out, in], each one's."""
+    if weight.dim() == 3 and format in FP8_BLOCKS:
+        raise InputError(
+            f"tensor '{source}' holds experts, which don't run in {format}: choose int8 or int4-g128"
+        )
     if weight.dim() == 3:
         return tuple(_pack(one, format, gated, source) for one in weight)
     try:
+        if format in FP8_BLOCKS:
+            return pack_fp8(weight, format, gated=gated)
         return pack_linear(weight, format, gated=gated)
     except InputError as error:
         raise InputError(f"tensor '{source}': {error}") from None

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests import gpu as shared  # isort: skip  (it chooses the interpreter, before Triton is imported)
+from tests import gpu as shared  # isort: skip  (it skips the module where there is no Triton)
 
 from benchmarks import gpu as benchmark
 from benchmarks import gpu_cases

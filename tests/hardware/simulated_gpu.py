@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests import gpu as shared  # isort: skip  (it chooses the interpreter, before Triton is imported)
+from tests import gpu as shared  # isort: skip  (it skips the module where there is no Triton)
 
 import torch
 

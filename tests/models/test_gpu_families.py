@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests import gpu as shared  # isort: skip  (it chooses the interpreter, before Triton is imported)
+from tests import gpu as shared  # isort: skip  (it skips the module where there is no Triton)
 
 from ridgeline.errors import InputError
 from ridgeline.loading import load

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests import gpu as shared  # isort: skip  (it chooses the interpreter, before Triton is imported)
+from tests import gpu as shared  # isort: skip  (it skips the module where there is no Triton)
 
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.sampling import Sampling
@@ -17,8 +17,10 @@ from ridgeline.errors import InputError
 from ridgeline.loading import load
 from ridgeline.ops import gpu_batch
 from ridgeline.ops.batch import CacheSpec, Span
+from ridgeline.ops.formats import get_format
 from ridgeline.ops.gpu import Gpu, to_gpu
 from ridgeline.ops.gpu_graph import DecodeStep
+from ridgeline.ops.records import Norm
 from ridgeline.ops.reference import Reference
 from tests.ops.packed_models import packed_model, some_ids
 
@@ -47,7 +49,7 @@ def on_gpu(family, format, device, dtype=torch.float32):
     """The small model on the reading under test and, with the same weights, as the reference runs it."""
     model = packed_model(family, format)
     moved = to_gpu(packed_model(family, format), device)
-    return model, moved, Gpu(dtype, device, quantised=format.startswith("int"))
+    return model, moved, Gpu(dtype, device, quantised=get_format(format).is_quantised)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -58,7 +60,7 @@ def test_a_float32_models_logits_are_the_references(device, family):
     assert relative_error(ops.run(moved, ids, spans, logits="all"), want) < 1e-5
 
 
-@pytest.mark.parametrize("format", ["int8", "int4-g32-zp"])
+@pytest.mark.parametrize("format", ["int8", "int4-g32-zp", "fp8", "fp8-128x128"])
 def test_a_quantised_models_logits_are_those_of_its_unpacked_weights(device, format):
     model, moved, ops = on_gpu("llama-3-8b", format, device)
     ids = some_ids(9).tolist()
@@ -220,6 +222,34 @@ def test_memory_that_is_too_small_is_said_with_its_size(device, monkeypatch):
 def test_a_cache_in_a_format_that_kernels_do_not_read_is_refused(device, format):
     with pytest.raises(InputError, match="can't be kept as"):
         Gpu(torch.float32, device).alloc_cache(CacheSpec(1, 1, 8, format), 3)
+
+
+def test_experts_in_fp8_are_refused_with_their_name():
+    with pytest.raises(InputError, match=r"experts.*don't run in fp8: choose int8"):
+        packed_model("mixtral-8x7b", "fp8")
+
+
+def test_a_folder_is_loaded_in_fp8_and_invariant(device, make_twin):
+    """Weights are packed from the files; a reading is named after what it runs as one kernel."""
+    fields = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    fields |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    folder = make_twin("LlamaForCausalLM", **fields).folder
+    logits = []
+    for weights, invariant in (("fp8", False), ("fp8", True), ("auto", True)):
+        loaded = load(folder, weights=weights, device="cuda", invariant=invariant)
+        assert loaded.ops.lowering.name == ("gpu, invariant" if invariant else "gpu, quantised")
+        assert loaded.config.format == ("fp32" if weights == "auto" else "fp8")
+        logits.append(loaded.ops.run(loaded.model, [1, 2, 3], [Span(3)], logits="all"))
+    held = {weight.format for weight in load(folder, weights="fp8", device="cuda").model.weights()}
+    assert held == {"fp8", "fp32"}
+    assert relative_error(logits[0], logits[1].cpu()) < 1e-5
+    assert 0 < relative_error(logits[1], logits[2].cpu()) < 0.1  # the format's own error
+
+
+def test_a_norm_without_a_weight_is_a_rows_own(device):
+    x, norm = torch.randn(5, 48, device=device), Norm("layer", None, 1e-5)
+    want = torch.nn.functional.layer_norm(x, (48,), eps=1e-5)
+    torch.testing.assert_close(Gpu(torch.float32, device).norm(x, norm), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

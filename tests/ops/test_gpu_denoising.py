@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import gpu as shared  # isort: skip  (it chooses the interpreter, before Triton is imported)
+from tests import gpu as shared  # isort: skip  (it skips the module where there is no Triton)
 
 import torch
 

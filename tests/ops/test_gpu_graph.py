@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from tests import gpu as shared  # isort: skip  (it chooses the interpreter, before Triton is imported)
+from tests import gpu as shared  # isort: skip  (it skips the module where there is no Triton)
 
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.speculation.choice import choose
@@ -221,6 +221,17 @@ def test_only_passes_that_follow_from_positions_are_recorded():
 
 
 # -- how long they live -------------------------------------------------------------------------------
+
+
+def test_latents_are_not_recorded_where_they_are_always_expanded(device):
+    """A recorded step attends to them absorbed."""
+    for invariant in (False, True):
+        ops = Gpu(torch.float32, device, invariant=invariant)
+        ops._graphs.enabled = True
+        for family, recorded in (("llama-3-8b", True), ("deepseek-v2-lite", not invariant)):
+            model = packed_model(family, "fp32")
+            cache = ops.alloc_cache(model.cache_spec("fp32", block_size=4), 2)
+            assert ops._graphs.can_run(model, [Span(1, table=(0,))], "last", cache) == recorded
 
 
 def test_steps_go_with_their_cache(graphs):

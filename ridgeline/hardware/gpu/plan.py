@@ -54,7 +54,7 @@ class GpuPlan:
         from ridgeline.kernels.triton import KV_FORMATS
         from ridgeline.ops.formats import get_format
 
-        names = (*loading.FORMATS, *getattr(loading, "GPU_FORMATS", ()))
+        names = (*loading.FORMATS, *loading.GPU_FORMATS)
         quantised = [name for name in names if get_format(name).is_quantised]
         rare = tuple(name for name in quantised if name not in cls.formats)
         return cls(rare_formats=rare, caches=("bf16", *(c for c in KV_FORMATS if get_format(c).bits < 16)))

@@ -16,7 +16,7 @@ from ridgeline.kernels.triton.attention_gradient import attention_with_gradient
 from ridgeline.kernels.triton.cache import KV_FORMATS, KVCache, Sequences, attend, attend_stored, store
 from ridgeline.kernels.triton.experts import GpuExperts, mixture, route
 from ridgeline.kernels.triton.latent import LatentCache, attend_latents, turn_append
-from ridgeline.kernels.triton.linear import GpuLinear, gpu_linear, linear
+from ridgeline.kernels.triton.linear import GpuLinear, gpu_linear, linear, linear_invariant
 from ridgeline.kernels.triton.rows import (
     activate,
     add,
@@ -54,6 +54,7 @@ __all__ = [
     "gpu_linear",
     "layer_norm",
     "linear",
+    "linear_invariant",
     "log_probabilities",
     "merge_states",
     "mixture",

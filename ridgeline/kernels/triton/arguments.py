@@ -12,7 +12,7 @@ from ridgeline.kernels.triton.runtime import FLOATS, is_usable
 
 #: Heads have from 1 to this many elements.
 MOST_HEAD_DIM = 256
-SCHEDULES = ("auto", "naive", "flash", "split_kv")
+SCHEDULES = ("auto", "naive", "flash", "split_kv", "invariant")
 
 
 def describe(tensor: torch.Tensor) -> str:

@@ -9,6 +9,8 @@ What differs from the CPU's:
   from ``max_keys``, not from the lengths: with both bounds given one CUDA graph serves all lengths. ``auto``
   takes it where a sequence's rows fit one tile and its keys more than a split. Its bits depend neither on the
   batch nor on ``max_keys``; ``flash`` differs from it by rounding.
+- ``invariant`` takes one tile for every number of rows, and splits wherever there is more than one, so that a
+  row of a prompt has the bits that it has alone. Its partial results take splits * rows * heads * dim floats.
 - An infinity or a NaN in a value that a row does not see may spoil that row if a neighbour in its tile sees
   it. Keys and values beyond a sequence's length are never read.
 """

@@ -57,6 +57,9 @@ def _attend(
         p_first, p_last, keys, left, right, sinks, CAUSAL, LEFT, RIGHT, SINKS
     )
     stop = keys
+    if SPLIT and LEFT:
+        # Which tiles need no mask depends on the rows beside a row: all take one, in the order of their keys.
+        whole, partial = begin, begin
     if SPLIT:
         low, high = split * SPLIT, tl.minimum((split + 1) * SPLIT, keys)
         stop = high

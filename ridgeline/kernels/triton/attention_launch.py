@@ -74,9 +74,9 @@ def run(
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_no_gradient(name, tensor, _WAY_OUT)
     check_groups(q, k.shape[-2], "k")
-    if schedule == "split_kv" and layout.batch > MOST_LISTED:
+    if schedule in ("split_kv", "invariant") and layout.batch > MOST_LISTED:
         raise InputError(
-            f"schedule is 'split_kv' for {layout.batch} sequences; it takes at most {MOST_LISTED}: leave it"
+            f"schedule is {schedule!r} for {layout.batch} sequences; it takes at most {MOST_LISTED}: leave it"
             " out"
         )
     dtype = q.dtype if scales.q is None else v.dtype
@@ -104,27 +104,39 @@ def launch(
     """The forward kernel into ``out`` and ``lse``, and the merging of its splits.
 
     Splits have one tile, that of decodes, whatever their rows are: a row's bits do not depend on how many
-    others there are.
+    others there are. ``invariant`` takes one tile with and without splits, and multiplications and additions
+    that no compiler fuses, so that what is not split has the same bits, too.
     """
     heads, kv_heads = q.shape[-2], k.shape[-2]
     group, dim, size = heads // kv_heads, max(q.shape[-1], v.shape[-1]), k.element_size()
-    few = tiles("decode", dim, size, q.device)
+    fixed = schedule == "invariant"
+    few = tiles("attention_invariant" if fixed else "decode", dim, size, q.device)
     one_tile = layout.max_rows * group <= few.m
-    split = schedule == "split_kv" or (
-        schedule == "auto" and one_tile and layout.max_keys > SPLIT and layout.batch <= MOST_LISTED
-    )
+    if fixed:
+        # One split alone has the bits of its merging, but for a sink's logit, which is added elsewhere; and
+        # only splits take a window's tiles in their order.
+        split = layout.max_keys > SPLIT or policy.left >= 0 or policy.sink_logits is not None
+    else:
+        split = schedule == "split_kv" or (
+            schedule == "auto" and one_tile and layout.max_keys > SPLIT and layout.batch <= MOST_LISTED
+        )
     if not split:
         many = "attention" if scales.q is None else "attention_fp8"
-        tile = few if one_tile and scales.q is None else tiles(many, dim, size, q.device)
+        keeps = fixed or (one_tile and scales.q is None)
+        tile = few if keeps else tiles(many, dim, size, q.device)
         cells = -(-layout.max_rows * group // tile.m)
         grid = layout.batch * kv_heads * cells
-        _forward(kernels.forward, grid, q, k, v, layout, policy, tile, cells, out, lse, scales, False)
+        _forward(
+            kernels.forward, grid, q, k, v, layout, policy, tile, cells, out, lse, scales, False, not fixed
+        )
         return
     splits, cells = max(1, -(-layout.max_keys // SPLIT)), -(-layout.max_rows * group // few.m)
     o = torch.empty(splits, *out.shape, dtype=torch.float32, device=q.device)
     o_lse = torch.empty(splits, *lse.shape, dtype=torch.float32, device=q.device)
     grid = min(programs(few, q.device), layout.batch * kv_heads * cells * splits)
-    _forward(kernels.forward_splits, grid, q, k, v, layout, policy, few, cells, o, o_lse, scales, True)
+    _forward(
+        kernels.forward_splits, grid, q, k, v, layout, policy, few, cells, o, o_lse, scales, True, not fixed
+    )
     _merge(o, o_lse, layout, policy, out, lse)
 
 
@@ -142,6 +154,7 @@ def _forward(
     lse: torch.Tensor,
     scales: Scales,
     split: bool,
+    fused: bool,
 ) -> None:
     dim, value_dim = q.shape[-1], v.shape[-1]
     paged = layout.tables is not None
@@ -171,7 +184,7 @@ def _forward(
         SPLIT=SPLIT if split else 0, BATCH=triton.next_power_of_2(layout.batch) if split else 0,
         SCALED_Q=scales.q is not None, SCALED_K=scales.k is not None, SCALED_V=scales.v is not None,
         BULK=found is not None,
-        **tile.options(),
+        **tile.options(fused=fused),
     )  # fmt: skip
 
 

@@ -258,6 +258,7 @@ def attend_stored(
     scale: float | None = None,
     softcap: float = 0.0,
     distance_bias: torch.Tensor | None = None,
+    schedule: str = "auto",
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """:func:`attend` to what :func:`store` has stored, and to nothing new: ``[rows, heads, dim]``."""
@@ -268,7 +269,7 @@ def attend_stored(
     _check_rows(sequences, q.shape[0], "q")
     policy = Policy.of(q, causal, window, 0, scale, softcap, None, None, distance_bias)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
-    return _run(q.to(cache.multiplied), cache, sequences, policy, "auto", False, out)
+    return _run(q.to(cache.multiplied), cache, sequences, policy, schedule, False, out)
 
 
 def _run(

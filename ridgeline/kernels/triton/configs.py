@@ -45,12 +45,14 @@ class Tiles:
     bulk: int = 0
     resident: int = 2
 
-    def options(self) -> dict[str, int]:
-        return {**OPTIONS, "num_warps": self.warps, "num_stages": self.stages}
+    def options(self, *, fused: bool = True) -> dict[str, int]:
+        """Those of a launch. ``fused``: a multiplication and an addition may become one instruction."""
+        return {**OPTIONS, "num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": fused}
 
 
 #: What the interpreter runs: small, so that short inputs make several tiles.
 INTERPRETED = Tiles(16, 32, 1, 1, 32)
+_INTERPRETED_PROCESSORS = 4
 
 
 def tiles(kernel: str, size: int, itemsize: int, device: torch.device) -> Tiles:
@@ -73,9 +75,14 @@ def tiles(kernel: str, size: int, itemsize: int, device: torch.device) -> Tiles:
     return found
 
 
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of the device; a few where it is interpreted."""
+    return _INTERPRETED_PROCESSORS if is_interpreted() else _processors(device.index or 0)
+
+
 def programs(tile: Tiles, device: torch.device) -> int:
     """Programs of a grid that is of one size whatever there is to do."""
-    return 3 if is_interpreted() else tile.resident * _processors(device.index or 0)
+    return 3 if is_interpreted() else tile.resident * processors(device)
 
 
 #: What is being tried out, by entry.

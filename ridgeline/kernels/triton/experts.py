@@ -47,7 +47,14 @@ class GpuExperts:
 
     @classmethod
     def of(cls, packed: Sequence[PackedLinear], device: torch.device | str) -> GpuExperts:
-        """The experts' weights packed for the CPU, with the same integers and scales."""
+        """The experts' weights packed for the CPU, with the same integers and scales.
+
+        Raises InputError for FP8, which no kernel of experts reads.
+        """
+        if packed[0].format not in FORMATS:
+            raise InputError(
+                f"experts can't be kept as {packed[0].format}; choose one of: {', '.join(FORMATS)}"
+            )
         first = GpuLinear.of(packed[0], device)
         stacked = [
             None if x is None else torch.empty((len(packed), *x.shape), dtype=x.dtype, device=device)
@@ -142,6 +149,8 @@ def mixture(
     activation: str,
     residual: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    *,
+    invariant: bool = False,
 ) -> torch.Tensor:
     """residual + the weighted sum of what each row's experts make of it, ``[rows, width]``.
 
@@ -151,7 +160,8 @@ def mixture(
     rounded to x's dtype, and outputs summed in float32 in the order of the slots, before the residual.
 
     A row's bits depend on the other rows only by whether there are more than :data:`FEW_ROWS` an expert on
-    average, which take other tiles.
+    average, which take other tiles; ``invariant``, all numbers of rows take one, without fused
+    multiply-adds, and they depend on nothing else.
 
     Raises InputError that names the argument for a wrong dtype, shape, stride or device.
     """
@@ -180,13 +190,14 @@ def mixture(
     if not out.numel():
         return out
     experts, weights = experts.contiguous(), weights.contiguous()
-    few = rows * chosen <= FEW_ROWS * number
-    tile = tiles("experts_few" if few else "experts_many", 1, x.element_size(), x.device)
+    few = rows * chosen <= FEW_ROWS * number and not invariant
+    kernel = "experts_invariant" if invariant else "experts_few" if few else "experts_many"
+    tile = tiles(kernel, 1, x.element_size(), x.device)
     order = None if _alone(rows, chosen, number) else _sorted(experts, number, tile)
     hidden = torch.empty(rows * chosen, columns, dtype=x.dtype, device=x.device)
     outputs = torch.empty(rows * chosen, width, dtype=x.dtype, device=x.device)
-    _product(x, gate_up, experts, order, chosen, number_of, tile, few, hidden)
-    _product(hidden, down, experts, order, 1, activations.NONE, tile, few, outputs)
+    _product(x, gate_up, experts, order, chosen, number_of, tile, few, not invariant, hidden)
+    _product(hidden, down, experts, order, 1, activations.NONE, tile, few, not invariant, outputs)
     block = min(_COLUMNS, triton.next_power_of_2(width))
     kernels.combine[(rows, -(-width // block))](
         outputs, weights, outputs if residual is None else residual, out, width,
@@ -224,6 +235,7 @@ def _product(
     activation: int,
     tile: Tiles,
     few: bool,
+    fused: bool,
     out: torch.Tensor,
 ) -> None:
     bits = 16 if weight.scales is None else 4 if weight.group else 8
@@ -241,5 +253,5 @@ def _product(
         x.stride(0), weight.data.stride(0), 0 if weight.scales is None else weight.scales.stride(0),
         out.stride(0),
         share, order is not None, bits, weight.group, weight.zeros is not None, activation, weight.gated,
-        tile.m, n, inner, **tile.options(),
+        tile.m, n, inner, **tile.options(fused=fused),
     )  # fmt: skip

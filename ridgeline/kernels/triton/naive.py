@@ -105,6 +105,27 @@ def linear(
     return y if residual is None else residual + y
 
 
+def linear_fp8(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """:func:`linear` of x as FP8 makes it, in x's dtype."""
+    codes, scales = quantise_rows(x)
+    wide = codes.view(torch.float8_e4m3fn).to(x.dtype) * scales[:, None].to(x.dtype)
+    return linear(wide, weight, bias, activation, residual)
+
+
+def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every row of a finite x in FP8: e4m3's bits, uint8, and a float32 scale a row, max|x| / 448."""
+    largest = x.float().abs().amax(-1)
+    scales = torch.where(largest > 0, largest / 448, 1.0).clamp(min=torch.finfo(torch.float32).tiny)
+    codes = (x.float() / scales[:, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
+    return codes.view(torch.uint8), scales
+
+
 def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
     if not activation.endswith("_gated"):
         return _ACTIVATIONS[activation](x)

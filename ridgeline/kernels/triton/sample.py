@@ -52,6 +52,26 @@ def best_of_chunk(
     tl.store(tokens + row * chunks + chunk, winner)
 
 
+@triton.jit
+def running(x, sums, columns, CHUNK: tl.constexpr):
+    """Grid: [rows]: running sums of each row of float64, chunk after chunk. PyTorch's own are in an order
+    that depends on the number of rows."""
+    row = tl.program_id(0).to(tl.int64)
+    j = tl.arange(0, CHUNK)
+    before = tl.zeros([CHUNK], tl.float64)
+    for first in range(0, columns, CHUNK):
+        value = tl.load(x + row * columns + first + j, mask=first + j < columns, other=0.0)
+        tl.store(sums + row * columns + first + j, before + tl.cumsum(value, 0), mask=first + j < columns)
+        before += tl.sum(value, 0)
+
+
+def running_sums(x: torch.Tensor) -> torch.Tensor:
+    """Those of every row of float64 [rows, columns], in an order that depends on the row alone."""
+    sums = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    running[(len(x),)](x.contiguous(), sums, x.shape[1], CHUNK, **OPTIONS)
+    return sums
+
+
 def sample(
     logits: torch.Tensor,
     temperature: Numbers,
@@ -131,10 +151,9 @@ def kept(
     number = torch.arange(vocab, device=logits.device)
     out = number >= column([k or vocab for k in ks], torch.int64)
     masses = ordered.double().exp().masked_fill(out, 0)
-    probabilities = masses / masses.sum(-1, keepdim=True)
-    out |= probabilities.cumsum(-1) - probabilities >= column(
-        [p if p < 1 else math.inf for p in ps], torch.float64
-    )
+    sums = running_sums(masses)
+    likelier = (sums - masses) / sums[:, -1:]
+    out |= likelier >= column([p if p < 1 else math.inf for p in ps], torch.float64)
     lowest = [math.log(p) if p else -math.inf for p in least]
     out |= ordered < column(lowest, torch.float32)
     return logits.scatter(-1, tokens, logits.gather(-1, tokens).masked_fill(out, -math.inf))
@@ -147,8 +166,12 @@ def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tenso
         raise InputError(f"tokens is {describe(tokens)}; logits has {rows} rows")
     if rows and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab:
         raise InputError(f"tokens holds ids beyond the vocabulary; give ids from 0 to {vocab - 1}")
-    chosen = logits.gather(-1, tokens.long()[:, None])[:, 0]
-    return (chosen.double() - logits.double().logsumexp(-1)).float()
+    if not rows:
+        return torch.empty(0, dtype=torch.float32, device=logits.device)
+    chosen = logits.gather(-1, tokens.long()[:, None])[:, 0].double()
+    largest = logits.amax(-1, keepdim=True).double()
+    total = running_sums((logits.double() - largest).exp())[:, -1]
+    return (chosen - largest[:, 0] - total.log()).float()
 
 
 def _check_logits(logits: torch.Tensor) -> tuple[int, int]:

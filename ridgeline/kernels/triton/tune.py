@@ -1,4 +1,5 @@
-"""Trying out tiles on the GPU at hand: every kernel that has them, on a shape that is usual for it."""
+"""Trying out tiles on the GPU at hand: every kernel that has them, on a shape that is usual for it; but those
+that are invariant, whose bits a tile decides."""
 
 from __future__ import annotations
 
@@ -23,9 +24,12 @@ CANDIDATES = {
     "backward": [Tiles(*x) for x in product((32, 64, 128), (64, 128), (4, 8), (1, 2))],
     "linear_few": [Tiles(16, *x) for x in product((16, 32, 64), (2, 4), (3, 4, 5), (64, 128, 256))],
     "linear_many": [Tiles(*x, 64) for x in product((64, 128), (64, 128, 256), (4, 8), (3, 4))],
+    "linear_fp8": [Tiles(*x, 128) for x in product((64, 128), (64, 128, 256), (4, 8), (2, 3, 4))],
 }
 #: Sizes of heads that have entries, and of rows for products.
-SIZES = {"linear_few": (16,), "linear_many": (1,)}
+SIZES = {"linear_few": (16,), "linear_many": (1,), "linear_fp8": (1,)}
+#: Bytes of an element of what is multiplied, 2 where it is not said.
+BYTES = {"linear_fp8": 1}
 HEADS = (64, 128, 256)
 
 
@@ -52,7 +56,7 @@ def tune(
     seconds = seconds or _seconds
     entries = [(kernel, size) for kernel in kernels for size in SIZES.get(kernel, HEADS)]
     for place, (kernel, size) in enumerate(entries):
-        entry, call = f"{kernel}-2-{size}", CALLS[kernel](size, device, scale)
+        entry, call = f"{kernel}-{BYTES.get(kernel, 2)}-{size}", CALLS[kernel](size, device, scale)
         if progress is not None:
             progress(f"trying tiles of {kernel}", place / len(entries))
         times: dict[Tiles, float] = {}
@@ -111,8 +115,8 @@ def _backward(dim: int, device: torch.device, scale: int) -> Callable[[], object
     return partial(torch.autograd.grad, out, leaves, torch.randn_like(out), retain_graph=True)
 
 
-def _linear(rows: int, _: int, device: torch.device, scale: int) -> Callable[[], object]:
-    weight = gpu_linear(torch.randn(4096 // scale, 4096 // scale), "int4-g128", device=device)
+def _linear(format: str, rows: int, _: int, device: torch.device, scale: int) -> Callable[[], object]:
+    weight = gpu_linear(torch.randn(4096 // scale, 4096 // scale), format, device=device)
     return partial(linear, _normal(device, rows, 4096 // scale), weight)
 
 
@@ -120,6 +124,7 @@ CALLS: dict[str, Callable[[int, torch.device, int], Callable[[], object]]] = {
     "attention": _attention,
     "decode": _decode,
     "backward": _backward,
-    "linear_few": partial(_linear, 1),
-    "linear_many": partial(_linear, 2048),
+    "linear_few": partial(_linear, "int4-g128", 1),
+    "linear_many": partial(_linear, "int4-g128", 2048),
+    "linear_fp8": partial(_linear, "fp8", 2048),
 }

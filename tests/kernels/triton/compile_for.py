@@ -1,8 +1,8 @@
 """Runs GPU functions with launches replaced by compilation for a GPU that need not be there.
 
 Run as a program, in a process in which Triton does not interpret, because the interpreter takes what the
-compiler does not. Prints a line of JSON for each kernel: registers, bytes of stack, shared memory, and
-whether it uses the tensor cores of Hopper (wgmma).
+compiler does not. Prints a line of JSON for each kernel: registers, bytes of stack, shared memory,
+whether it uses the tensor cores of Hopper (wgmma), and the shapes and types of its tensor instructions.
 """
 
 from __future__ import annotations
@@ -74,16 +74,28 @@ def report(kernel: JITFunction, compiled: object, size: str) -> None:
         "registers": registers,
         "stack": spilled,
         "shared": info.shared,
+        "call": calling[-1],
     }
     row |= {"wgmma": "wgmma" in ptx, "mma": "mma.sync" in ptx, "cp_async": "cp.async.cg" in ptx}
     row |= {"bulk": "cp.async.bulk.tensor" in ptx, "tcgen05": "tcgen05.mma" in ptx}
+    shapes = re.findall(r"(?:wgmma\.mma_async|mma\.sync)\S*(m\d+n\d+k\d+\S*)|(tcgen05\.mma\S*)", ptx)
+    row["instructions"] = sorted({"".join(shape) for shape in shapes})
     print(json.dumps(row), flush=True)
+
+
+#: What is being compiled, as the functions below name it.
+calling: list[str] = [""]
+
+
+def announce(*parts: object) -> None:
+    calling.append(" ".join(map(str, parts)))
+    print(calling[-1], flush=True)
 
 
 def prepare(capability: int) -> None:
     import importlib
 
-    from ridgeline.kernels.triton import arguments, configs, runtime
+    from ridgeline.kernels.triton import arguments, configs, linear_launch, runtime
 
     # The package has a function of the same name.
     attention_fp8 = importlib.import_module("ridgeline.kernels.triton.attention_fp8")
@@ -102,11 +114,11 @@ def prepare(capability: int) -> None:
 
     JITFunction.__getitem__ = compiling
     runtime.is_usable = arguments.is_usable = lambda device: True
-    runtime.has_fp8 = attention_fp8.has_fp8 = lambda device: capability >= 89
+    runtime.has_fp8 = attention_fp8.has_fp8 = linear_launch.has_fp8 = lambda device: capability >= 89
     found = (NAMES[capability], divmod(capability, 10))
     configs._device = lambda index: found
-    configs._processors = lambda index: 132
     configs._tuned = lambda name: {}
+    configs._processors = lambda index: 100
 
 
 def attention_calls() -> None:
@@ -115,7 +127,7 @@ def attention_calls() -> None:
     for dtype in (torch.bfloat16, torch.float32):
         for dim in (64, 128, 256):
             q, k, v = (torch.zeros(2, n, h, dim, dtype=dtype) for n, h in ((64, 8), (96, 2), (96, 2)))
-            print(dtype, dim, flush=True)
+            announce("attention", dtype, dim)
             gpu.attention(q, k, v, causal=True, schedule="flash")
             pages = torch.zeros(40, 32, 2, dim, dtype=dtype)
             cu, lengths = torch.arange(3), torch.tensor([600, 40])
@@ -130,6 +142,22 @@ def attention_calls() -> None:
     gpu.attention(q, k, v, window=(9, 4), sinks=2, schedule="split_kv", **everything)
 
 
+def invariant_attention_calls() -> None:
+    """In one split and in two, which are kernels of their own."""
+    from ridgeline.kernels import triton as gpu
+
+    for dtype, dim in (
+        (torch.bfloat16, 64),
+        (torch.bfloat16, 128),
+        (torch.bfloat16, 256),
+        (torch.float32, 64),
+    ):
+        for keys, rows in ((600, 1), (600, 512), (300, 256)):
+            announce("invariant attention", dtype, dim, rows)
+            q, k, v = (torch.zeros(1, n, h, dim, dtype=dtype) for n, h in ((rows, 8), (keys, 2), (keys, 2)))
+            gpu.attention(q, k, v, causal=True, schedule="invariant")
+
+
 def byte_calls() -> None:
     """Caches of int8 and FP8, in blocks of fewer tokens than a tile has and of more; FP8 products."""
     from ridgeline.kernels import triton as gpu
@@ -138,15 +166,15 @@ def byte_calls() -> None:
         q, k = (torch.zeros(80, h, dim, dtype=torch.bfloat16) for h in (8, 2))
         for format, tokens in (("bf16", 128), ("int8", 32), ("fp8", 32), ("fp8", 128)):
             cache = gpu.KVCache.empty(8, 2, dim, format, device="cpu", tokens=tokens)
-            for rows, keys in ((1, 1000), (80, 96)):
-                print(format, tokens, dim, rows, flush=True)
+            for rows, keys, schedule in ((1, 1000, "auto"), (80, 96, "auto"), (1, 1000, "invariant")):
+                announce(format, tokens, dim, schedule, rows)
                 cu, lengths = torch.tensor([0, rows]), torch.tensor([keys])
                 slots = torch.zeros(rows, dtype=torch.int64)
                 tables = torch.zeros(1, 8, dtype=torch.int32)
                 numbers = gpu.Sequences(cu.int(), lengths.int(), tables, slots, rows, keys)
-                gpu.attend(q[:rows], k[:rows], k[:rows], cache, numbers)
+                gpu.attend(q[:rows], k[:rows], k[:rows], cache, numbers, schedule=schedule)
         if runtime_has_fp8():
-            print("fp8 products", dim, flush=True)
+            announce("fp8 products", dim)
             gpu.attention_fp8(*(x[None] for x in (q, k, k)), causal=True)
 
 
@@ -159,6 +187,7 @@ def runtime_has_fp8() -> bool:
 def row_calls() -> None:
     from ridgeline.kernels import triton as gpu
 
+    announce("rows")
     x, residual, weight = (
         torch.zeros(*shape, dtype=torch.bfloat16) for shape in ((4, 4096), (4, 4096), (4096,))
     )
@@ -176,19 +205,37 @@ def row_calls() -> None:
     gpu.attend(q, k, k, cache, sequences, cos=angles, sin=angles, positions=positions)
     gpu.attend(q, k, k, cache, sequences)
     logits = torch.zeros(4, 32000)
-    gpu.sample(logits, 0.7, 1, 2)
+    gpu.sample(logits, 0.7, 1, 2, top_p=0.9)
 
 
 def linear_calls() -> None:
+    """A few rows leave a GPU's processors without work, so that they are summed in parallel; the last weight
+    is too large for that."""
     from ridgeline.kernels import triton as gpu
 
-    for format in ("int8", "int4-g32", "int4-g128-zp"):
+    for format in ("int8", "int4-g32", "int4-g128-zp", "fp8", "fp8-128x128"):
         for gated in (False, True):
-            packed = gpu.gpu_linear(torch.ones(256, 512), format, gated=gated, device="cpu")
-            for rows in (1, 64):
-                print(format, gated, rows, flush=True)
-                x = torch.zeros(rows, 512, dtype=torch.bfloat16)
+            packed = gpu.gpu_linear(torch.ones(256, 2048), format, gated=gated, device="cpu")
+            for rows in (1, 17, 8192):
+                announce("linear", format, gated, rows)
+                x = torch.zeros(rows, 2048, dtype=torch.bfloat16)
                 gpu.linear(x, packed, x.new_zeros(256), "silu_gated" if gated else "gelu")
+    announce("linear fp16")
+    packed = gpu.gpu_linear(torch.ones(256, 2048), "fp8", device="cpu")
+    gpu.linear(torch.zeros(1, 2048, dtype=torch.float16), packed)
+
+
+def invariant_calls() -> None:
+    from ridgeline.kernels import triton as gpu
+
+    for format in ("bf16", "fp32", "int4-g128", "fp8"):
+        dtype = torch.float32 if format == "fp32" else torch.bfloat16
+        for gated in (False, True):
+            packed = gpu.gpu_linear(torch.ones(256, 2048), format, gated=gated, device="cpu")
+            for rows in (1, 8192):
+                announce("invariant", format, gated, rows)
+                x = torch.zeros(rows, 2048, dtype=dtype)
+                gpu.linear_invariant(x, packed, x.new_zeros(256), "silu_gated" if gated else None)
 
 
 def gradient_calls() -> None:
@@ -200,7 +247,7 @@ def gradient_calls() -> None:
         (torch.bfloat16, 256),
         (torch.float32, 64),
     ):
-        print(dtype, dim, flush=True)
+        announce("gradients", dtype, dim)
         q, k, v = (torch.zeros(2, 64, h, dim, dtype=dtype, requires_grad=True) for h in (4, 2, 2))
         with torch.enable_grad():
             gpu.attention_with_gradient(q, k, v, causal=True).sum().backward()
@@ -231,10 +278,12 @@ def experts_calls() -> None:
             else:
                 gated, down = GpuExperts.plain(weights[0], gated=True), GpuExperts.plain(weights[1])
             for rows in (1, 8, 64):
-                print(format, dtype, rows, flush=True)
                 x = torch.zeros(rows, 256, dtype=dtype)
                 chosen = torch.zeros(rows, 2, dtype=torch.int32), torch.zeros(rows, 2)
+                announce("experts", format, dtype, rows)
                 gpu.mixture(x, *chosen, gated, down, "silu_gated", x)
+                announce("invariant experts", format, dtype, rows)
+                gpu.mixture(x, *chosen, gated, down, "silu_gated", x, invariant=True)
 
 
 def latent_calls() -> None:
@@ -242,7 +291,7 @@ def latent_calls() -> None:
 
     for dtype in (torch.bfloat16, torch.float32):
         for rows, heads in ((1, 16), (16, 16), (1, 128)):
-            print(dtype, rows, heads, flush=True)
+            announce("latents", dtype, rows, heads)
             cache = gpu.LatentCache(torch.zeros(4, 32, 576, dtype=dtype), 512)
             q, kv = torch.zeros(rows, heads, 192, dtype=dtype), torch.zeros(rows, 576, dtype=dtype)
             starts, lengths = (torch.zeros(n, dtype=torch.int32) for n in (2, 1))

@@ -85,7 +85,7 @@ def test_steps_append_and_attend_to_what_is_stored(device, format, rotated):
         assert_near(out, torch.cat(wants), TOLERANCE[torch.bfloat16])
 
 
-@pytest.mark.parametrize("schedule", ["flash", "split_kv", "naive"])
+@pytest.mark.parametrize("schedule", ["flash", "split_kv", "invariant", "naive"])
 def test_schedules_agree_under_a_window_with_sinks(device, format, schedule):
     n = 2 * SPLIT + 9
     q, k, v = (draw(10 + i, *shape, 20) for i, shape in enumerate([(3, 2), (n, 1), (n, 1)]))
@@ -118,9 +118,11 @@ def test_a_vector_with_a_nan_is_nan_throughout_and_spoils_only_who_sees_it(devic
     assert values.isnan().all(-1)[:, 0].tolist() == [i in (5, 9) for i in range(12)]
 
 
+@pytest.mark.parametrize("schedule", ["split_kv", "invariant"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_splits_give_the_same_bits_whatever_the_chunks_and_the_batch(device, format):
-    """Interpreted, NumPy's products may depend on a row's place in its tile, so rows keep theirs."""
+def test_splits_give_the_same_bits_whatever_the_chunks_and_the_batch(device, format, schedule):
+    """Interpreted, NumPy's products may depend on a row's place in its tile, so rows keep theirs. The first
+    chunk of ``invariant`` is not split."""
     n, places = SPLIT + 24, 8
     q, k, v = (draw(30 + i, n, h, 16).to(device) for i, h in enumerate((2, 1, 1)))
     outs = []
@@ -131,7 +133,7 @@ def test_splits_give_the_same_bits_whatever_the_chunks_and_the_batch(device, for
             here = slice(start, start + rows)
             spans = [Span(rows, start, table=table), Span(1, table=(cache.blocks - 1,))]
             rows_of = (torch.cat([x[here], x[:1]]) for x in (q, k, v))
-            out = gpu.attend(*rows_of, cache, gpu.Sequences.of(spans, device, 8), schedule="split_kv")
+            out = gpu.attend(*rows_of, cache, gpu.Sequences.of(spans, device, 8), schedule=schedule)
             parts.append(out[:-1])
             start += rows
         outs.append(torch.cat(parts))

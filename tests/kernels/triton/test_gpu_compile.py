@@ -19,10 +19,22 @@ SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 <<
 #: Bytes of stack of the kernels that a model runs, at most: a few registers may spill, a tile must not.
 MOST_STACK = 200
 KERNELS = {
-    *("forward", "forward_splits", "merge", "keys_and_values", "queries", "linear"),
-    *("norm", "activate", "rotate", "rotate_append", "best_of_chunk"),
+    *("forward", "forward_splits", "merge", "keys_and_values", "queries", "linear", "partial", "finish"),
+    *("norm", "activate", "rotate", "rotate_append", "best_of_chunk", "running"),
     *("route", "sort", "product", "combine", "turn_append", "attend"),
 }
+#: Those of invariant calls that have tensor instructions.
+SUMMING = {"forward", "forward_splits", "linear", "partial", "product"}
+
+
+def instructions(rows):
+    """The tensor instructions of each invariant call, as often as they differ between numbers of rows."""
+    found = {}
+    for row in rows:
+        call = row["call"].rpartition(" ")[0]
+        if call.startswith("invariant ") and row["kernel"] in SUMMING:
+            found.setdefault(call, set()).add(tuple(row["instructions"]))
+    return found
 
 
 @pytest.mark.slow
@@ -37,8 +49,15 @@ def test_kernels_compile_and_fit(capability, tmp_path):
     )
     assert said.returncode == 0, said.stderr[-3000:]
     rows = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
-    assert {row["kernel"] for row in rows} == (KERNELS | {"quantise"} if capability >= 89 else KERNELS)
+    has_fp8 = capability >= 89
+    assert {row["kernel"] for row in rows} == (KERNELS | {"quantise"} if has_fp8 else KERNELS)
     assert max(row["shared"] for row in rows) <= SHARED[capability]
+    products_of_fp8 = [s for row in rows for s in row["instructions"] if "e4m3" in s or "f8f6f4" in s]
+    assert bool(products_of_fp8) == has_fp8
+    used = instructions(rows)
+    assert len(used) > 14
+    # Few rows and many are summed by the same instructions.
+    assert all(len(found) == 1 for found in used.values()), used
     forward, splits, gradients = (
         [row for row in rows if row["kernel"] == name]
         for name in ("forward", "forward_splits", "keys_and_values")

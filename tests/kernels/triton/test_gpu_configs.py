@@ -38,10 +38,15 @@ def test_every_kernel_has_tiles_on_every_gpu(on, gpu, itemsize):
     on(gpu)
     found = [
         configs.tiles(kernel, size, itemsize, CUDA)
-        for kernel in ("attention", "decode", "backward")
+        for kernel in ("attention", "attention_invariant", "decode", "backward")
         for size in (1, 64, 96, 128, 256)
     ]
-    found += [configs.tiles(kernel, 1, itemsize, CUDA) for kernel in ("linear_few", "linear_many")]
+    found += [
+        configs.tiles(kernel, 1, itemsize, CUDA)
+        for kernel in ("linear_few", "linear_many", "linear_invariant", "experts_invariant")
+    ]
+    found += [configs.tiles("attention_invariant", size, 1, CUDA) for size in (64, 128, 256)]
+    found.append(configs.tiles("linear_fp8", 1, 1, CUDA))
     for tile in found:
         assert all(n >= 16 and n & (n - 1) == 0 for n in (tile.m, tile.n))
         assert 512 % tile.n == 0  # whole tiles make a split

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ridgeline.errors import InputError
 from ridgeline.kernels import pack_linear
 from ridgeline.kernels import triton as gpu
+from ridgeline.kernels.fp8 import pack_fp8
 from ridgeline.kernels.triton import experts as module
 from ridgeline.kernels.triton.experts import GpuExperts
 from ridgeline.kernels.triton.naive_experts import mixture as naive_mixture
@@ -187,6 +188,26 @@ def test_a_rows_bits_are_its_own(device, format, monkeypatch):
             monkeypatch.setattr(module, "_alone", lambda *sizes, alone=alone: alone)
             found = gpu.mixture(x[rows], taken[rows], shares[rows], *parts, "silu_gated")
             assert torch.equal(found, whole[rows])
+
+
+@pytest.mark.parametrize("format", ["", "int8", "int4-g32-zp"])
+def test_an_invariant_row_has_the_bits_that_it_has_alone(device, sums_by_row, format):
+    """Beside few and many others; alone, its choices are not sorted."""
+    parts = weights_of(format, 5, 24, 40, torch.float32, device)
+    x, shares = draw(2, 90, 40, device=device), draw(3, 90, 2, device=device)
+    taken = loads("random", 90, 5, 2, 0).int().to(device)
+    whole = gpu.mixture(x, taken, shares, *parts, "silu_gated", x, invariant=True)
+    assert_near(whole, exact(x, taken, shares, *parts, "silu_gated", x), 2e-5)
+    for rows in (slice(70, 71), slice(3, 12)):
+        given = x[rows], taken[rows], shares[rows]
+        alone = gpu.mixture(*given, *parts, "silu_gated", x[rows], invariant=True)
+        assert torch.equal(alone, whole[rows])
+
+
+def test_experts_in_fp8_are_refused(device):
+    packed = [pack_fp8(draw(0, 32, 16), "fp8")] * 2
+    with pytest.raises(InputError, match="experts can't be kept as fp8; choose one of"):
+        GpuExperts.of(packed, device)
 
 
 @few_examples

@@ -11,6 +11,7 @@ from ridgeline.errors import InputError
 from ridgeline.kernels import triton as gpu
 from ridgeline.kernels.triton import naive
 from ridgeline.kernels.triton.runtime import is_interpreted
+from ridgeline.kernels.triton.sample import running_sums
 from ridgeline.ops.batch import Span
 from tests.kernels import attention_twin as twin
 from tests.kernels.triton.drawing import DTYPES, TOLERANCE, assert_near, draw
@@ -158,6 +159,14 @@ def test_tokens_are_those_of_the_cpus_sampler(device, options):
     want = kernels.sample(logits, temperatures, seeds, positions, **options)
     got = gpu.sample(logits.to(device), temperatures, seeds, positions, **options)
     assert torch.equal(got.cpu(), want)
+
+
+def test_running_sums_of_a_row_do_not_depend_on_the_others(device):
+    x = draw(6, 9, 300, device=device).double().exp()
+    sums = running_sums(x)
+    assert_near(sums, x.cpu().cumsum(-1), 1e-14)
+    for row in range(9):
+        assert torch.equal(running_sums(x[row : row + 1])[0], sums[row])
 
 
 def test_log_probabilities_are_pytorchs(device):

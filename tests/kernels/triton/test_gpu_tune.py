@@ -47,7 +47,9 @@ def test_what_is_timed_runs_with_the_tile_that_is_tried(device, kernel, monkeypa
     monkeypatch.setattr(tune, "CANDIDATES", {kernel: tune.CANDIDATES[kernel][:1]})
     used = []
     monkeypatch.setattr(
-        configs, "_lookup", lambda table, *key: used.append(key[0]) or table.get(f"{key[0]}-2-64")
+        configs,
+        "_lookup",
+        lambda table, *key: used.append(key[0]) or table.get(f"{key[0]}-{tune.BYTES.get(key[0], 2)}-64"),
     )
     call = tune.CALLS[kernel]
     monkeypatch.setitem(tune.CALLS, kernel, lambda size, device, scale: call(size, device, 128))
