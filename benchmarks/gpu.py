@@ -18,11 +18,12 @@ found is in the output file after every case. The table ends with the targets, a
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ BUDGETS = {
     "invariant": 20,
 }
 PARTS = tuple(BUDGETS)
+#: Seconds between two alarms of a part that is out of time.
+AGAIN = 5.0
 #: Parts that have no cases to check.
 WHOLE = ("model", "measure")
 
@@ -57,13 +60,14 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def budget(seconds: float) -> Iterator[None]:
-    """Inside, OutOfTime is raised after so many seconds, between two steps of Python."""
+    """Inside, OutOfTime is raised after so many seconds, between two steps of Python; and again and again
+    after that, because what is raised while an object is torn down goes unheard."""
 
     def end(*_: Any) -> None:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:
@@ -93,9 +97,12 @@ def time_case(row: Row, case: Any, device: torch.device, seconds: Callable[..., 
         try:
             row.seconds[name] = seconds(call, ring)
         except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            row.left_out[name] = said[:200]
-            print(f"  {row.name}: {name} is left out: {said[:90]}", file=sys.stderr)
+            row.left_out[name] = first_line(error)
+            print(f"  {row.name}: {name} is left out: {first_line(error)[:90]}", file=sys.stderr)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def run_cases(part: str, found: Results, options: argparse.Namespace, device: torch.device) -> None:
@@ -104,13 +111,18 @@ def run_cases(part: str, found: Results, options: argparse.Namespace, device: to
 
     for case in CASES[part](device, is_interpreted()):
         print(f"{part} {case.name}", file=sys.stderr, flush=True)
-        row = check(part, case, options.seed + len(found.rows), device)
-        found.rows.append(row)
-        if not options.check and row.is_right:
-            time_case(row, case, device, seconds_a_call)
+        try:
+            row = check(part, case, options.seed + len(found.rows), device)
+            found.rows.append(row)
+            if not options.check and row.is_right:
+                time_case(row, case, device, seconds_a_call)
+        except Exception as error:  # one shape that does not run says nothing of the others
+            found.stopped[f"{part} {case.name}"] = first_line(error)
+            print(f"  {case.name}: {type(error).__name__}: {first_line(error)[:90]}", file=sys.stderr)
         found.save()
         if device.type == "cuda":
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # a ruined context has been told of
+                torch.cuda.empty_cache()
 
 
 def run_part(part: str, found: Results, options: argparse.Namespace, device: torch.device) -> None:
@@ -127,12 +139,14 @@ def run_part(part: str, found: Results, options: argparse.Namespace, device: tor
     except OutOfTime:
         found.stopped[part] = f"stopped after its {BUDGETS[part]} s"
     except Exception as error:
-        found.stopped[part] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        found.stopped[part] = first_line(error)
         print(f"benchmarks.gpu: {part}: {type(error).__name__}: {found.stopped[part]}", file=sys.stderr)
     found.seconds[part] = time.perf_counter() - begin
     found.save()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        gc.collect()  # frames of what failed hold what they worked with
+        with suppress(RuntimeError):  # a ruined context has been told of
+            torch.cuda.empty_cache()
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -115,17 +116,24 @@ def transformers_seconds(config: Any, device: torch.device) -> float:
         torch.set_default_dtype(before)
     model = model.to(torch.bfloat16)
     cache = transformers.StaticCache(config=theirs, max_cache_len=1024)
+    takes = inspect.signature(model.forward).parameters
+
+    def given(first: int, end: int) -> dict[str, Any]:
+        """Versions differ in what they call the cache, and whether it counts its tokens itself."""
+        named: dict[str, Any] = {"cache" if "cache" in takes else "past_key_values": cache, "use_cache": True}
+        if "cache_position" in takes:
+            named["cache_position"] = torch.arange(first, end, device=device)
+        return named
+
     with torch.inference_mode():
         prompt = torch.ones(1, CONTEXT, dtype=torch.long, device=device)
-        places = torch.arange(CONTEXT, device=device)
-        model(prompt, past_key_values=cache, cache_position=places, use_cache=True, logits_to_keep=1)
+        model(prompt, **given(0, CONTEXT), logits_to_keep=1)
         compiled = torch.compile(model, mode="reduce-overhead")
-        one = torch.ones(1, 1, dtype=torch.long, device=device)
-        place = torch.tensor([CONTEXT], device=device)
+        one, behind = prompt[:, :1].contiguous(), given(CONTEXT, CONTEXT + 1)
 
         def step() -> Any:
             torch.compiler.cudagraph_mark_step_begin()
-            return compiled(one, past_key_values=cache, cache_position=place, use_cache=True).logits
+            return compiled(one, **behind).logits
 
         return step_seconds(step)
 

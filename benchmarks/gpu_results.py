@@ -77,6 +77,14 @@ class Results:
             machine |= {name: str(value) for name, value in asdict(gpu_facts(device)).items()}
         return cls(machine, path)
 
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """What was saved there."""
+        held = json.loads(path.read_text(encoding="utf-8"))
+        rows = [Row(**row) for row in held["rows"]]
+        rest = (held[name] for name in ("stopped", "seconds", "checked", "measured"))
+        return cls(held["machine"], path, held["copy_bytes_per_second"], rows, *rest)
+
     def save(self) -> None:
         """Whoever reads the file meanwhile, or after this was killed, sees the last save or this one."""
         if self.path is None:

@@ -13,8 +13,8 @@ import torch
 SAMPLES, SECONDS = 50, 0.6
 #: Tensors of a ring are at least this many times the L2 cache; there are so many at most, of so many bytes.
 RING, MOST_INPUTS, MOST_BYTES = 3, 31, 16 << 30
-#: For how many clocks the device is kept busy while the host launches.
-BUSY_CLOCKS = 1_000_000
+#: For how many clocks the device is kept busy while the host launches: about a millisecond.
+BUSY_CLOCKS = 2_000_000
 
 
 def ring_of(

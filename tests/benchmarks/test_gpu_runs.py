@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -53,6 +54,43 @@ def test_a_part_that_fails_says_so_and_keeps_what_it_found(found, options, monke
     assert found.stopped == {"rows": "no kernel image"}
     assert [row["seconds"] for row in kept(options)["rows"]] == [{"ours": 1e-5}]
     assert kept(options)["stopped"] == found.stopped
+
+
+def test_a_case_that_fails_says_so_and_the_next_one_runs(found, options, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("out of resource: shared memory\nand more")
+
+    def cases(device, tiny):
+        first, second, *_ = gpu_cases.row_cases(device, tiny)
+        yield replace(first, ours=fails)
+        yield second
+
+    monkeypatch.setitem(gpu_cases.PARTS, "rows", cases)
+    monkeypatch.setattr(benchmark, "time_case", lambda row, *_: row.seconds.update(ours=1e-5))
+    benchmark.run_part("rows", found, options, CPU)
+    [(case, why)] = found.stopped.items()
+    assert case.startswith("rows add + rms norm")
+    assert why == "out of resource: shared memory"
+    assert [row.name.split()[0] for row in found.rows] == ["silu"]
+    assert Results.read(options.output) == found
+
+
+def test_a_part_that_misses_its_alarm_hears_the_next(found, options, monkeypatch):
+    class Deaf:
+        def __del__(self):
+            time.sleep(0.5)  # what is raised here goes unheard
+
+    def waits(found, device, options):
+        held = [Deaf()]
+        held.clear()
+        time.sleep(30)
+
+    monkeypatch.setattr(gpu_model, "model_part", waits)
+    monkeypatch.setattr(benchmark, "AGAIN", 0.2)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    monkeypatch.setitem(benchmark.BUDGETS, "model", 0.1)
+    benchmark.run_part("model", found, options, CPU)
+    assert found.stopped == {"model": "stopped after its 0.1 s"}
 
 
 def test_a_part_ends_with_its_budget_and_nothing_takes_that_for_an_error(found, options, monkeypatch):

@@ -10,6 +10,8 @@ from ridgeline.kernels.triton.runtime import padded
 #: What a descriptor asks of addresses and strides, in bytes, and the longest side of a box (CUDA driver API,
 #: cuTensorMapEncodeTiled).
 _ALIGNMENT, _MOST_SIDE = 16, 256
+#: Bytes of a head in a box at least: products of FP8 take 32 inner elements.
+_LEAST_HEAD = 32
 
 
 def boxes(
@@ -38,6 +40,6 @@ def _plain_strides(x: torch.Tensor) -> tuple[int, ...]:
 
 
 def _is_describable(x: torch.Tensor) -> bool:
-    aligned = x.data_ptr() % _ALIGNMENT == 0
+    aligned = x.data_ptr() % _ALIGNMENT == 0 and padded(x.shape[-1]) * x.element_size() >= _LEAST_HEAD
     steps = [s * x.element_size() for n, s in zip(x.shape[:-1], x.stride()[:-1], strict=True) if n > 1]
     return bool(x.numel()) and aligned and all(s > 0 and s % _ALIGNMENT == 0 for s in steps)

@@ -118,3 +118,9 @@ def test_what_no_descriptor_can_name_is_read_through_pointers(device, both):
         by_pointers, in_bulk, described = both(lambda q=q, k=k: gpu.attention(q, k, k))
         assert not described
         assert torch.equal(by_pointers, in_bulk)
+
+
+@pytest.mark.parametrize(("dtype", "described"), [(torch.float8_e4m3fn, False), (torch.bfloat16, True)])
+def test_a_head_smaller_than_a_product_of_fp8_takes_is_read_through_pointers(dtype, described):
+    k = torch.zeros(2, 64, 2, 16).to(dtype)
+    assert (descriptors.boxes(k, k, 32, 0) is not None) == described
