@@ -1,4 +1,4 @@
-"""``benchmarks.gpu`` for a GPU that is there for minutes: a kernel that hangs or crashes costs its part alone.
+"""``benchmarks.gpu`` where a GPU is there for minutes: a kernel that hangs or crashes costs its part only.
 
     python -m benchmarks.gpu_watched --folder OUT --seconds 560
 

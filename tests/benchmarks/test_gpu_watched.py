@@ -40,14 +40,14 @@ def watched(tmp_path, monkeypatch):
     for part in PARTS:
         monkeypatch.setitem(gpu_watched.BUDGETS, part, 0.1)
     monkeypatch.setattr(gpu_watched, "GRACE", 0.2)
-    monkeypatch.setattr(gpu_watched, "START", 5.0)
+    monkeypatch.setattr(gpu_watched, "START", 10.0)
 
     def run(ends: list[str], stopped: dict[str, str] | None = None, hangs: bool = False) -> Ran:
-        path = tmp_path / "gpu-0.json"
+        path = tmp_path / "watched.json"
         command = [sys.executable, "-c", CHILD, str(path)]
         command += [json.dumps(x) for x in (ends, stopped or {}, hangs)]
         process = subprocess.Popen(command)
-        ran = gpu_watched.watch(process, path, PARTS, time.monotonic() + 30, pause=0.02)
+        ran = gpu_watched.watch(process, path, PARTS, time.monotonic() + 60, pause=0.02)
         assert process.poll() is not None
         return ran
 
@@ -72,6 +72,31 @@ def test_a_ruined_context_passes_over_the_part_that_ruined_it(watched):
     assert watched(list(PARTS), {"fp8 one": "out of resource: shared memory"}) == Ran(PARTS, None)
 
 
+#: A benchmark whose part fp8 never ends.
+HANGS_AT_FP8 = """
+import pathlib, sys, time
+from benchmarks.gpu_results import Results, Row
+parts, path = sys.argv[2].split(","), pathlib.Path(sys.argv[4])
+found = Results({}, path, 4e12)
+for part in parts:
+    if part == "fp8":
+        time.sleep(60)
+    found.rows.append(Row(part, "case", 0.0, 1.0, 0.0, 0.0))
+    found.seconds[part] = 0.1
+    found.save()
+"""
+
+
+def test_what_is_behind_a_part_that_hangs_runs_in_a_new_process(watched, tmp_path, monkeypatch):
+    (tmp_path / "hanging_benchmark.py").write_text(HANGS_AT_FP8)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
+    found = gpu_watched.run(PARTS, tmp_path, 60, "hanging_benchmark")
+    assert [ran for _, ran in found] == [Ran(("decode",), "fp8"), Ran(("fp8_linear",), None)]
+    every = gpu_watched.together(found)
+    assert [row.part for row in every.rows] == ["decode", "fp8_linear"]
+    assert every.stopped == {"fp8": "ended its process"}
+
+
 def test_the_parts_of_all_processes_come_together(tmp_path):
     rows = [Row(part, "case", 0.0, 1.0, 0.0, 0.0, {"ours": 1e-3}) for part in PARTS]
     first, second = Results({}, tmp_path / "0", 4e12), Results({}, tmp_path / "1")
@@ -82,7 +107,9 @@ def test_the_parts_of_all_processes_come_together(tmp_path):
     for found in (first, second):
         found.save()
     ends = Ran(("decode",), "fp8"), Ran(("fp8_linear",), None)
-    every = gpu_watched.together(list(zip((first.path, second.path, Path("none")), (*ends, ends[1]))))
+    every = gpu_watched.together(
+        list(zip((first.path, second.path, Path("none")), (*ends, ends[1]), strict=True))
+    )
     assert every.rows == [rows[0], rows[2]]
     assert every.seconds == {"decode": 1.0, "fp8": 1.0, "fp8_linear": 3.0}
     assert every.stopped == {"fp8": "CUDA error: misaligned address"}
