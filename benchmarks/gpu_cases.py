@@ -364,7 +364,7 @@ def row_cases(device: torch.device, tiny: bool) -> Iterator[Case]:
         return gpu.add_rms_norm(x, residual.clone() if tiny else residual, weight, 1e-5, out)
 
     def unfused(x, residual, weight):
-        return naive.norm(x, weight, 1e-5, layer=False, residual=residual.clone())
+        return naive.norm(x, weight, 1e-5, layer=False, residual=residual.clone() if tiny else residual)
 
     compiled = [unfused]
     yield Case(
