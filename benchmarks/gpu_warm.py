@@ -22,6 +22,8 @@ import torch
 
 from ridgeline.hardware.gpu.work import Work
 
+#: Peers that torch.compile makes.
+COMPILED = {"flex", "torch.compile"}
 #: Threads of a process on the host, most of whose work is one thread's.
 THREADS = 2
 
@@ -42,7 +44,11 @@ def calls(parts: Iterable[str], device: torch.device, tiny: bool = False) -> Ite
 
 
 def run_case(case: Any, device: torch.device) -> None:
-    case.ours(*(case.ring_inputs or case.inputs)(torch.Generator(device).manual_seed(1)))
+    """Ours, and what PyTorch compiles, which it keeps on disk, too."""
+    inputs = (case.ring_inputs or case.inputs)(torch.Generator(device).manual_seed(1))
+    case.ours(*inputs)
+    for name in COMPILED & case.peers.keys() if device.type == "cuda" else ():
+        case.peers[name](*inputs)
 
 
 def run_work(work: Work) -> None:
