@@ -190,6 +190,9 @@ def test_calibrate_judges_by_other_files(tmp_path):
     refused = ridgeline(*asked[:4], "epyc-9654", cache=tmp_path)
     assert refused.returncode == 2
     assert "no GPU: run `ridgeline measure`" in refused.stderr
+    refused = ridgeline(*asked, "--model", "llama-3-8b", cache=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "no file has a column layer" in refused.stderr
 
 
 def test_a_tier_is_chosen_and_an_absent_one_refused(tmp_path):
@@ -226,6 +229,8 @@ def broken_folder(path, config):
         (("explain", "gpt2", "--on", "a100", "--prompt", "many"), "--prompt"),
         (("explain", "gpt2", "--on", "a100", "--attention", "slow"), "slow"),
         (("explain", "gpt2", "--on", "a100", "--frobnicate"), "--frobnicate"),
+        (("advise", "gpt2", "--on", "a100", "--text", "a.txt"), "leave --text out"),
+        (("place", "dit-s-2", "--on", "a100,epyc-9654", "--prompt", "512"), "it has no prompt"),
         (("explain",), "model"),
         (("frobnicate",), "frobnicate"),
         (("generate", "gpt2", "hello"), "--weights random"),
