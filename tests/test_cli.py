@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from ridgeline.cli.support import formats
+
 RUNNING = ("generate", "measure", "check", "bench", "eval", "demo", "tune")
 PREDICTING = (
     "explain",
@@ -251,6 +253,7 @@ def broken_folder(path, config):
         (("generate", "gpt2", "1", "--weights", "random:int5"), "random:int5"),
         (("check", "gpt2", "--weights", "random"), "ridgeline measure"),
         (("check", "gpt2", "--weights", "random", "--on", "a100"), "datasheet"),
+        (("eval", "demo", "--heldout", "--weights", "bf16,fp8"), "'fp8' cannot be evaluated on the cpu"),
         (("bench", "gpt2"), "--weights random"),
         (("bench", "gpt2", "--depth", "0,many"), "--depth"),
         (("bench", "gpt2", "--depth", "1000"), "pp512 @ d1000 reaches 1512 tokens"),
@@ -270,6 +273,10 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, named, tmp_path):
     assert shown.stderr.count("\n") == 1, shown.stderr
     assert shown.stderr.startswith("ridgeline: ")
     assert named in shown.stderr
+
+
+def test_formats_that_only_a_gpu_runs_are_evaluated_there():
+    assert formats("bf16, fp8-128x128", "cuda") == ["bf16", "fp8-128x128"]
 
 
 @pytest.mark.parametrize(
