@@ -329,12 +329,12 @@ def _folder(model: str | Path) -> Path:
     return ours or find_folder(str(model), (*DEMOS, *builtin_names()))
 
 
-def require_gpu() -> None:
-    """Raises InputError where there is no GPU (or interpreter in its place), or no Triton."""
+def require_gpu(way_out: str = "take device cpu, or a machine that has one") -> None:
+    """Raises InputError, which ends in ``way_out``, where there is no GPU (or interpreter), or no Triton."""
     import torch
 
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
-        raise InputError("PyTorch sees no CUDA device here: take device cpu, or a machine that has one")
+        raise InputError(f"PyTorch sees no CUDA device here: {way_out}")
     import ridgeline.kernels.triton  # noqa: F401  says so if Triton is missing
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from ridgeline.cli.support import formats
+
 RUNNING = ("generate", "measure", "check", "bench", "eval", "demo", "tune")
 PREDICTING = (
     "explain",
@@ -190,6 +192,9 @@ def test_calibrate_judges_by_other_files(tmp_path):
     refused = ridgeline(*asked[:4], "epyc-9654", cache=tmp_path)
     assert refused.returncode == 2
     assert "no GPU: run `ridgeline measure`" in refused.stderr
+    refused = ridgeline(*asked, "--model", "llama-3-8b", cache=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "no file has a column layer" in refused.stderr
 
 
 def test_a_tier_is_chosen_and_an_absent_one_refused(tmp_path):
@@ -226,6 +231,8 @@ def broken_folder(path, config):
         (("explain", "gpt2", "--on", "a100", "--prompt", "many"), "--prompt"),
         (("explain", "gpt2", "--on", "a100", "--attention", "slow"), "slow"),
         (("explain", "gpt2", "--on", "a100", "--frobnicate"), "--frobnicate"),
+        (("advise", "gpt2", "--on", "a100", "--text", "a.txt"), "leave --text out"),
+        (("place", "dit-s-2", "--on", "a100,epyc-9654", "--prompt", "512"), "it has no prompt"),
         (("explain",), "model"),
         (("frobnicate",), "frobnicate"),
         (("generate", "gpt2", "hello"), "--weights random"),
@@ -246,6 +253,7 @@ def broken_folder(path, config):
         (("generate", "gpt2", "1", "--weights", "random:int5"), "random:int5"),
         (("check", "gpt2", "--weights", "random"), "ridgeline measure"),
         (("check", "gpt2", "--weights", "random", "--on", "a100"), "datasheet"),
+        (("eval", "demo", "--heldout", "--weights", "bf16,fp8"), "'fp8' cannot be evaluated on the cpu"),
         (("bench", "gpt2"), "--weights random"),
         (("bench", "gpt2", "--depth", "0,many"), "--depth"),
         (("bench", "gpt2", "--depth", "1000"), "pp512 @ d1000 reaches 1512 tokens"),
@@ -265,6 +273,10 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, named, tmp_path):
     assert shown.stderr.count("\n") == 1, shown.stderr
     assert shown.stderr.startswith("ridgeline: ")
     assert named in shown.stderr
+
+
+def test_formats_that_only_a_gpu_runs_are_evaluated_there():
+    assert formats("bf16, fp8-128x128", "cuda") == ["bf16", "fp8-128x128"]
 
 
 @pytest.mark.parametrize(

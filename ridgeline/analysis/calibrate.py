@@ -45,19 +45,21 @@ def calibrate(
     file names, on one of ``tensor`` tensor-parallel ranks.
 
     Raises InputError for an unknown device or one that is no GPU, files that hold no points or wrong ones,
-    and fewer points than kinds.
+    fewer points than kinds, and a model or ranks where no file names layers.
     """
     device = device_of(on)
     if device.kind != "gpu":
         raise InputError(f"{device.name} is no GPU: run `ridgeline measure` on the machine itself instead")
     if most < 1:
         raise InputError(f"points must be 1 or more, not {most}")
-    sources = tuple(str(path) for path in sources)
+    sources, judge = (tuple(str(path) for path in paths) for paths in (sources, judge))
     if tensor < 1:
         raise InputError(f"tensor must be 1 or more ranks, not {tensor}")
+    if (model is not None or tensor > 1) and not any(LAYER in read_rows(Path(p))[0] for p in sources + judge):
+        raise InputError("model and tensor are of layers, and no file has a column layer: leave them out")
     passed: Counter[str] = Counter()
     found = fit(device, load_points(sources, model, tensor, passed), most=most)
-    others = load_points(tuple(judge), model, tensor, passed)
+    others = load_points(judge, model, tensor, passed)
     names = ", ".join(Path(path).name for path in sources)
     calibrated = replace(found.device, source=f"{device.source}; calibrated with points of {names}")
     return CalibrationReport(calibrated, sources, found.kinds, judge_points(calibrated, others), dict(passed))

@@ -31,6 +31,8 @@ from ridgeline.predict.times import predict
 #: begin.
 LINK_BANDWIDTH = 32e9
 LINK_LATENCY = 10e-6
+#: Tokens of a request unless it is said.
+PROMPT, OUTPUT = 512, 128
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def place(
     on: Sequence[str | Device],
     *,
     phase: str | None = None,
-    prompt: int = 512,
-    output: int = 128,
+    prompt: int | None = None,
+    output: int | None = None,
     batch: int = 1,
     weights: str | None = None,
     cache: str | None = None,
@@ -95,9 +97,11 @@ def place(
     """Put every operator of a ``decode`` step (in the middle of the output), of ``prefill``, of an encoder's
     ``encode``, or of a diffusion Transformer's ``denoise`` (of ``batch`` images, each with its condition and
     without) on that of the devices where it takes least, transfers included, within 90 % of their memory.
-    ``phase`` is by default that which a model is judged by: the step that comes again.
+    ``phase`` is by default that which a model is judged by: the step that comes again. ``prompt`` is 512
+    tokens and ``output`` 128 unless given.
 
-    Raises InputError for fewer than two devices, devices given twice, and anything unknown.
+    Raises InputError for fewer than two devices, devices given twice, anything unknown, and what the model
+    does not have: a prompt of images, an output or a cache of what does not decode.
     """
     config = config_of(model)
     devices = [device_of(name) for name in on]
@@ -110,7 +114,8 @@ def place(
         raise InputError(f"phase must be {' or '.join(known)} for {config.name}, not {phase!r}")
     if not (link_bandwidth > 0 and 0 <= link_latency < math.inf):
         raise InputError("a link needs a bandwidth above 0 and a latency that is finite and not negative")
-    workload = Workload(prompt, output, batch)
+    _refuse_meaningless(config, prompt, output, cache)
+    workload = Workload(PROMPT if prompt is None else prompt, OUTPUT if output is None else output, batch)
     built = declare(config, None if weights is None else storage_format(weights))
     cache_format = built.plain_format if cache is None else storage_format(cache)
     traces = [_trace(built, phase, workload, cache_format, default_lowering(device)) for device in devices]
@@ -134,6 +139,18 @@ def place(
         basis={p.device: {s: str(source) for s, source in p.basis.items()} for p in predictions},
         assumptions=tuple(_assumptions(shown[0], devices, link_bandwidth, link_latency, found.proven)),
     )
+
+
+def _refuse_meaningless(
+    config: ModelConfig, prompt: int | None, output: int | None, cache: str | None
+) -> None:
+    if config.is_decoder:
+        return
+    given = {"prompt": prompt if config.is_diffusion else None, "output": output, "cache": cache}
+    what = "denoises images as trained" if config.is_diffusion else "is an encoder"
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{config.name} {what}: it has no {name}, so leave it out")
 
 
 def _phases(config: ModelConfig) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ def advise(
     from ridgeline.analysis.advice.techniques import Assumptions
     from ridgeline.report.advise import show_advice, show_trials
 
+    if text is not None and not verify:
+        raise InputError("--text is what --verify continues: give --verify, too, or leave --text out")
     on = support.on_device(on, device)
     here = ("this-gpu",) if device == "cuda" else ("this", "here")
     if verify and on not in here:

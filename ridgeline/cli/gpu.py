@@ -12,7 +12,7 @@ def tune(as_json: Json = False) -> None:
     from ridgeline.loading import require_gpu, require_run_extra
 
     require_run_extra()
-    require_gpu()
+    require_gpu("tune on the machine whose GPU it is")
     import torch
 
     from ridgeline.kernels.triton.configs import tuned_path

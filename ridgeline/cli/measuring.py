@@ -222,12 +222,14 @@ def evaluate(
     heldout: Annotated[
         bool, typer.Option("--heldout", help="The Python modules that the demo model never saw.")
     ] = False,
-    weights: Annotated[str, typer.Option(help=f"Formats to compare: auto, {FORMATS}.")] = "auto",
+    weights: Annotated[
+        str, typer.Option(help=f"Formats to compare: auto, {FORMATS}, on a GPU also fp8 and fp8-128x128.")
+    ] = "auto",
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Score how well a model predicts a text: perplexity and bits per byte."""
-    formats = support.formats(weights)
+    formats = support.formats(weights, device)
     name, texts = support.texts(text, heldout)
     support.refuse_builtin(model)
     found = [support.evaluated(model, format, texts, device) for format in formats]

@@ -93,9 +93,11 @@ def place(
         str | None,
         typer.Option(help="decode or prefill; of an encoder encode, of a diffusion Transformer denoise."),
     ] = None,
-    prompt: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 512,
-    output: Annotated[int, typer.Option(help="New tokens of each request.")] = 128,
-    batch: Annotated[int, typer.Option(help="Requests at once.")] = 1,
+    prompt: Annotated[
+        int | None, typer.Option(help="Prompt tokens of each request; 512 if not given.")
+    ] = None,
+    output: Annotated[int | None, typer.Option(help="New tokens of each request; 128 if not given.")] = None,
+    batch: Annotated[int, typer.Option(help="Requests, or images, at once.")] = 1,
     weights: CountedWeights = "auto",
     cache: Annotated[str | None, typer.Option(help="Storage format of the KV cache.")] = None,
     link: Annotated[float | None, typer.Option(help="GB/s between the devices; 32, PCIe 4 x16.")] = None,

@@ -152,15 +152,17 @@ def counted_format(weights: str) -> str | None:
     return None if weights in ("auto", "random") else weights.removeprefix("random:")
 
 
-def formats(weights: str) -> list[str]:
-    """The weight formats in a list like ``bf16,int8``, each of which can be run."""
-    from ridgeline.loading import FORMATS
+def formats(weights: str, device: str) -> list[str]:
+    """The weight formats in a list like ``bf16,int8``, each of which can be run on the device."""
+    from ridgeline.loading import FORMATS, GPU_FORMATS
 
+    known = FORMATS if device == "cpu" else (*FORMATS, *GPU_FORMATS)
     formats = [name.strip() for name in weights.split(",")]
     for name in formats:
-        if name not in ("auto", *FORMATS):
+        if name not in ("auto", *known):
+            on_gpu = " on the cpu" if name in GPU_FORMATS else ""
             raise InputError(
-                f"--weights {name!r} cannot be evaluated: choose among auto, {', '.join(FORMATS)}"
+                f"--weights {name!r} cannot be evaluated{on_gpu}: choose among auto, {', '.join(known)}"
             )
     return formats
 

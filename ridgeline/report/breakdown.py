@@ -15,7 +15,7 @@ from ridgeline.analysis.breakdown import (
     PUBLISHED_MODEL,
     PUBLISHED_PRODUCTS,
 )
-from ridgeline.report.tables import stands_on
+from ridgeline.report.tables import plain_table, stands_on
 from ridgeline.report.units import seconds
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def show_breakdown(console: Console, found: PredictedBreakdown) -> None:
     console.print(f"{what} of {found.batch:,} x {found.prompt:,} tokens in {found.format}")
     console.print()
     published = found.model == PUBLISHED_MODEL
-    table = _table("layers", *found.ways, *(["published"] if published else []))
+    table = plain_table("layers", *found.ways, *(["published"] if published else []))
     for group in GROUPS:
         cells = [f"{way.shares[group]:.1%}" for way in found.ways.values()]
         table.add_row(group, *cells, *([f"{PUBLISHED[group]:.1%}"] if published else []))
@@ -52,7 +52,7 @@ def show_breakdown(console: Console, found: PredictedBreakdown) -> None:
 def class_checks(phase: PhaseCheck) -> Table:
     """Predicted and measured seconds and shares of each class of a phase that was run."""
     title = f"{phase.name} at {phase.context:,}: layers"
-    table = _table(title, "predicted", "share", "measured", "share")
+    table = plain_table(title, "predicted", "share", "measured", "share")
     predicted, measured = phase.breakdown["predicted"], phase.breakdown["measured"]
     for group in GROUPS:
         row = [
@@ -60,11 +60,4 @@ def class_checks(phase: PhaseCheck) -> Table:
         ]
         table.add_row(group, *row)
     table.add_row("outside", seconds(predicted.outside), "", seconds(measured.outside), "")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
     return table

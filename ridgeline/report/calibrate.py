@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def show_calibration(console: Console, found: CalibrationReport, path: Path | None) -> None:
     """The constants by kind, the errors, and where the device went."""
     fitted = sum(kind.fitted.points for kind in found.kinds)
-    console.print(Text.assemble((found.device.title, "bold"), f", calibrated with {fitted} points"))
+    points = "1 point" if fitted == 1 else f"{fitted} points"
+    console.print(Text.assemble((found.device.title, "bold"), f", calibrated with {points}"))
     for kind in found.kinds:
         constants = ", ".join(f"{name} {value:g}" for name, value in asdict(kind.constants).items())
         console.print(Text.assemble((kind.kind, "bold"), f": {constants}"))

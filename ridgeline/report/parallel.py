@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.report.tables import stands_on
+from ridgeline.report.tables import plain_table, stands_on
 from ridgeline.report.units import BOUNDS, count, nbytes, percent, seconds
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def show_searches(console: Console, found: Sequence[BestLayout]) -> None:
 
 
 def _show_overview(console: Console, found: Sequence[BestLayout]) -> None:
-    table = _table("devices", "best layout", "requests", "TTFT", "TPOT", "tokens/s", "a device", "exchanging")
+    table = plain_table(
+        "devices", "best layout", "requests", "TTFT", "TPOT", "tokens/s", "a device", "exchanging"
+    )
     for one in found:
         if one.best is None:
             table.add_row(f"{one.devices:,}", "none holds", *[""] * 6)
@@ -121,7 +123,7 @@ def _say_why(console: Console, found: Parallel) -> None:
 
 
 def _figures(layouts: Iterable[Figures]) -> Table:
-    table = _table("layout", "requests", "TTFT", "TPOT", "a request", "tokens/s", "memory", "exchanging")
+    table = plain_table("layout", "requests", "TTFT", "TPOT", "a request", "tokens/s", "memory", "exchanging")
     for f in layouts:
         shares = (f.prefill_communication, f.decode_communication)
         table.add_row(
@@ -138,7 +140,7 @@ def _figures(layouts: Iterable[Figures]) -> Table:
 
 
 def _exchanges(found: Parallel) -> Table:
-    table = _table("phase", "exchange", "along", "how", "size", "times", "time", left=(0, 1, 2, 3))
+    table = plain_table("phase", "exchange", "along", "how", "size", "times", "time", left=(0, 1, 2, 3))
     for e in found.exchanges:
         table.add_row(
             e.phase,
@@ -149,11 +151,4 @@ def _exchanges(found: Parallel) -> Table:
             f"{e.times:,}",
             seconds(e.seconds),
         )
-    return table
-
-
-def _table(*columns: str, left: tuple[int, ...] = (0,)) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i in left else "right", overflow="fold")
     return table

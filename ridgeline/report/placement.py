@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from ridgeline.report.tables import stands_on
+from ridgeline.report.tables import plain_table, stands_on
 from ridgeline.report.units import count, nbytes, seconds
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def show_placement(console: Console, found: Placed) -> None:
         + ", ".join(f"{name} {ridge:,.0f} FLOP/byte" for name, ridge in found.ridges.items())
     )
     console.print()
-    table = _table("operator", "calls", "FLOP/byte", *found.devices, "runs on")
+    table = plain_table("operator", "calls", "FLOP/byte", *found.devices, "runs on")
     for o in found.operators:
         times = [
             Text(seconds(o.seconds[name]), style="bold" if name == o.device else "") for name in found.devices
@@ -38,7 +37,7 @@ def show_placement(console: Console, found: Placed) -> None:
         table.add_row(o.name, f"{o.calls:,}", f"{o.intensity:,.3g}", *times, o.device)
     console.print(table)
     console.print()
-    table = _table("placement", "a step", "transfers", "sent", "sending", "beyond memory")
+    table = plain_table("placement", "a step", "transfers", "sent", "sending", "beyond memory")
     for choice in found.choices:
         over = "" if choice.fits else nbytes(choice.over)
         sent = nbytes(choice.transferred_bytes)
@@ -50,10 +49,3 @@ def show_placement(console: Console, found: Placed) -> None:
         console.print(f"[dim]Figures of {name}: {stands_on(basis)}.[/dim]")
     for line in found.assumptions:
         console.print(f"[dim]Assumed: {line}.[/dim]")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
-    return table

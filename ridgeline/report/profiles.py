@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 def show_profiles(console: Console, found: Sequence[Judged]) -> None:
     """How far predicted times of kernels lie from measured ones, device by device."""
     console.print()
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
     table.title, table.title_justify = (
         "Kernels measured on accelerators: error of the predicted times",
         "left",
     )
     columns = ("device", "kind", "fitted to", "judged on", "mean", "median", "close")
-    for name in (*columns, "generic", "datasheet", "wanted", ""):
-        table.add_column(name, justify="left" if name in ("device", "kind", "wanted", "") else "right")
+    for name in (*columns, "generic", "data- sheet", "wanted", ""):
+        named = name in ("device", "kind", "")
+        whole = named or name == "generic"
+        table.add_column(name, justify="left" if named or name == "wanted" else "right", no_wrap=whole)
     for j in found:
         datasheet = "-" if j.datasheet_mean is None else f"{j.datasheet_mean:.1%}"
         table.add_row(

@@ -88,7 +88,7 @@ def stands_on(basis: Mapping[str, str]) -> str:
 
 def phases_table(phases: Sequence[Phase], elements: bool) -> Table:
     """The phases, a row each."""
-    table = _table(
+    table = plain_table(
         "phase", "tokens", "context", "time", "tokens/s", "FLOPs", _moved(elements), _per(elements)
     )
     for p in phases:
@@ -118,7 +118,7 @@ def _request_line(found: Explanation) -> str:
 def operators(phase: Phase, elements: bool) -> Table:
     """The operators of a phase that take longest, and the rest together."""
     columns = (f"{phase.name}: operator", "calls", "time", "share", "", _per(elements), "bound by")
-    table = _table(*columns, left=(0, 4, 6))
+    table = plain_table(*columns, left=(0, 4, 6))
     kernels = sorted(_joined(phase.kernels), key=lambda k: k.seconds * k.repeat, reverse=True)
     for k in kernels[:SHOWN]:
         share = k.seconds * k.repeat / phase.seconds
@@ -221,7 +221,7 @@ def show_measurement(console: Console, found: Measurement, path: Path) -> None:
     """This machine's figures, each with the spread between its rounds."""
     device = found.device
     console.print(Text.assemble((device.title, "bold"), f", measured in {seconds(found.seconds)}"))
-    table = _table("what", "figure", left=(0,))
+    table = plain_table("what", "figure", left=(0,))
     for dtype, value in device.matrix.items():
         table.add_row(f"matrix products, {dtype}", rate(value, "FLOP"))
     for dtype, value in device.vector.items():
@@ -256,7 +256,7 @@ def show_check(console: Console, found: Check, *, by_class: bool = False) -> Non
     title = Text.assemble((found.model, "bold"), f" on {found.device}, measured {found.device_date}")
     console.print(title)
     columns = ("phase", "context", "predicted", "measured", "error", "spread", "median operator")
-    table = _table(*columns, "memory before, after")
+    table = plain_table(*columns, "memory before, after")
     for p in found.phases:
         table.add_row(
             p.name,
@@ -310,7 +310,7 @@ def _memory_lines(found: Check) -> list[str]:
 
 def _operator_checks(phase: PhaseCheck) -> Table:
     columns = (f"{phase.name} at {phase.context:,}: operator", "calls", "predicted", "measured", "error")
-    table = _table(*columns)
+    table = plain_table(*columns)
     for o in sorted(phase.operators, key=lambda o: o.measured, reverse=True)[:SHOWN]:
         table.add_row(o.name, str(o.calls), seconds(o.predicted), seconds(o.measured), _error(o.error))
     return table
@@ -322,7 +322,7 @@ def show_evaluation(console: Console, found: Sequence[Evaluation], text: str) ->
     first = found[0]
     size = f"{nbytes(first.bytes)} in {first.tokens:,} tokens"
     console.print(Text.assemble((first.model, "bold"), " on ", (text, "bold"), f", {size}"))
-    table = _table("weights", "size", "bits/byte", "perplexity", f"vs {first.format}", "tokens/s")
+    table = plain_table("weights", "size", "bits/byte", "perplexity", f"vs {first.format}", "tokens/s")
     for e in found:
         change = round(e.perplexity / first.perplexity - 1, 4) + 0.0  # without the sign of a negative zero
         table.add_row(
@@ -356,7 +356,7 @@ def show_validation(console: Console, results: Sequence[Any]) -> None:
                 console.print(table)
                 console.print()
             source = r.source
-            table = _table("item", "published", "computed", "unit", "error", "", left=(0, 3, 5))
+            table = plain_table("item", "published", "computed", "unit", "error", "", left=(0, 3, 5))
             table.title, table.title_justify = source, "left"
         verdict = Text("ok", style="green") if r.ok else Text("OFF", style="bold red")
         if r.right is not None:
@@ -371,7 +371,8 @@ def show_validation(console: Console, results: Sequence[Any]) -> None:
     )
 
 
-def _table(*columns: str, left: tuple[int, ...] = (0,)) -> Table:
+def plain_table(*columns: str, left: tuple[int, ...] = (0,)) -> Table:
+    """A table of no rows yet, without lines; columns at the places ``left`` are aligned so, others right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i in left else "right", overflow="fold")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.report.tables import stands_on
+from ridgeline.report.tables import plain_table, stands_on
 from ridgeline.report.units import BOUNDS, count, nbytes, seconds
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def show_training(console: Console, found: Training) -> None:
 
 
 def _phases(found: Training) -> Table:
-    table = _table("phase", "time", "share", "FLOPs", "bytes", "bound by", left=(0, 5))
+    table = plain_table("phase", "time", "share", "FLOPs", "bytes", "bound by", left=(0, 5))
     total = sum(p.seconds for p in found.phases)
     for p in found.phases:
         bound = max(p.seconds_by_bound, key=lambda name: p.seconds_by_bound[name])
@@ -69,7 +69,7 @@ def _memory(memory: TrainingMemory) -> Text:
 
 
 def _policies(found: Training) -> Table:
-    table = _table("recompute", "activations", "memory", "fits", "time", "MFU", "HFU", left=(0, 3))
+    table = plain_table("recompute", "activations", "memory", "fits", "time", "MFU", "HFU", left=(0, 3))
     for p in found.policies:
         table.add_row(
             p.recompute,
@@ -80,11 +80,4 @@ def _policies(found: Training) -> Table:
             f"{p.mfu:.1%}",
             f"{p.hfu:.1%}",
         )
-    return table
-
-
-def _table(*columns: str, left: tuple[int, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i in left else "right", no_wrap=True)
     return table

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ridgeline.hardware.gpu.plan import GpuPlan
 from ridgeline.hardware.gpu.work import Work
-from ridgeline.ops.batch import CacheSpec, Span
+from ridgeline.hardware.probes.passes import cache_spec
+from ridgeline.ops.batch import Span
 from ridgeline.ops.records import Heads, Mask, Score
 
 if TYPE_CHECKING:
@@ -35,12 +36,8 @@ def attention_work(plan: GpuPlan, ops: Gpu) -> list[list[Work]]:
     return [*found, [work for work in encodes if work]]
 
 
-def _spec(heads: Heads, format: str) -> CacheSpec:
-    return CacheSpec(layers=1, kv_heads=heads.kv, head_dim=heads.dim, format=format)
-
-
 def _cached(plan: GpuPlan, ops: Gpu, format: str, heads: Heads, span: Span, count: int) -> Work | None:
-    spec = _spec(heads, format)
+    spec = cache_spec(heads, format)
     nbytes = count * span.keys * spec.bytes_per_token + 4 * count * span.rows * heads.query * heads.dim
     if nbytes > plan.most_bytes:
         return None
@@ -52,12 +49,12 @@ def _cached(plan: GpuPlan, ops: Gpu, format: str, heads: Heads, span: Span, coun
 
 
 def _make_cached(ops: Gpu, format: str, heads: Heads, span: Span, count: int) -> Callable[[], Any]:
-    spec = _spec(heads, format)
+    spec = cache_spec(heads, format)
     blocks = -(-span.keys // spec.block_size)
     cache = ops.alloc_cache(spec, count * blocks)
     cache.randomise()
     spans = spans_in(ops, [table_of(span, i * blocks, blocks) for i in range(count)])
-    q = _normal(ops, count * span.rows, heads.query, heads.dim)
+    q = normal(ops, count * span.rows, heads.query, heads.dim)
     score = Score(heads.dim**-0.5)
     given = {"spans": spans, "mask": Mask(causal=True), "score": score, "cache": cache.layer(0)}
     return partial(ops.attend, q, None, None, **given)
@@ -72,7 +69,7 @@ def _plain(plan: GpuPlan, ops: Gpu, heads: Heads, rows: int, count: int) -> Work
 
 
 def _make_plain(ops: Gpu, heads: Heads, rows: int, count: int) -> Callable[[], Any]:
-    q, k, v = (_normal(ops, count * rows, n, heads.dim) for n in (heads.query, heads.kv, heads.kv))
+    q, k, v = (normal(ops, count * rows, n, heads.dim) for n in (heads.query, heads.kv, heads.kv))
     spans = spans_in(ops, [Span(rows)] * count)
     return partial(ops.attend, q, k, v, spans=spans, mask=Mask(causal=False), score=Score(heads.dim**-0.5))
 
@@ -90,7 +87,8 @@ def table_of(span: Span, first: int, blocks: int) -> Span:
     return Span(span.rows, span.past, table=tuple(range(first, first + blocks)))
 
 
-def _normal(ops: Gpu, *shape: int) -> Any:
+def normal(ops: Gpu, *shape: int) -> Any:
+    """Numbers of N(0, 1) in the reading's dtype, where it runs."""
     import torch
 
     return torch.empty(shape, dtype=ops.dtype, device=ops.device).normal_()

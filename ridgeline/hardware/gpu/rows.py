@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ridgeline.hardware.gpu.attention import spans_in, table_of
+from ridgeline.hardware.gpu.attention import normal, spans_in, table_of
 from ridgeline.hardware.gpu.plan import GpuPlan
 from ridgeline.hardware.gpu.work import Work
+from ridgeline.hardware.probes.passes import cache_spec
 from ridgeline.hardware.timing import Timing
-from ridgeline.ops.batch import BLOCK_TOKENS, CacheSpec, Span
+from ridgeline.ops.batch import BLOCK_TOKENS, Span
 from ridgeline.ops.records import Heads, Mask, Norm, Rope, Score, Weight
 
 if TYPE_CHECKING:
@@ -61,27 +62,27 @@ def rotations(
 
 
 def _norm(kind: str, ops: Gpu, rows: int, width: int) -> Callable[[], Any]:
-    vector = Weight("norm", (width,), "bf16", _normal(ops, width))
+    vector = Weight("norm", (width,), "bf16", normal(ops, width))
     norm = Norm(kind, vector, 1e-5, vector if kind == "layer" else None)
-    return partial(ops.norm, _normal(ops, rows, width), norm)
+    return partial(ops.norm, normal(ops, rows, width), norm)
 
 
 def _add(ops: Gpu, rows: int, width: int) -> Callable[[], Any]:
-    return partial(ops.add, _normal(ops, rows, width), _normal(ops, rows, width))
+    return partial(ops.add, normal(ops, rows, width), normal(ops, rows, width))
 
 
 def _activation(name: str, ops: Gpu, rows: int, width: int) -> Callable[[], Any]:
     from ridgeline.kernels.triton import activate
 
     columns = 2 * width if name.endswith("_gated") else width
-    return partial(activate, _normal(ops, rows, columns), name)
+    return partial(activate, normal(ops, rows, columns), name)
 
 
 def _gather(ops: Gpu, rows: int, width: int) -> Callable[[], Any]:
     import torch
 
     order = torch.randperm(rows, device=ops.device)
-    return partial(ops.take_rows, _normal(ops, rows, width), order)
+    return partial(ops.take_rows, normal(ops, rows, width), order)
 
 
 def _heads(width: int, parts: int) -> Heads:
@@ -93,7 +94,7 @@ def _heads(width: int, parts: int) -> Heads:
 
 def _cache(ops: Gpu, heads: Heads, rows: int) -> Any:
     """A sequence a row, each in a block of its own."""
-    spec = CacheSpec(layers=1, kv_heads=heads.kv, head_dim=heads.dim, format="bf16")
+    spec = cache_spec(heads)
     cache = ops.alloc_cache(spec, rows)
     cache.randomise()
     return cache.layer(0)
@@ -101,14 +102,14 @@ def _cache(ops: Gpu, heads: Heads, rows: int) -> Any:
 
 def _append(ops: Gpu, rows: int, width: int) -> Callable[[], Any]:
     heads = _heads(width, 2)
-    k, v = (_normal(ops, rows, heads.kv, heads.dim) for _ in "kv")
+    k, v = (normal(ops, rows, heads.kv, heads.dim) for _ in "kv")
     spans = spans_in(ops, [table_of(Span(1), i, 1) for i in range(rows)])
     return partial(ops.store, k, v, spans=spans, cache=_cache(ops, heads, rows))
 
 
 def _attend(whole: bool, ops: Gpu, rows: int, width: int) -> Callable[[], Any]:
     heads = _heads(width, 6)
-    q, k, v = (_normal(ops, rows, n, heads.dim) for n in (heads.query, heads.kv, heads.kv))
+    q, k, v = (normal(ops, rows, n, heads.dim) for n in (heads.query, heads.kv, heads.kv))
     spans = spans_in(ops, [table_of(Span(1), i, 1) for i in range(rows)])
     score = Score(heads.dim**-0.5)
     given = {"spans": spans, "mask": Mask(causal=True), "score": score, "cache": _cache(ops, heads, rows)}
@@ -120,13 +121,7 @@ def _attend(whole: bool, ops: Gpu, rows: int, width: int) -> Callable[[], Any]:
 def _sample(ops: Gpu, rows: int, vocab: int) -> Callable[[], Any]:
     from ridgeline.kernels.triton import sample
 
-    return partial(sample, _normal(ops, rows, vocab).float(), [1.0] * rows, [1] * rows, list(range(rows)))
-
-
-def _normal(ops: Gpu, *shape: int) -> Any:
-    import torch
-
-    return torch.empty(shape, dtype=ops.dtype, device=ops.device).normal_()
+    return partial(sample, normal(ops, rows, vocab).float(), [1.0] * rows, [1] * rows, list(range(rows)))
 
 
 #: A small operator of each kind that the host issues.
