@@ -11,6 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from ridgeline.hardware.device import Device
+from ridgeline.ops.formats import get_format
 from ridgeline.ops.kernel import Kernel, SequenceWork
 from ridgeline.predict.gpu.fitting import fit_constants
 from ridgeline.predict.gpu.flash import FLASH_3_PRIORS, PRIORS, AttentionConstants, attend
@@ -72,6 +73,10 @@ def fit(device: Device, points: Points) -> AttentionConstants:
     return min(fitted, key=miss)
 
 
+#: Of an element that FlashAttention's kernels multiply.
+MOST_BITS = 16
+
+
 def assumed(device: Device, constants: AttentionConstants) -> AttentionConstants:
     """What ``device`` is taken to have without a calibration, of ``constants`` that others have: on Hopper
     the third generation with the shares that follow from published times, the rest as it is."""
@@ -83,13 +88,16 @@ def assumed(device: Device, constants: AttentionConstants) -> AttentionConstants
 
 def kernel_time(device: Device, constants: AttentionConstants, kernel: Kernel) -> Needed | None:
     """The time of a trace's attention. Rotating and appending keys, where they are merged into it, take none.
-    None for a kernel that does not say how its heads are cut.
+    None for a kernel that does not say how its heads are cut, and for one that multiplies in more than 16
+    bits, which FlashAttention doesn't: its work alone says what it takes, as of naive attention.
 
     Raises InputError if the device cannot compute in the kernel's dtype.
     """
     from ridgeline.predict.gpu.kernels import needed
 
     if not kernel.sequences or not all(work.heads for work in kernel.sequences):
+        return None
+    if get_format(kernel.compute).bits > MOST_BITS:
         return None
     found = attend(device, constants, kernel.sequences, kernel.compute)
     return needed(found.seconds, found.needs)

@@ -13,6 +13,7 @@ from ridgeline.models import declare, load_config
 from ridgeline.ops.batch import Span
 from ridgeline.ops.count_pairs import most_keys
 from ridgeline.ops.kernel import SequenceWork
+from ridgeline.ops.lowering import NAIVE_ATTENTION
 from ridgeline.ops.records import Mask
 from ridgeline.predict.calibrate.calibrate import judge
 from ridgeline.predict.calibrate.choose import choose
@@ -323,3 +324,15 @@ def test_a_sweep_of_steps_is_predicted_as_each_of_them():
     past = np.array([100, 3000, 100000])
     sweep = predict_step(MODEL, DEVICE, [Span(1, past, 8)]).seconds
     assert sweep == pytest.approx([predict_step(MODEL, DEVICE, [Span(1, int(n), 8)]).seconds for n in past])
+
+
+@pytest.mark.parametrize("device", ["a100-80gb", "h100-sxm", "rtx-4090"])
+@pytest.mark.parametrize("span", [Span(512), Span(1, 512, 8)])
+def test_in_float32_fusing_attention_is_no_loss(device, span):
+    """FlashAttention has no kernels for it, so that one row costs no tile of 64 at float32's rate."""
+    model = declare(load_config("gpt2"), "fp32")
+    fused, naive = (
+        predict_step(model, load_device(device), [span], lowering=lowering).seconds
+        for lowering in (None, NAIVE_ATTENTION)
+    )
+    assert fused < naive
