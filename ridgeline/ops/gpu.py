@@ -19,7 +19,7 @@ from ridgeline.errors import OutOfMemory
 from ridgeline.kernels import triton as kernels
 from ridgeline.kernels.fp8 import Fp8Linear
 from ridgeline.kernels.linear import PackedLinear
-from ridgeline.kernels.triton.runtime import default_device
+from ridgeline.kernels.triton.runtime import with_index
 from ridgeline.ops.batch import Batch, CacheSpec, Memory, Span, Wanted
 from ridgeline.ops.gpu_batch import NO_ANGLES, Angles, GpuCache, GpuSpans, denoising_on, free_bytes, gigabytes
 from ridgeline.ops.gpu_graph import DecodeGraphs
@@ -58,7 +58,7 @@ class Gpu(Reference):
         invariant: bool = False,
     ) -> None:
         mla = Mla.EXPANDED if invariant else Mla.AUTO
-        super().__init__(dtype, default_device() if device is None else device, mla)
+        super().__init__(dtype, with_index(device), mla)
         self.lowering = GPU_INVARIANT if invariant else GPU_QUANTISED if quantised else GPU
         self.invariant = invariant
         self.schedule = "invariant" if invariant else "auto"
@@ -365,7 +365,7 @@ def to_gpu(model: Model, device: torch.device | str | None = None) -> Model:
     Raises OutOfMemory if the weights take more memory than is free: before anything is moved, where that
     shows.
     """
-    device = default_device() if device is None else torch.device(device)
+    device = with_index(device)
     needed, free = model.weight_bytes(), free_bytes(device)
     short = OutOfMemory(
         f"the weights take {gigabytes(needed)} and the GPU has {gigabytes(free)} free: choose a smaller "

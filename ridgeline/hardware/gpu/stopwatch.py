@@ -38,9 +38,9 @@ class EventStopwatch:
     """
 
     def __init__(self, device: torch.device | str | None = None) -> None:
-        from ridgeline.kernels.triton.runtime import default_device, is_interpreted
+        from ridgeline.kernels.triton.runtime import is_interpreted, with_index
 
-        self.device = default_device() if device is None else torch.device(device)
+        self.device = with_index(device)
         if is_interpreted() or self.device.type != "cuda":
             raise InputError("Triton's interpreter is no GPU: measure where PyTorch sees one")
         self.facts = gpu_facts(self.device)

@@ -45,6 +45,16 @@ def default_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def with_index(device: torch.device | str | None) -> torch.device:
+    """The device, by default :func:`default_device`; a GPU with its number, as tensors' devices have it."""
+    if device is None:
+        return default_device()
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def is_usable(device: torch.device) -> bool:
     """Whether kernels can read tensors of ``device``."""
     return device.type == "cuda" or (is_interpreted() and device.type == "cpu")
