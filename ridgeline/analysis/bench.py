@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ridgeline.analysis.here import gpu_name, runs_on_gpu
+from ridgeline.analysis.here import gpu_name, runs_as_measured
 from ridgeline.analysis.memory_now import MemoryNow
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
@@ -123,10 +123,10 @@ def bench(
     tests = bench_tests(loaded.config, prompts, generates, depths, batches)
     if repeat < 1:
         raise InputError(f"repeat must be at least 1, not {repeat}")
-    on_gpu = runs_on_gpu(loaded)
+    on_gpu = loaded.on_gpu
     if on_gpu and threads is not None:
         raise InputError("threads are the CPU's: leave them out with device cuda")
-    if on is not None and is_measured_gpu(on) != on_gpu:
+    if on is not None and (is_measured_gpu(on) != on_gpu or not runs_as_measured(loaded)):
         on = None
     measured_with = None if on is None or on_gpu else measured_kernels(on).threads
     if threads is None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ridgeline.analysis.breakdown import Breakdown, breakdown
-from ridgeline.analysis.here import measured_device, runs_on_gpu
+from ridgeline.analysis.here import measured_device
 from ridgeline.analysis.memory_now import MemoryNow, MemoryReading
 from ridgeline.analysis.step import predict_step
 from ridgeline.errors import InputError
@@ -177,7 +177,7 @@ def check(
 
 def note_on(loaded: Loaded) -> str:
     """What is to be known of operators' times."""
-    return GPU_NOTE if runs_on_gpu(loaded) else ""
+    return GPU_NOTE if loaded.on_gpu else ""
 
 
 class _Step(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ridgeline.analysis.check import Check, PhaseCheck, note_on, time_step
 from ridgeline.analysis.denoising import STEP, pixels, predict_denoising, require_diffusion, text_tokens
-from ridgeline.analysis.here import measured_device, runs_on_gpu
+from ridgeline.analysis.here import measured_device
 from ridgeline.analysis.memory_now import MemoryNow
 from ridgeline.errors import InputError
 from ridgeline.hardware import Device
@@ -56,7 +56,7 @@ def check_denoising(
     from ridgeline.ops.torch_denoising import random_denoising
 
     given = random_denoising(config, grid, batch, text, ops.dtype)
-    if runs_on_gpu(loaded):  # once: a pipeline's latents lie there
+    if loaded.on_gpu:  # once: a pipeline's latents lie there
         from ridgeline.ops.gpu_batch import denoising_on
 
         given = denoising_on(given, ops.device)

@@ -13,7 +13,7 @@ from ridgeline.hardware.files import THIS_MACHINE
 from ridgeline.hardware.kernels import Kernels
 from ridgeline.hardware.measured import is_measured_gpu
 from ridgeline.hardware.threads import threads
-from ridgeline.ops.lowering import GPU, GPU_QUANTISED
+from ridgeline.ops.lowering import GPU_INVARIANT
 
 if TYPE_CHECKING:
     from ridgeline.loading import Loaded
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 NO_GPU = "Triton's interpreter"
 
 
-def runs_on_gpu(loaded: Loaded) -> bool:
-    return loaded.ops.lowering in (GPU, GPU_QUANTISED)
+def runs_as_measured(loaded: Loaded) -> bool:
+    """Whether a GPU's hardware file, which is measured without ``invariant``, is of the kernels that run."""
+    return loaded.ops.lowering is not GPU_INVARIANT
 
 
 def gpu_name(loaded: Loaded) -> str:
@@ -38,16 +39,18 @@ def gpu_name(loaded: Loaded) -> str:
 def stored_here(loaded: Loaded) -> Device | None:
     """The hardware file of what the model runs on, None before it was measured. Raises InputError for a file
     that cannot be read."""
-    return this_gpu(gpu_name(loaded)) if runs_on_gpu(loaded) else this_machine()
+    return this_gpu(gpu_name(loaded)) if loaded.on_gpu else this_machine()
 
 
 def measured_device(on: str | Device, loaded: Loaded) -> Device:
     """The device ``on``, where ``this`` is what the model runs on.
 
-    Raises InputError for a datasheet, for what was not measured, and for a file of a CPU where the model is
-    on a GPU, or the other way round.
+    Raises InputError for a datasheet, for what was not measured, for a model that was loaded as ``invariant``
+    on a GPU, and for a file of a CPU where the model is on a GPU, or the other way round.
     """
-    on_gpu = runs_on_gpu(loaded)
+    on_gpu = loaded.on_gpu
+    if not runs_as_measured(loaded):
+        raise InputError("a GPU is measured without `invariant`: load the model without it")
     if on_gpu and isinstance(on, str) and on.strip().lower() in THIS_MACHINE:
         found, name = stored_here(loaded), gpu_name(loaded)
         if found is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ridgeline.analysis.here import runs_on_gpu, stored_here
+from ridgeline.analysis.here import runs_as_measured, stored_here
 from ridgeline.analysis.step import default_lowering, trace_step
 from ridgeline.engine.plan import StepPlan
 from ridgeline.engine.steps import StepEstimate, StepShape
@@ -127,8 +127,8 @@ def cost_here(loaded: Loaded, cache_format: str | None = None) -> StepCost:
 def _is_current(measured: Device, loaded: Loaded) -> bool:
     from ridgeline import kernels
 
-    if runs_on_gpu(loaded):
-        return is_measured_gpu(measured)
+    if loaded.on_gpu:
+        return is_measured_gpu(measured) and runs_as_measured(loaded)
     found = measured_kernels(measured)
     running = (loaded.ops.lowering, kernels.isa(), kernels.threads())
     return (found.lowering, found.isa, found.threads) == running

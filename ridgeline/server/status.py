@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from ridgeline.analysis.here import gpu_name, runs_on_gpu, stored_here
+from ridgeline.analysis.here import gpu_name, stored_here
 from ridgeline.engine.engine import Engine
 from ridgeline.engine.status import Status
 from ridgeline.hardware.host import this_host
@@ -202,7 +202,7 @@ def _speculation(engine: Engine | None) -> SpeculationStatus | None:
 
 def _device(loaded: Loaded) -> DeviceStatus:
     """What the model runs on, with its rates if it was measured."""
-    device, on_gpu = stored_here(loaded), runs_on_gpu(loaded)
+    device, on_gpu = stored_here(loaded), loaded.on_gpu
     if device is None:
         return DeviceStatus(name=gpu_name(loaded) if on_gpu else this_host().name)
     # A GPU makes floats of quantised weights, a CPU integers of both sides.

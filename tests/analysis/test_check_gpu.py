@@ -29,6 +29,7 @@ from ridgeline.models import load_config
 from ridgeline.models.denoising import Grid
 from ridgeline.ops.batch import Span
 from ridgeline.ops.gpu import Gpu
+from ridgeline.ops.lowering import GPU_INVARIANT
 from ridgeline.ops.profile import OpTime
 from ridgeline.weights.generation import GenerationDefaults
 from ridgeline.weights.load import random_model
@@ -178,6 +179,20 @@ def test_this_is_the_gpu_that_the_model_lies_on(device, monkeypatch, tmp_path):
     save_device(device, gpu_file(NO_GPU))
     assert stored_here(llama) == load_device("this-gpu") == device
     assert float(cost_here(llama).device.units) == device.units
+
+
+def test_an_invariant_model_is_on_a_gpu_too_and_no_file_is_of_its_kernels(device, monkeypatch, tmp_path):
+    monkeypatch.setenv("RIDGELINE_CACHE", str(tmp_path))
+    save_device(device, gpu_file(NO_GPU))
+    ops = SimulatedGpu()
+    ops.lowering = GPU_INVARIANT
+    llama = loaded(config(), ops)
+    assert stored_here(llama) == device
+    assert cost_here(llama).device is None  # steps are counted, and none is predicted
+    for on in ("this", device):
+        with pytest.raises(InputError, match="a GPU is measured without `invariant`"):
+            check(llama, on=on)
+    assert bench(llama, prompts=[4], generates=[], repeat=1, on=device).results[0].predicted is None
 
 
 def test_of_several_gpus_one_has_to_be_named(device, monkeypatch, tmp_path):
